@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Spans of bytes. sub() is the only way to cut one: it checks. All functions
+// are pure; any thread may call them.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/base/invariant.h"
+
+namespace qcow2 {
+
+using Bytes = std::span<const std::uint8_t>;
+using MutableBytes = std::span<std::uint8_t>;
+using Buffer = std::vector<std::uint8_t>;
+
+inline Bytes sub(Bytes bytes, std::size_t offset, std::size_t length)
+{
+    INVARIANT(offset <= bytes.size() && length <= bytes.size() - offset);
+    return bytes.subspan(offset, length);
+}
+
+inline MutableBytes sub(MutableBytes bytes, std::size_t offset, std::size_t length)
+{
+    INVARIANT(offset <= bytes.size() && length <= bytes.size() - offset);
+    return bytes.subspan(offset, length);
+}
+
+// True if every byte is zero; true for no bytes.
+bool all_zero(Bytes bytes);
+
+// Big-endian words at a byte position, which need not be aligned.
+inline std::uint64_t load_be64(const std::uint8_t *p)
+{
+    std::uint64_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return __builtin_bswap64(v);
+}
+
+inline void store_be64(std::uint8_t *p, std::uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+}  // namespace qcow2

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/base/gate.h"
+
+#include "core/base/invariant.h"
+
+namespace qcow2 {
+
+// All atomics are sequentially consistent: each of the two arguments below
+// ("either he sees my flag or I see his count") needs one order for all.
+
+Gate::~Gate() { INVARIANT(inside_[0] == 0 && inside_[1] == 0); }
+
+unsigned Gate::enter()
+{
+    for (;;) {
+        const unsigned ticket = generation_.load() & 1;
+        ++inside_[ticket];
+        // Either we see that the gate was closed or the generation changed, or
+        // whoever did that sees our count.
+        if (!closed_.load() && (generation_.load() & 1) == ticket)
+            return ticket;
+        leave(ticket);
+        if (closed_.load()) {
+            Locked lock(mutex_);
+            changed_.wait(mutex_, [this] { return !closed_.load(); });
+        }
+    }
+}
+
+void Gate::leave(unsigned ticket)
+{
+    // Either the one who waits sees our zero, or we see that he waits.
+    if (--inside_[ticket] == 0 && waiting_.load()) {
+        Locked lock(mutex_);
+        changed_.notify_all();
+    }
+}
+
+void Gate::drain_locked()
+{
+    changed_.wait(mutex_, [this]() NO_THREAD_SAFETY_ANALYSIS { return !draining_; });
+    draining_ = true;
+    waiting_ = true;
+    // Nobody is left of the generation before the current one: the drain that
+    // turned it over waited for them.
+    const unsigned ticket = generation_.fetch_add(1) & 1;
+    changed_.wait(mutex_, [this, ticket] { return inside_[ticket].load() == 0; });
+    waiting_ = false;
+    draining_ = false;
+    changed_.notify_all();
+}
+
+void Gate::drain()
+{
+    Locked lock(mutex_);
+    drain_locked();
+}
+
+void Gate::close()
+{
+    Locked lock(mutex_);
+    changed_.wait(mutex_, [this] { return !closed_.load(); });
+    closed_ = true;
+    drain_locked();
+}
+
+void Gate::open()
+{
+    Locked lock(mutex_);
+    closed_ = false;
+    changed_.notify_all();
+}
+
+}  // namespace qcow2

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Gate: many pass at once, and one can wait until all who were inside have
+// left, or keep everybody out.
+//
+// Passing costs two atomic operations and never blocks while the gate is open.
+// It is used twice: the engine's gate (rule L1: structural operations exclude
+// requests) and the readers' gate (rule W3: a cluster is not used again while
+// somebody who looked up its old mapping is still at it).
+//
+// A thread inside must not drain or close the same gate.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/base/mutex.h"
+
+namespace qcow2 {
+
+class Gate {
+public:
+    explicit Gate(Rank rank) : mutex_(rank) {}
+    ~Gate();
+    Gate(const Gate &) = delete;
+    Gate &operator=(const Gate &) = delete;
+
+    // Passes; waits while the gate is closed. The ticket is given back.
+    unsigned enter();
+    void leave(unsigned ticket);
+
+    // Returns when everybody who was inside at the call has left. Others may
+    // pass meanwhile. Any thread that is not inside.
+    void drain() EXCLUDES(mutex_);
+
+    // Keeps newcomers waiting and returns when nobody is inside. One closes at
+    // a time; others wait.
+    void close() EXCLUDES(mutex_);
+    void open() EXCLUDES(mutex_);
+
+private:
+    void drain_locked() REQUIRES(mutex_);
+
+    // Two generations: those who came before a drain began, and the others.
+    std::atomic<unsigned> generation_{0};
+    std::atomic<std::uint64_t> inside_[2] = {0, 0};
+    std::atomic<bool> closed_{false};
+    std::atomic<bool> waiting_{false};  // somebody wants to hear of a zero
+
+    Mutex mutex_;
+    Condition changed_;
+    bool draining_ GUARDED_BY(mutex_) = false;
+};
+
+// Passes a gate for the current scope.
+class Passage {
+public:
+    explicit Passage(Gate &gate) : gate_(gate), ticket_(gate.enter()) {}
+    ~Passage() { gate_.leave(ticket_); }
+    Passage(const Passage &) = delete;
+    Passage &operator=(const Passage &) = delete;
+
+private:
+    Gate &gate_;
+    const unsigned ticket_;
+};
+
+// Has a gate to itself for the current scope.
+class Exclusive {
+public:
+    explicit Exclusive(Gate &gate) : gate_(gate) { gate_.close(); }
+    ~Exclusive() { gate_.open(); }
+    Exclusive(const Exclusive &) = delete;
+    Exclusive &operator=(const Exclusive &) = delete;
+
+private:
+    Gate &gate_;
+};
+
+}  // namespace qcow2

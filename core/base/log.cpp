@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/base/log.h"
+
+#include <cstdio>
+
+namespace qcow2 {
+
+namespace {
+LogSink log_sink = nullptr;
+}
+
+void set_log_sink(LogSink sink) { log_sink = sink; }
+
+void log_debug(const std::string &line)
+{
+    if (log_sink)
+        log_sink(LogLevel::debug, line);
+}
+
+void log_warning(const std::string &line)
+{
+    if (log_sink)
+        log_sink(LogLevel::warning, line);
+}
+
+std::string hex(unsigned long long n)
+{
+    char text[2 + 16 + 1];
+    std::snprintf(text, sizeof text, "0x%llx", n);
+    return text;
+}
+
+}  // namespace qcow2

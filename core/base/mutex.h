@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// The locks of the engine and their order (rules L).
+//
+// A thread that holds a lock may take only those whose rank is below (later in
+// the list). Mutex checks that on every lock in debug builds
+// (QCOW2_CHECK_LOCKS) and clang checks the annotations.
+
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+
+#if defined(__clang__)
+#define QCOW2_ANNOTATE(x) __attribute__((x))
+#else
+#define QCOW2_ANNOTATE(x)
+#endif
+#define CAPABILITY(x) QCOW2_ANNOTATE(capability(x))
+#define SCOPED_CAPABILITY QCOW2_ANNOTATE(scoped_lockable)
+#define GUARDED_BY(x) QCOW2_ANNOTATE(guarded_by(x))
+#define REQUIRES(...) QCOW2_ANNOTATE(requires_capability(__VA_ARGS__))
+#define EXCLUDES(...) QCOW2_ANNOTATE(locks_excluded(__VA_ARGS__))
+#define ACQUIRE(...) QCOW2_ANNOTATE(acquire_capability(__VA_ARGS__))
+#define RELEASE(...) QCOW2_ANNOTATE(release_capability(__VA_ARGS__))
+#define NO_THREAD_SAFETY_ANALYSIS QCOW2_ANNOTATE(no_thread_safety_analysis)
+
+namespace qcow2 {
+
+// Every lock of the engine, outermost first.
+//
+//   rank       protects                                     across store I/O?
+//   engine     opening, idling and closing the one engine   yes
+//   gate       L1: nothing moves under a request            yes
+//   ranges     L2: guest clusters being allocated           yes (a range lock)
+//   tables     L2: L2 tables being made or copied           yes (a range lock)
+//   marks      in_use on disk, storing of bitmaps           yes
+//   cycle      one write-back at a time                     yes
+//   readers    W3: who still reads by an old mapping        no
+//   mapping    L4: L1 table, cached L2 tables               no
+//   allocator  L5: refcounts, free search, reserve          yes
+//   refcounts  cached refcount blocks                       no
+//   bitmaps    L6: bits in memory                           no
+//   store      the store's own, below everything            yes
+enum class Rank {
+    engine, gate, ranges, tables, marks, cycle, readers, mapping, allocator, refcounts, bitmaps, store,
+};
+
+class CAPABILITY("mutex") Mutex {
+public:
+    explicit Mutex(Rank rank) : rank_(rank) {}
+    Mutex(const Mutex &) = delete;
+    Mutex &operator=(const Mutex &) = delete;
+
+    void lock() ACQUIRE();
+    void unlock() RELEASE();
+
+private:
+    std::mutex mutex_;
+    const Rank rank_;
+};
+
+// Holds a Mutex for the current scope; can let go of it for a while.
+class SCOPED_CAPABILITY Locked {
+public:
+    explicit Locked(Mutex &mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
+    ~Locked() RELEASE() { mutex_.unlock(); }
+    Locked(const Locked &) = delete;
+    Locked &operator=(const Locked &) = delete;
+
+private:
+    Mutex &mutex_;
+};
+
+// Waits for a condition under a Mutex.
+class Condition {
+public:
+    void wait(Mutex &mutex) REQUIRES(mutex) { condition_.wait(mutex); }
+    void notify_all() { condition_.notify_all(); }
+
+    template <class Predicate>
+    void wait(Mutex &mutex, Predicate predicate) REQUIRES(mutex)
+    {
+        while (!predicate())
+            condition_.wait(mutex);
+    }
+
+private:
+    std::condition_variable_any condition_;
+};
+
+}  // namespace qcow2

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// check: a second opinion on what the writer did. It reads the file through
+// base and format alone and shares no cache, allocator or mapping code with
+// core/image.
+//
+// It follows every name in the file (header, refcount structure, L1 and L2
+// tables of the active state and of the snapshots, snapshot table, bitmaps),
+// counts how often each cluster is named, and compares that with the
+// refcounts; in the active tree it also compares bit 63 with them. Bitmaps
+// whose extension nothing vouches for (autoclear bit 0 clear, version 2) are
+// not followed: their clusters count as leaks, as with qemu-img check.
+//
+// Nothing is written. One call uses one thread; the store must not change
+// meanwhile. Memory grows with the clusters in use, not with the file's length.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/byte_store.h"
+#include "core/base/result.h"
+#include "core/format/findings.h"
+
+namespace qcow2 {
+
+struct CheckFinding {
+    Finding finding;
+    std::string place;        // "host cluster 0x50000: refcount 0, used 1 times"
+    std::uint64_t count = 1;  // of the places that lie side by side, beginning there
+
+    friend bool operator==(const CheckFinding &, const CheckFinding &) = default;
+};
+
+struct CheckReport {
+    std::uint64_t corruptions = 0;  // things that are wrong
+    std::uint64_t leaks = 0;        // clusters whose refcount is too high
+
+    // The first of them, in the order of the walk, up to findings_max.
+    std::vector<CheckFinding> findings;
+    static constexpr std::size_t findings_max = 200;
+
+    bool sound() const { return corruptions == 0 && leaks == 0; }
+    bool leaks_at_worst() const { return corruptions == 0; }
+
+    // One line for each finding, and a last line with the totals.
+    std::string text() const;
+};
+
+// An error: the header (or a table it names) is such that nothing can be
+// checked, or the store failed to read.
+Result<CheckReport> check(ByteStore &store);
+
+}  // namespace qcow2
