@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Seeds and what is drawn from them.
+//
+//     for (const std::uint64_t seed : seeds(20)) {
+//         SEEDED(seed);
+//         Random random(seed);
+//         ...
+//     }
+//
+// runs twenty fixed seeds; with QCOW2_SEED=n in the environment that one only;
+// with QCOW2_SOAK=n twenty times n drawn ones. A failure inside prints the
+// seed and the command that repeats it, also where the process dies of it.
+
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+#include "core/base/range.h"
+
+namespace qcow2::test {
+
+std::vector<std::uint64_t> seeds(unsigned smoke);
+
+// "repeat with: QCOW2_SEED=7 ./model --run_test=disk_model/random_steps"
+std::string how_to_repeat(std::uint64_t seed);
+
+// For what Boost.Test does not live to see: an abort, a sanitizer.
+class DeathNote {
+public:
+    explicit DeathNote(std::uint64_t seed);
+    ~DeathNote();
+    DeathNote(const DeathNote &) = delete;
+    DeathNote &operator=(const DeathNote &) = delete;
+};
+
+#define SEEDED(seed)                                       \
+    const ::qcow2::test::DeathNote seeded_note_(seed);     \
+    BOOST_TEST_INFO_SCOPE(::qcow2::test::how_to_repeat(seed))
+
+// A generator of its own, so that a seed means the same everywhere.
+class Random {
+public:
+    using result_type = std::uint64_t;
+
+    explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+
+    static constexpr result_type min() { return 0; }
+    static constexpr result_type max() { return ~result_type(0); }
+
+    std::uint64_t operator()()  // splitmix64
+    {
+        std::uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+
+    // 0 to n - 1; n is not 0.
+    std::uint64_t below(std::uint64_t n) { return (*this)() % n; }
+    // Both ends included.
+    std::uint64_t between(std::uint64_t least, std::uint64_t most)
+    {
+        return least + below(most - least + 1);
+    }
+    bool one_in(std::uint64_t n) { return below(n) == 0; }
+    bool coin() { return (*this)() >> 63; }
+
+    // An index into the weights.
+    std::size_t weighted(const std::vector<unsigned> &weights);
+
+    template <class T>
+    const T &pick(const std::vector<T> &from)
+    {
+        return from[below(from.size())];
+    }
+    template <class T>
+    T pick(std::initializer_list<T> from)
+    {
+        return from.begin()[below(from.size())];
+    }
+
+    // A range inside [0, size): of any length up to length_max, short ones
+    // often; ends on multiples of 512, of `unit` and on neither, all likely.
+    Range range(std::uint64_t size, std::uint64_t length_max, std::uint64_t unit);
+
+private:
+    std::uint64_t state_;
+};
+
+}  // namespace qcow2::test
