@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/format/cluster_mapping.h"
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+// Of a compressed descriptor the lower bits are the offset, the others up to
+// bit 61 the number of additional sectors.
+std::uint32_t compressed_offset_bits(const Geometry &geometry) { return 70 - geometry.cluster_bits; }
+
+constexpr std::uint64_t low_bits(std::uint32_t n) { return (std::uint64_t(1) << n) - 1; }
+
+Result<ClusterMapping> decode_compressed(std::uint64_t raw, const Geometry &geometry)
+{
+    const std::uint32_t x = compressed_offset_bits(geometry);
+    const std::uint64_t offset = raw & low_bits(x);
+    const std::uint64_t additional_sectors = (raw & low_bits(62)) >> x;
+    if (raw & entry_copied)
+        return finding(Finding::l2_entry_compressed_copied, "it is " + hex(raw));
+    if (offset >= limits::host_offset_end)
+        return finding(Finding::l2_entry_reserved_bits, "it is " + hex(raw));
+    Compressed compressed;
+    compressed.host = HostOffset(offset);
+    compressed.bytes_max =
+        (additional_sectors + 1) * limits::sector - (offset & (limits::sector - 1));
+    return ClusterMapping(compressed);
+}
+
+std::uint64_t encode_compressed(const Compressed &c, const Geometry &geometry)
+{
+    const std::uint32_t x = compressed_offset_bits(geometry);
+    const std::uint64_t sectors =
+        div_ceil(c.bytes_max + (c.host.value & (limits::sector - 1)), limits::sector);
+    INVARIANT(c.host.value <= low_bits(x) && c.host.value < limits::host_offset_end);
+    INVARIANT(sectors >= 1 && sectors - 1 <= low_bits(62 - x));
+    return l2_entry_compressed | (sectors - 1) << x | c.host.value;
+}
+
+std::uint64_t standard(HostOffset host, bool copied)
+{
+    INVARIANT((host.value & ~entry_offset_mask) == 0);
+    return host.value | (copied ? entry_copied : 0);
+}
+
+}  // namespace
+
+Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geometry)
+{
+    if (raw & l2_entry_compressed)
+        return decode_compressed(raw, geometry);
+
+    const bool zero = raw & l2_entry_zero;
+    if (zero && geometry.version < 3)
+        return finding(Finding::l2_entry_zero_flag_in_v2, "it is " + hex(raw));
+    if ((raw & l2_entry_reserved) || (zero && geometry.extended_l2))
+        return finding(Finding::l2_entry_reserved_bits, "it is " + hex(raw));
+    const HostOffset host(raw & entry_offset_mask);
+    if (!geometry.is_aligned(host))
+        return finding(Finding::l2_entry_unaligned, "it is " + hex(raw));
+
+    // Bit 63 says nothing where there is no cluster.
+    const bool copied = host.value != 0 && (raw & entry_copied);
+    if (zero)
+        return ClusterMapping(Zero{host, copied});
+    if (host.value != 0)
+        return ClusterMapping(Data{host, copied});
+    return ClusterMapping(Unallocated{});
+}
+
+std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geometry)
+{
+    return std::visit(Overloaded{
+                          [](const Unallocated &) { return std::uint64_t(0); },
+                          [&](const Zero &z) {
+                              INVARIANT(geometry.version >= 3 && !geometry.extended_l2);
+                              return standard(z.host, z.copied && z.has_cluster()) | l2_entry_zero;
+                          },
+                          [](const Data &d) { return standard(d.host, d.copied); },
+                          [&](const Compressed &c) { return encode_compressed(c, geometry); },
+                      },
+                      mapping);
+}
+
+}  // namespace qcow2
