@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# driver.sh NAME
+#
+# Runs one test in the folder tests/ of the build tree. What it says goes to
+# BASE.log, its results to BASE.trs (BASE is NAME without .sh or .py), in the
+# format of automake's .trs files. It always exits 0: summary.sh counts.
+#
+# A script or plain program is one result, by its exit code: 0 passed, 77
+# skipped, all else failed. A Boost.Test program is one result for each test
+# case, so that what is counted at the end is what was tested.
+
+set -u
+
+name=$1
+case $name in
+    *.sh) base=${name%.sh} command=(bash "$srcdir/$name") ;;
+    *.py) base=${name%.py} command=("$PYTHON" "$srcdir/$name") ;;
+    *) base=$name command=("$builddir/$name") ;;
+esac
+log=$base.log
+report=$base.report
+mkdir -p "$(dirname "$base")"
+rm -f "$report" "$base.trs"
+
+export srcdir builddir top_srcdir top_builddir
+export FILTER SANITIZER_PRELOAD PYTHON CXX PROJECT_CXXFLAGS
+export LC_ALL=C
+# Memory that was not set, or is used after free, is not zero.
+export MALLOC_PERTURB_=${MALLOC_PERTURB_-$(($$ % 255 + 1))}
+export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS-}
+# Programs other than Boost.Test's do not look at these.
+export BOOST_TEST_REPORT_LEVEL=detailed
+export BOOST_TEST_REPORT_SINK=$report
+export BOOST_TEST_LOG_LEVEL=test_suite
+export BOOST_TEST_COLOR_OUTPUT=no
+# A crash is for the sanitizer and the core file, not for an exception.
+export BOOST_TEST_CATCH_SYSTEM_ERRORS=no
+
+SECONDS=0
+timeout --kill-after=20 "$TEST_TIMEOUT" "${command[@]}" >"$log" 2>&1 </dev/null
+status=$?
+took=$SECONDS
+
+# Prints "PASS case", "FAIL case" or "SKIP case" for each Boost test case.
+boost_results()
+{
+    [ -f "$report" ] || return 0
+    sed -n -E \
+        -e 's/^ *Test case "(.*)" has passed.*/PASS \1/p' \
+        -e 's/^ *Test case "(.*)" (has failed|was aborted|has timed out).*/FAIL \1/p' \
+        "$report"
+    sed -n -E 's/^.*Test case "(.*)" is skipped because.*/SKIP \1/p' "$log"
+}
+
+case $status in
+    0) verdict=PASS ;;
+    77) verdict=SKIP ;;
+    *) verdict=FAIL ;;
+esac
+results=$(boost_results)
+# One result for the whole: of a script, or of a program that ended otherwise
+# than its cases say (a crash, a time limit).
+if [ -z "$results" ] || { [ $verdict != PASS ] && ! grep -q '^FAIL ' <<<"$results"; }; then
+    results+=${results:+$'\n'}"$verdict $name"
+fi
+count=$(wc -l <<<"$results")
+rm -f "$report"
+
+{
+    sed 's/^/:test-result: /' <<<"$results"
+    echo ":test-global-result: $verdict"
+} >"$base.trs"
+
+# The line that the user sees; with the reason if the test was skipped, which is
+# the last that it said, and with where to look if it failed.
+note="$took s"
+[ "$count" -eq 1 ] || note="$count cases, $note"
+{
+    echo "$verdict: $name ($note)"
+    case $verdict in
+        SKIP) grep -v '^$' "$log" | tail -n 1 | sed 's/^/    /' ;;
+        FAIL)
+            grep '^FAIL ' <<<"$results" | head -n 20 | sed 's/^FAIL /    /'
+            case $status in 124|137) echo "    stopped by the time limit, $TEST_TIMEOUT s" ;; esac
+            echo "    exit status $status; see tests/$log" ;;
+    esac
+} >"$base.line"
+cat "$base.line"
+{ echo; sed 's/^/:: /' "$base.line"; } >>"$log"
+rm -f "$base.line"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Every file of core, filter, man and tests stands in its Makefile.am, and with
+# that in the tarball; each list is sorted and names nothing twice.
+
+. "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
+
+for folder in core filter man tests; do
+    while read -r file; do
+        name=${file#"$folder"/}
+        [ "$name" != Makefile.am ] || continue
+        grep -qE "(^|[[:space:]=])${name//./\\.}([[:space:]]|\$)" "$folder/Makefile.am" ||
+            problem "$folder/Makefile.am does not list $name"
+    done < <(tree_files "$folder")
+done
+
+for makefile in core/Makefile.am filter/Makefile.am tests/Makefile.am; do
+    # The lists: what follows "name = \", up to $(NULL).
+    unsorted=$(LC_ALL=C awk '
+        / = \\$/ { list = $1; last = ""; next }
+        /\$\(NULL\)/ { list = "" }
+        list != "" && $1 !~ /^\$/ {
+            if (last != "" && $1 <= last)
+                print list ": " $1 " after " last
+            last = $1
+        }
+        list != "" && !/\\$/ { list = "" }
+    ' "$makefile" | grep -v 'ENVIRONMENT\|LDFLAGS' || true)
+    [ -z "$unsorted" ] || problem "$makefile: out of order: $unsorted"
+done
+
+finish

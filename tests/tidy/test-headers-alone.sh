@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Every header compiles when it is the first that is included, and twice.
+
+. "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
+
+[ -n "${CXX:-}" ] && [ -n "${PROJECT_CXXFLAGS:-}" ] || skip "needs CXX and PROJECT_CXXFLAGS: run it by make check"
+
+compile_alone()
+{
+    printf '#include "%s"\n#include "%s"\n' "$1" "$1" |
+        $CXX $PROJECT_CXXFLAGS -fsyntax-only -I. -x c++ - ||
+        { echo "$1 does not compile alone"; return 1; }
+}
+export -f compile_alone
+export CXX PROJECT_CXXFLAGS
+
+tree_files core filter tests | grep '\.h$' |
+    xargs -P 2 -I{} bash -c 'compile_alone {}' || problem "headers that do not compile alone: see above"
+
+finish
