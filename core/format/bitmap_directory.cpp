@@ -32,8 +32,7 @@ std::optional<Finding> check_table(const BitmapDirectoryEntry &e, const Geometry
     return std::nullopt;
 }
 
-std::optional<Finding> check_entry(const BitmapDirectoryEntry &e, Bytes padding,
-                                   const Geometry &geometry)
+std::optional<Finding> check_entry(const BitmapDirectoryEntry &e, const Geometry &geometry)
 {
     if (const auto wrong = check_table(e, geometry))
         return wrong;
@@ -49,8 +48,6 @@ std::optional<Finding> check_entry(const BitmapDirectoryEntry &e, Bytes padding,
     // Data that nobody knows are no harm if the flag says so.
     if (!e.extra_data.empty() && !(e.flags & bitmap_flags::extra_data_compatible))
         return Finding::bitmap_extra_data_unknown;
-    if (!all_zero(padding))
-        return Finding::bitmap_directory_padding;
     return std::nullopt;
 }
 
@@ -63,9 +60,7 @@ Result<BitmapDirectoryEntry> decode_entry(Bytes bytes, const Geometry &geometry)
     std::memcpy(&raw, bytes.data(), sizeof raw);
     const std::uint64_t extra_size = raw.extra_data_size.value();
     const std::uint64_t name_size = raw.name_size.value();
-    const std::uint64_t used = sizeof raw + extra_size + name_size;  // cannot overflow
-    const std::uint64_t size = align_up(used, 8);
-    if (bytes.size() < size)
+    if (bytes.size() < align_up(sizeof raw + extra_size + name_size, 8))  // cannot overflow
         return finding(Finding::bitmap_directory_entry_truncated);
 
     const Bytes extra = sub(bytes, sizeof raw, extra_size);
@@ -78,7 +73,7 @@ Result<BitmapDirectoryEntry> decode_entry(Bytes bytes, const Geometry &geometry)
     e.granularity_bits = raw.granularity_bits;
     e.extra_data.assign(extra.begin(), extra.end());
     e.name.assign(name.begin(), name.end());
-    e.finding = check_entry(e, sub(bytes, used, size - used), geometry);
+    e.finding = check_entry(e, geometry);
     return e;
 }
 

@@ -74,6 +74,7 @@ struct BitmapDirectoryEntry {
 
 // bytes: exactly bitmap_directory_size. Checked for each entry alone and for
 // unique names; the size of the table against the disk's: bitmap_table.h.
+// Padding that is not zero passes, as with QEMU; check() reports it.
 Result<std::vector<BitmapDirectoryEntry>> decode_bitmap_directory(Bytes bytes,
                                                                   std::uint32_t nb_bitmaps,
                                                                   const Geometry &geometry);

@@ -18,15 +18,16 @@ namespace {
 constexpr std::size_t extra_vm_state_end = 8;
 constexpr std::size_t extra_disk_size_end = 16;
 
-Result<void> check_l1(const Snapshot &s, const Geometry &geometry)
+std::optional<Finding> check_snapshot(const Snapshot &s, const Geometry &geometry)
 {
     const std::uint64_t bytes = std::uint64_t(s.l1_size) * 8;
     if (!geometry.is_aligned(s.l1_table_offset) || bytes > limits::l1_bytes_max ||
         !fits(s.l1_table_offset.value, bytes, std::uint64_t(1) << 63) ||
         (s.l1_size != 0 && s.l1_table_offset.value == 0))
-        return finding(Finding::snapshot_l1_wrong, std::to_string(s.l1_size) + " entries at " +
-                                                       hex(s.l1_table_offset.value));
-    return {};
+        return Finding::snapshot_l1_wrong;
+    if (geometry.version >= 3 && s.extra_data.size() < extra_disk_size_end)
+        return Finding::snapshot_extra_data_too_small;
+    return std::nullopt;
 }
 
 // One record at the beginning of `bytes`; `size` becomes its length without
@@ -42,8 +43,6 @@ Result<Snapshot> decode_snapshot(Bytes bytes, std::uint64_t active_disk_size,
     const std::uint32_t extra_size = raw.extra_data_size.value();
     if (extra_size > limits::snapshot_extra_data_max)
         return finding(Finding::snapshot_extra_data_too_large, std::to_string(extra_size));
-    if (geometry.version >= 3 && extra_size < extra_disk_size_end)
-        return finding(Finding::snapshot_extra_data_too_small, std::to_string(extra_size));
     const std::uint32_t id_size = raw.id_size.value();
     const std::uint32_t name_size = raw.name_size.value();
     size = sizeof raw + extra_size + id_size + name_size;  // cannot overflow
@@ -57,7 +56,6 @@ Result<Snapshot> decode_snapshot(Bytes bytes, std::uint64_t active_disk_size,
     s.date_nanoseconds = raw.date_nanoseconds.value();
     s.guest_runtime = raw.guest_runtime.value();
     s.vm_state_size_32 = raw.vm_state_size.value();
-    TRY(check_l1(s, geometry));
 
     const Bytes extra = sub(bytes, sizeof raw, extra_size);
     const Bytes id = sub(bytes, sizeof raw + extra_size, id_size);
@@ -68,6 +66,7 @@ Result<Snapshot> decode_snapshot(Bytes bytes, std::uint64_t active_disk_size,
     s.vm_state_size = extra_size >= extra_vm_state_end ? load_be64(extra.data()) : s.vm_state_size_32;
     s.disk_size = extra_size >= extra_disk_size_end ? load_be64(extra.data() + extra_vm_state_end)
                                                     : active_disk_size;
+    s.finding = check_snapshot(s, geometry);
     return s;
 }
 

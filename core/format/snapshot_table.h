@@ -2,13 +2,19 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // The snapshot table: records <-> structs. Unknown extra data survive. Pure.
+//
+// decode returns every record that has the form of one, the bad ones with
+// their finding: the disk can be served beside a snapshot that cannot (and
+// QEMU does that). Only a table whose records cannot be told apart is an error.
 
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/format/findings.h"
 #include "core/format/header.h"
 
 namespace qcow2 {
@@ -42,6 +48,10 @@ struct Snapshot {
     std::uint64_t disk_size = 0;      // bytes; the active disk's if the record does not say
     std::uint32_t vm_state_size_32 = 0;  // the old field as it stands
     Buffer extra_data;                   // all of it, as it stands
+
+    // Why it cannot be used: snapshot_l1_wrong (do not follow its L1 table) or
+    // snapshot_extra_data_too_small (disk_size is a guess).
+    std::optional<Finding> finding;
 
     friend bool operator==(const Snapshot &, const Snapshot &) = default;
 };
