@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "tests/support/memory_store.h"
+
+#include <utility>
+
+#include "core/base/log.h"
+
+namespace qcow2::test {
+
+MemoryStore::MemoryStore(std::uint64_t size, StoreOptions options)
+    : MemoryStore(StoreImage{{}, size}, options)
+{
+}
+
+MemoryStore::MemoryStore(StoreImage image, StoreOptions options)
+    : options_(options), image_(std::move(image)), fresh_from_(image_.size)
+{
+}
+
+std::uint64_t MemoryStore::size() const
+{
+    Locked lock(mutex_);
+    return image_.size;
+}
+
+std::uint64_t MemoryStore::fresh_from() const
+{
+    Locked lock(mutex_);
+    return fresh_from_;
+}
+
+Result<void> MemoryStore::check_range(std::uint64_t offset, std::uint64_t length) const
+{
+    INVARIANT(!options_.read_only);
+    if (!fits(offset, length, image_.size))
+        return Error(Errc::no_space, "the store ends at " + hex(image_.size) + ", before " +
+                                         hex(offset) + " + " + hex(length));
+    return {};
+}
+
+Result<void> MemoryStore::read(std::uint64_t offset, MutableBytes bytes)
+{
+    Locked lock(mutex_);
+    image_.bytes.read(offset, bytes);
+    return {};
+}
+
+Result<void> MemoryStore::write(std::uint64_t offset, Bytes bytes)
+{
+    Locked lock(mutex_);
+    TRY(check_range(offset, bytes.size()));
+    image_.bytes.write(offset, bytes);
+    return {};
+}
+
+Result<void> MemoryStore::zero(std::uint64_t offset, std::uint64_t length, bool)
+{
+    Locked lock(mutex_);
+    TRY(check_range(offset, length));
+    image_.bytes.zero(offset, length);
+    return {};
+}
+
+Result<void> MemoryStore::discard(std::uint64_t offset, std::uint64_t length)
+{
+    Locked lock(mutex_);
+    TRY(check_range(offset, length));
+    switch (options_.discarded) {
+    case Discarded::zero: image_.bytes.zero(offset, length); break;
+    case Discarded::garbage: image_.bytes.fill_garbage(offset, length); break;
+    case Discarded::kept: break;
+    }
+    return {};
+}
+
+Result<void> MemoryStore::flush() { return {}; }
+
+Result<void> MemoryStore::grow(std::uint64_t size_min)
+{
+    Locked lock(mutex_);
+    INVARIANT(!options_.read_only);
+    if (size_min <= image_.size)
+        return {};
+    if (!options_.can_grow || size_min > options_.size_limit)
+        return Error(Errc::no_space, "the store cannot grow to " + hex(size_min));
+    const std::uint64_t rounded = div_ceil(size_min, options_.growth_step) * options_.growth_step;
+    image_.size = std::min(rounded, options_.size_limit);
+    return {};
+}
+
+Result<void> MemoryStore::cut(std::uint64_t size)
+{
+    Locked lock(mutex_);
+    INVARIANT(!options_.read_only);
+    if (!options_.can_grow || size >= image_.size)
+        return {};
+    // Only what this process added is cut off.
+    INVARIANT(size >= fresh_from_);
+    image_.bytes.zero(size, image_.size - size);
+    image_.size = size;
+    return {};
+}
+
+StoreImage MemoryStore::image() const
+{
+    Locked lock(mutex_);
+    return image_;
+}
+
+}  // namespace qcow2::test

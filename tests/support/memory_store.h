@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// MemoryStore: a ByteStore in memory, with the knobs that real stores have.
+// A write to a read-only store ends the test: the engine must not try.
+
+#pragma once
+
+#include "core/base/byte_store.h"
+#include "core/base/mutex.h"
+#include "tests/support/sparse_bytes.h"
+
+namespace qcow2::test {
+
+// What a discarded byte reads as.
+enum class Discarded { zero, kept, garbage };
+
+struct StoreOptions {
+    bool can_flush = true;
+    bool read_only = false;
+    bool can_grow = true;
+    // grow() rounds up to a multiple of this, as far as the limit lets it.
+    std::uint64_t growth_step = 1;
+    // grow() beyond this: no_space.
+    std::uint64_t size_limit = ~std::uint64_t(0);
+    Discarded discarded = Discarded::garbage;
+};
+
+// The bytes of a file and its length: what is left of a store.
+struct StoreImage {
+    SparseBytes bytes;
+    std::uint64_t size = 0;
+};
+
+class MemoryStore final : public ByteStore {
+public:
+    explicit MemoryStore(std::uint64_t size, StoreOptions options = {});
+    explicit MemoryStore(StoreImage image, StoreOptions options = {});
+
+    std::uint64_t size() const override EXCLUDES(mutex_);
+    std::uint64_t fresh_from() const override EXCLUDES(mutex_);
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override EXCLUDES(mutex_);
+    Result<void> write(std::uint64_t offset, Bytes bytes) override EXCLUDES(mutex_);
+    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override
+        EXCLUDES(mutex_);
+    Result<void> discard(std::uint64_t offset, std::uint64_t length) override EXCLUDES(mutex_);
+    Result<void> flush() override;
+    bool can_flush() const override { return options_.can_flush; }
+    Result<void> grow(std::uint64_t size_min) override EXCLUDES(mutex_);
+    bool can_grow() const override { return options_.can_grow; }
+    Result<void> cut(std::uint64_t size) override EXCLUDES(mutex_);
+    bool read_only() const override { return options_.read_only; }
+
+    // As another process would find it now.
+    StoreImage image() const EXCLUDES(mutex_);
+
+private:
+    Result<void> check_range(std::uint64_t offset, std::uint64_t length) const REQUIRES(mutex_);
+
+    const StoreOptions options_;
+    mutable Mutex mutex_{Rank::store};
+    StoreImage image_ GUARDED_BY(mutex_);
+    std::uint64_t fresh_from_ GUARDED_BY(mutex_);
+};
+
+}  // namespace qcow2::test

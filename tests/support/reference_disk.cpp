@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "tests/support/reference_disk.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/log.h"
+#include "tests/support/payload.h"
+
+namespace qcow2::test {
+
+namespace {
+
+constexpr std::uint64_t sector_size = 512;
+
+std::uint64_t hash_of(Bytes bytes)
+{
+    std::uint64_t hash = 0x51c0f11e;
+    for (std::size_t i = 0; i + 8 <= bytes.size(); i += 8) {
+        std::uint64_t word;
+        std::memcpy(&word, bytes.data() + i, 8);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+}  // namespace
+
+void ReferenceDisk::write(GuestOffset offset, Bytes bytes)
+{
+    bytes_.write(offset.value, bytes);
+    mark(offset, bytes.size());
+}
+
+void ReferenceDisk::zero(GuestOffset offset, std::uint64_t length)
+{
+    bytes_.zero(offset.value, length);
+    mark(offset, length);
+}
+
+void ReferenceDisk::mark(GuestOffset offset, std::uint64_t length)
+{
+    INVARIANT(fits(offset.value, length, size_));
+    for (auto &[name, bitmap] : bitmaps_)
+        if (bitmap.enabled && !bitmap.in_use)
+            bitmap.bits.set(Range::of(offset.value, length).touched(std::uint64_t(1) << bitmap.granularity_bits));
+}
+
+void ReferenceDisk::add_bitmap(const std::string &name, std::uint32_t granularity_bits, bool enabled)
+{
+    bitmaps_[name] = {granularity_bits, enabled, false,
+                      BitVector(div_ceil(size_, std::uint64_t(1) << granularity_bits))};
+}
+
+GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset, std::uint64_t length,
+                                         const ReferenceDisk &after)
+{
+    const Change change = changes_.size();
+    changes_.emplace_back();
+    const Range sectors = Range::of(offset.value, length).touched(sector_size);
+    Buffer content(sector_size);
+    for (std::uint64_t sector = sectors.begin; sector < sectors.end; ++sector) {
+        after.bytes().read(sector * sector_size, content);
+        versions_[sector].push_back({hash_of(content), now, change});
+    }
+    return change;
+}
+
+void GuestHistory::end(std::uint64_t now, Change change) { changes_[change].returned = now; }
+
+void GuestHistory::end_durable(std::uint64_t now, Change change)
+{
+    changes_[change] = {now, now};
+}
+
+void GuestHistory::flushed(std::uint64_t begun, std::uint64_t returned)
+{
+    for (Times &times : changes_)
+        if (times.returned <= begun)
+            times.durable = std::min(times.durable, returned);
+}
+
+std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &before,
+                                  const std::function<void(GuestOffset, MutableBytes)> &read) const
+{
+    Buffer found(sector_size), original(sector_size);
+    for (const auto &[sector, versions] : versions_) {
+        const GuestOffset offset(sector * sector_size);
+        std::fill(found.begin(), found.end(), 0);
+        read(offset, sub(MutableBytes(found), 0, std::min(sector_size, before.size() - offset.value)));
+        const std::uint64_t hash = hash_of(found);
+        bool right = false;
+        bool durable = false;
+        for (auto version = versions.rbegin(); version != versions.rend() && !durable; ++version) {
+            if (version->begun > event)
+                continue;
+            right = right || version->hash == hash;
+            durable = changes_[version->change].durable <= event;
+        }
+        if (!right && !durable) {
+            before.bytes().read(offset.value, original);
+            right = original == found;
+        }
+        if (!right)
+            return "guest offset " + hex(offset.value) + ": found " +
+                   describe_payload(sub(Bytes(found), 0, 16)) + "; " + describe(sector, event);
+    }
+    return {};
+}
+
+std::string GuestHistory::describe(std::uint64_t sector, std::uint64_t event) const
+{
+    std::string text = "changes of this sector:";
+    const auto versions = versions_.find(sector);
+    if (versions == versions_.end())
+        return text + " none";
+    for (const Version &version : versions->second) {
+        if (version.begun > event)
+            break;
+        const Times &times = changes_[version.change];
+        const auto when = [](std::uint64_t at) { return at == never ? "never" : std::to_string(at); };
+        text += " #" + std::to_string(version.change) + " (begun " + when(version.begun) +
+                ", returned " + when(times.returned) + ", durable " + when(times.durable) + ")";
+    }
+    return text + "; crash at event " + std::to_string(event);
+}
+
+std::vector<std::uint64_t> GuestHistory::sectors() const
+{
+    std::vector<std::uint64_t> list;
+    for (const auto &entry : versions_)
+        list.push_back(entry.first);
+    std::sort(list.begin(), list.end());
+    return list;
+}
+
+}  // namespace qcow2::test
