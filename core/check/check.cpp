@@ -28,12 +28,13 @@ constexpr std::uint64_t piece_bytes = 64 << 10;
 
 std::string number(std::uint64_t n) { return std::to_string(n); }
 
-// Calls visit(index, raw) for each word of a table that is not zero.
+// Calls visit(index, raw, second) for each entry of a table that is not zero.
+// Entries have one word, or two (extended L2); without a second one it is 0.
 template <class Visit>
-Result<void> for_each_word(ByteStore &store, Buffer &buffer, std::uint64_t offset,
-                           std::uint64_t words, std::size_t word_bytes, Visit visit)
+Result<void> for_each_entry(ByteStore &store, Buffer &buffer, std::uint64_t offset,
+                           std::uint64_t entries, std::size_t entry_bytes, Visit visit)
 {
-    const std::uint64_t bytes = words * word_bytes;
+    const std::uint64_t bytes = entries * entry_bytes;
     for (std::uint64_t at = 0; at < bytes;) {
         const std::uint64_t n = std::min(bytes - at, piece_bytes);
         if (offset + at >= store.size())
@@ -41,14 +42,16 @@ Result<void> for_each_word(ByteStore &store, Buffer &buffer, std::uint64_t offse
         buffer.resize(std::max<std::size_t>(buffer.size(), n));
         const MutableBytes piece = sub(MutableBytes(buffer), 0, n);
         TRY(store.read(offset + at, piece));
-        for (std::uint64_t i = 0; i < n; i += word_bytes) {
+        for (std::uint64_t i = 0; i < n; i += entry_bytes) {
             // Tables are mostly empty: a line of the cache at a time.
             while (i % 64 == 0 && n - i >= 64 && all_zero(sub(Bytes(piece), i, 64)))
                 i += 64;
             if (i == n)
                 break;
-            if (const std::uint64_t raw = load_be64(&piece[i]); raw != 0)
-                TRY(visit((at + i) / word_bytes, raw));
+            const std::uint64_t raw = load_be64(&piece[i]);
+            const std::uint64_t second = entry_bytes == 16 ? load_be64(&piece[i + 8]) : 0;
+            if (raw != 0 || second != 0)
+                TRY(visit((at + i) / entry_bytes, raw, second));
         }
         at += n;
     }
@@ -77,6 +80,10 @@ public:
 
 private:
     const Header &header() const { return area_.header; }
+    bool has_data_file() const
+    {
+        return header().incompatible_features & incompatible::external_data_file;
+    }
 
     void add(Finding finding, std::string place, std::uint64_t count = 1)
     {
@@ -120,10 +127,16 @@ private:
                          const std::string &name);
     Result<void> walk_l2_tables();
     Result<void> walk_l2(HostOffset table, std::uint64_t times, bool active);
-    Result<void> check_l2_entry(HostOffset table, std::uint64_t index, std::uint64_t raw,
-                                std::uint64_t times, bool active);
-    Result<void> check_compressed(HostOffset table, std::uint64_t index, std::uint64_t raw,
-                                  std::uint64_t times);
+    struct L2Place {
+        HostOffset table;
+        std::uint64_t index;
+        std::uint64_t raw;
+        std::uint64_t second;  // of an extended entry
+
+        std::string words() const;
+    };
+    Result<void> check_l2_entry(const L2Place &entry, std::uint64_t times, bool active);
+    void check_compressed(const L2Place &entry, std::uint64_t times);
     Result<void> check_copied(HostOffset cluster, bool copied, std::string_view what,
                               std::uint64_t index);
     Result<void> walk_bitmaps();
@@ -195,28 +208,30 @@ Result<void> Checker::walk_refcount_structure()
     if (!count(header().refcount_table_offset, bytes, Use::sole, Finding::refcount_table_past_end,
                [&] { return hex(header().refcount_table_offset.value); }))
         return {};
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw) -> Result<void> {
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto where = [&] { return "refcount table entry " + number(i) + ": " + hex(raw); };
-        const auto offset = decode_refcount_table_entry(raw, geometry_);
-        if (!offset) {
-            add_lazily(raw & refcount_table_entry_reserved
-                           ? Finding::refcount_table_entry_reserved_bits
-                           : Finding::refcount_block_unaligned,
-                       where);
+        const HostOffset offset(raw & ~refcount_table_entry_reserved);
+        if (!geometry_.is_aligned(offset)) {
+            add_lazily(Finding::refcount_block_unaligned, where);
             return {};
         }
-        if (offset->value >= file_size_) {
+        // Its refcounts are believed, but it does not count as named.
+        const bool reserved = raw & refcount_table_entry_reserved;
+        if (reserved)
+            add_lazily(Finding::refcount_table_entry_reserved_bits, where);
+        if (offset.value == 0)
+            return {};
+        if (offset.value >= file_size_) {
             add_lazily(Finding::refcount_block_past_end, where);
             return {};
         }
-        if (count(*offset, geometry_.cluster_size(), Use::sole, Finding::refcount_block_past_end,
-                  where)) {
-            blocks_.resize(std::max<std::size_t>(blocks_.size(), i + 1));
-            blocks_[i] = offset->value;
-        }
+        if (!reserved)
+            count(offset, geometry_.cluster_size(), Use::sole, Finding::refcount_block_past_end, where);
+        blocks_.resize(std::max<std::size_t>(blocks_.size(), i + 1));
+        blocks_[i] = offset.value;
         return {};
     };
-    return for_each_word(store_, l1_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
+    return for_each_entry(store_, l1_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
                          visit);
 }
 
@@ -262,13 +277,16 @@ Result<void> Checker::walk_l1(HostOffset offset, std::uint32_t l1_size, bool act
                active ? Finding::l1_table_past_end : Finding::snapshot_l1_wrong,
                [&] { return name + " at " + hex(offset.value); }))
         return {};
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw) -> Result<void> {
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto where = [&] { return name + ", entry " + number(i) + ": " + hex(raw); };
         if (raw & l1_entry_reserved)
             add_lazily(Finding::l1_entry_reserved_bits, where);
         const L1Entry entry(raw);
-        if (!entry.present())
+        if (!entry.present()) {
+            if (entry.copied())
+                add_lazily(Finding::copied_flag_wrong, where);
             return {};
+        }
         if (!geometry_.is_aligned(entry.l2_table()))
             add_lazily(Finding::l1_entry_unaligned, where);
         if (active)
@@ -281,7 +299,7 @@ Result<void> Checker::walk_l1(HostOffset offset, std::uint32_t l1_size, bool act
         }
         return {};
     };
-    return for_each_word(store_, l1_buffer_, offset.value, l1_size, 8, visit);
+    return for_each_entry(store_, l1_buffer_, offset.value, l1_size, 8, visit);
 }
 
 Result<void> Checker::walk_l2_tables()
@@ -293,55 +311,66 @@ Result<void> Checker::walk_l2_tables()
 
 Result<void> Checker::walk_l2(HostOffset table, std::uint64_t times, bool active)
 {
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw) {
-        return check_l2_entry(table, i, raw, times, active);
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t second) {
+        return check_l2_entry({table, i, raw, second}, times, active);
     };
-    return for_each_word(store_, l2_buffer_, table.value, geometry_.l2_entries(),
-                         geometry_.l2_entry_bytes(), visit);
+    return for_each_entry(store_, l2_buffer_, table.value, geometry_.l2_entries(),
+                          geometry_.l2_entry_bytes(), visit);
 }
 
-Result<void> Checker::check_l2_entry(HostOffset table, std::uint64_t index, std::uint64_t raw,
-                                     std::uint64_t times, bool active)
+std::string Checker::L2Place::words() const
 {
-    if (raw & l2_entry_compressed)
-        return check_compressed(table, index, raw, times);
+    return "L2 table at " + hex(table.value) + ", entry " + number(index) + ": " + hex(raw);
+}
 
-    const auto where = [&] {
-        return "L2 table at " + hex(table.value) + ", entry " + number(index) + ": " + hex(raw);
-    };
-    if (raw & l2_entry_reserved)
+Result<void> Checker::check_l2_entry(const L2Place &entry, std::uint64_t times, bool active)
+{
+    if (entry.raw & l2_entry_compressed) {
+        check_compressed(entry, times);
+        return {};
+    }
+    const auto where = [&] { return entry.words(); };
+    const HostOffset host(entry.raw & entry_offset_mask);
+    const bool copied = entry.raw & entry_copied;
+    if (entry.raw & l2_entry_reserved)
         add_lazily(Finding::l2_entry_reserved_bits, where);
-    if ((raw & l2_entry_zero) && geometry_.version < 3)
+    if ((entry.raw & l2_entry_zero) && geometry_.version < 3)
         add_lazily(Finding::l2_entry_zero_flag_in_v2, where);
-    const HostOffset host(raw & entry_offset_mask);
-    // The clusters of an external data file are not ours to count.
-    if (host.value == 0 || (header().incompatible_features & incompatible::external_data_file))
+    // Of a subcluster's two bits one at most; allocated ones need a cluster.
+    const std::uint32_t allocated = static_cast<std::uint32_t>(entry.second);
+    if ((allocated & entry.second >> 32) != 0 || (host.value == 0 && allocated != 0))
+        add_lazily(Finding::l2_subclusters_wrong, where);
+    if (host.value == 0)
         return {};
     if (!geometry_.is_aligned(host))
         add_lazily(Finding::l2_entry_unaligned, where);
+    if (has_data_file()) {
+        // Nobody counts those clusters, and nobody shares them.
+        if (!copied)
+            add_lazily(Finding::copied_flag_wrong, where);
+        return {};
+    }
     count(host, geometry_.cluster_size(), Use::guest, Finding::data_cluster_past_end, where, times);
     if (active)
-        TRY(check_copied(host, raw & entry_copied, "L2 entry", index));
+        TRY(check_copied(host, copied, "L2 entry", entry.index));
     return {};
 }
 
-Result<void> Checker::check_compressed(HostOffset table, std::uint64_t index, std::uint64_t raw,
-                                       std::uint64_t times)
+void Checker::check_compressed(const L2Place &entry, std::uint64_t times)
 {
-    const auto where = [&] {
-        return "L2 table at " + hex(table.value) + ", entry " + number(index) + ": " + hex(raw);
-    };
-    if (raw & entry_copied)
+    const auto where = [&] { return entry.words(); };
+    if (entry.raw & entry_copied)
         add_lazily(Finding::l2_entry_compressed_copied, where);
-    const auto mapping = decode_l2_entry(raw & ~entry_copied, geometry_);
-    if (!mapping) {
+    if (entry.second != 0)
+        add_lazily(Finding::l2_subclusters_wrong, where);
+    const auto mapping = decode_l2_entry(entry.raw & ~entry_copied, geometry_);
+    if (!mapping || has_data_file()) {
         add_lazily(Finding::l2_entry_reserved_bits, where);
-        return {};
+        return;
     }
     const auto &compressed = std::get<Compressed>(*mapping);
     count(compressed.host, compressed.bytes_max, Use::guest, Finding::data_cluster_past_end, where,
           times);
-    return {};
 }
 
 Result<void> Checker::check_copied(HostOffset cluster, bool copied, std::string_view what,
@@ -423,7 +452,7 @@ Result<void> Checker::walk_bitmap(const BitmapDirectoryEntry &entry)
     if (!count(entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8, Use::sole,
                Finding::bitmap_table_past_end, where))
         return {};
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw) -> Result<void> {
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto at = [&] { return where() + ", entry " + number(i) + ": " + hex(raw); };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
@@ -436,7 +465,7 @@ Result<void> Checker::walk_bitmap(const BitmapDirectoryEntry &entry)
                   at);
         return {};
     };
-    return for_each_word(store_, l1_buffer_, entry.bitmap_table_offset.value,
+    return for_each_entry(store_, l1_buffer_, entry.bitmap_table_offset.value,
                          entry.bitmap_table_size, 8, visit);
 }
 

@@ -80,6 +80,7 @@ namespace qcow2 {
     X(l2_entry_unaligned, corrupt, "an L2 entry names a cluster that is not cluster aligned")      \
     X(l2_entry_zero_flag_in_v2, corrupt, "an L2 entry of a version 2 image has the zero flag")     \
     X(l2_entry_compressed_copied, corrupt, "an L2 entry of a compressed cluster has bit 63 set")   \
+    X(l2_subclusters_wrong, corrupt, "the subcluster bits of an L2 entry contradict each other")     \
     X(compressed_cluster, unsupported, "a compressed cluster, not supported yet")                  \
     X(data_cluster_past_end, corrupt, "a cluster lies past the end of the file")                   \
     X(data_cluster_is_metadata, corrupt, "a guest cluster is mapped onto metadata of the image")   \

@@ -103,8 +103,9 @@ Result<void> check_backing_file_name(const Header &h, const Geometry &g)
 {
     if (h.backing_file_offset == 0)
         return {};
+    // An offset without a name only ends the extensions.
     if (h.backing_file_size > limits::backing_file_size_max ||
-        h.backing_file_offset < h.header_length ||
+        (h.backing_file_size != 0 && h.backing_file_offset < h.header_length) ||
         !fits(h.backing_file_offset, h.backing_file_size, g.cluster_size()))
         return finding(Finding::backing_file_name_out_of_range,
                        number(h.backing_file_size) + " bytes at " + hex(h.backing_file_offset));
@@ -145,13 +146,11 @@ Result<void> check_tables(const Header &h, const Geometry &g)
     if (h.refcount_table_offset.value == 0)
         return finding(Finding::refcount_table_missing);
 
-    if (h.nb_snapshots == 0)
-        return {};
     if (h.nb_snapshots > limits::snapshots_max)
         return finding(Finding::snapshot_count_too_large, "it has " + number(h.nb_snapshots));
     TRY(check_place(h.snapshots_offset, sizeof(std::uint64_t), g, Finding::snapshot_table_unaligned,
                     Finding::snapshot_table_past_end));
-    if (h.snapshots_offset.value == 0)
+    if (h.nb_snapshots != 0 && h.snapshots_offset.value == 0)
         return finding(Finding::tables_overlap, "the snapshot table lies over the header");
     return {};
 }
