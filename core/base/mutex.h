@@ -41,10 +41,12 @@ namespace qcow2 {
 //   mapping    L4: L1 table, cached L2 tables               no
 //   allocator  L5: refcounts, free search, reserve          yes
 //   refcounts  cached refcount blocks                       no
+//   header     cluster 0                                     yes
 //   bitmaps    L6: bits in memory                           no
 //   store      the store's own, below everything            yes
 enum class Rank {
-    engine, gate, ranges, tables, marks, cycle, readers, mapping, allocator, refcounts, bitmaps, store,
+    engine, gate, ranges, tables, marks, cycle, readers, mapping, allocator, refcounts,
+    header, bitmaps, store,
 };
 
 class CAPABILITY("mutex") Mutex {
@@ -58,7 +60,7 @@ public:
 
 private:
     std::mutex mutex_;
-    const Rank rank_;
+    [[maybe_unused]] const Rank rank_;
 };
 
 // Holds a Mutex for the current scope; can let go of it for a while.

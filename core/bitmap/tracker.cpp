@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/tracker.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+// Names may be any bytes: those that a terminal would take amiss become '?'.
+std::string quoted(const std::string &name)
+{
+    std::string text = "bitmap '" + name + "'";
+    for (char &c : text)
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+            c = '?';
+    return text;
+}
+
+}  // namespace
+
+Tracker::Enabled::Enabled(Image &image, std::size_t entry, const BitmapDirectoryEntry &e)
+    : entry(entry), granularity(e.granularity()), stored(image, e), touched(stored.size().bits)
+{
+}
+
+Result<void> Tracker::open()
+{
+    const HeaderArea area = image_.header().area();
+    const Extension *extension = area.find(ExtensionType::bitmaps);
+    const bool bit = area.header.autoclear_features & autoclear::bitmaps;
+    if (area.header.version < 3) {
+        if (extension)
+            note_ = "the bitmaps of a version 2 image cannot be trusted; they are left alone";
+        return {};
+    }
+    if (bit && !extension) {
+        why_read_only_ = finding(Finding::bitmaps_extension_missing);
+        return {};
+    }
+    if (!extension)
+        return {};
+    if (!bit) {
+        note_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear); they are "
+                "left alone, 'qemu-img check -r leaks' frees them";
+        return {};
+    }
+    Result<void> result = open_directory(*extension);
+    if (!result) {
+        if (result.error().code == Errc::io)
+            return result;
+        why_read_only_ = std::move(result).error();
+    }
+    return {};
+}
+
+Result<void> Tracker::open_directory(const Extension &extension)
+{
+    const Geometry &geometry = image_.geometry();
+    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
+    const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
+    if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size,
+              image_.store().size()))
+        return finding(Finding::bitmap_directory_past_end, where);
+    Buffer bytes(bitmaps.bitmap_directory_size);
+    TRY(image_.store().read(bitmaps.bitmap_directory_offset.value, bytes).in(where));
+    entries_ = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
+    directory_ = bitmaps.bitmap_directory_offset;
+    directory_clusters_ = {geometry.cluster_of(directory_), geometry.clusters_for(bytes.size())};
+    if (!image_.metadata().add(directory_clusters_))
+        return finding(Finding::tables_overlap, where);
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+        open_bitmap(i);
+    return {};
+}
+
+// What we do not track we only keep: its clusters are noted where it has a
+// form, and it forbids nothing.
+void Tracker::open_bitmap(std::size_t i)
+{
+    BitmapDirectoryEntry &e = entries_[i];
+    const bool tracked = e.enabled() && !e.in_use();  // B5
+    Result<void> result;
+    if (e.finding) {
+        result = finding(*e.finding);
+    } else {
+        auto bitmap = std::make_unique<Enabled>(image_, i, e);
+        result = bitmap->stored.open();
+        if (result && tracked)
+            enabled_.push_back(std::move(bitmap));
+    }
+    if (!result && tracked && !why_read_only_)
+        why_read_only_ = std::move(result).error().in(quoted(e.name));
+}
+
+const BitmapDirectoryEntry *Tracker::find(const std::string &name) const
+{
+    const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                    [&](const auto &e) { return e.name == name; });
+    return found == entries_.end() ? nullptr : &*found;
+}
+
+Result<void> Tracker::check(const BitmapRequest &request) const
+{
+    const Geometry &geometry = image_.geometry();
+    const std::uint32_t granularity_bits =
+        request.granularity_bits.value_or(default_granularity_bits(geometry));
+    std::size_t absent = 0;
+    for (const std::string &name : request.names) {
+        const std::string context = "bitmap='" + name + "'";
+        if (geometry.version < 3)
+            return Error(Errc::unsupported,
+                         context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
+                                   "-o compat=1.1' makes it version 3");
+        const BitmapDirectoryEntry *e = find(name);
+        if (!e) {
+            TRY(check_bitmap_limits(image_.disk_size(), granularity_bits, geometry).in(context));
+            ++absent;
+        } else if (e->in_use()) {
+            return Error(Errc::busy, context + ": it is inconsistent (in_use: it was not stored "
+                                               "when the image was last used); 'qemu-img bitmap "
+                                               "--remove' makes room for a new one");
+        } else if (!e->enabled()) {
+            return Error(Errc::busy, context + ": it is disabled, perhaps the frozen record of a "
+                                               "backup; 'qemu-img bitmap --enable' enables it");
+        } else if (e->finding) {
+            return finding(*e->finding).in(context);
+        }
+    }
+    if (entries_.size() + absent > limits::bitmaps_max)
+        return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
+    return {};
+}
+
+Result<void> Tracker::make(const BitmapRequest &request)
+{
+    TRY(check(request));
+    std::vector<BitmapDirectoryEntry> entries = entries_;
+    std::vector<HostRun> taken;
+    const auto make_all = [&]() -> Result<void> {
+        for (const std::string &name : request.names) {
+            const auto same_name = [&](const auto &e) { return e.name == name; };
+            if (std::none_of(entries.begin(), entries.end(), same_name))
+                entries.push_back(TRY(make_entry(name, request.granularity_bits, taken)));
+        }
+        return taken.empty() ? Result<void>() : publish(entries, taken);
+    };
+    Result<void> result = make_all();
+    if (!result)
+        for (const HostRun &run : taken)
+            image_.allocator().give_back(run);
+    return result;
+}
+
+Result<BitmapDirectoryEntry> Tracker::make_entry(const std::string &name,
+                                                 std::optional<std::uint32_t> granularity_bits,
+                                                 std::vector<HostRun> &taken)
+{
+    const Geometry &geometry = image_.geometry();
+    BitmapDirectoryEntry e;
+    e.name = name;
+    e.flags = bitmap_flags::auto_;
+    e.granularity_bits =
+        static_cast<std::uint8_t>(granularity_bits.value_or(default_granularity_bits(geometry)));
+    const BitmapSize size = BitmapSize::of(image_.disk_size(), e.granularity_bits, geometry);
+    e.bitmap_table_size = static_cast<std::uint32_t>(size.table_entries);
+    e.bitmap_table_offset = TRY(write_aside(Buffer(size.table_entries * 8), taken));
+    return e;
+}
+
+// Into clusters of its own, padded with zeros.
+Result<HostOffset> Tracker::write_aside(Buffer bytes, std::vector<HostRun> &taken)
+{
+    const Geometry &geometry = image_.geometry();
+    const HostRun run =
+        TRY(image_.allocator().take_contiguous(geometry.clusters_for(bytes.size())));
+    taken.push_back(run);
+    bytes.resize(run.count * geometry.cluster_size());
+    const HostOffset offset = geometry.offset_of(run.first);
+    TRY(image_.store().write(offset.value, bytes));
+    return offset;
+}
+
+// A new directory, aside; then the header names it (H1), and the old one goes.
+Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries,
+                              std::vector<HostRun> &taken)
+{
+    Buffer bytes = encode_bitmap_directory(entries);
+    BitmapsExtension bitmaps;
+    bitmaps.nb_bitmaps = static_cast<std::uint32_t>(entries.size());
+    bitmaps.bitmap_directory_size = bytes.size();
+    bitmaps.bitmap_directory_offset =
+        TRY(write_aside(std::move(bytes), taken).in("bitmap directory"));
+    TRY(image_.store().flush());
+
+    HeaderArea area = image_.header().area();
+    area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
+    area.header.autoclear_features |= autoclear::bitmaps;
+    TRY(image_.header().commit(area));
+
+    const HostRun old = std::exchange(directory_clusters_, taken.back());
+    taken.clear();
+    image_.metadata().remove(old);
+    image_.metadata().add(directory_clusters_);
+    if (old.count != 0)
+        image_.allocator().lower(old);
+    directory_ = bitmaps.bitmap_directory_offset;
+    note_.clear();
+    const std::size_t known = std::exchange(entries_, std::move(entries)).size();
+    for (std::size_t i = known; i < entries_.size(); ++i)
+        open_bitmap(i);
+    if (why_read_only_)
+        return *why_read_only_;
+    return {};
+}
+
+// The flags words of all enabled bitmaps: not durable yet. Each word lies in
+// one sector, because entries begin at multiples of 8.
+Result<void> Tracker::set_in_use(bool in_use)
+{
+    for (const auto &bitmap : enabled_) {
+        const BitmapDirectoryEntry &e = entries_[bitmap->entry];
+        const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
+        TRY(image_.store()
+                .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
+                .in(quoted(e.name) + ", flags"));
+    }
+    return image_.store().flush();
+}
+
+Result<void> Tracker::before_change(Range bytes)
+{
+    for (const auto &bitmap : enabled_)
+        bitmap->touched.set(bytes.touched(bitmap->granularity));
+    if (!in_use_.load(std::memory_order_acquire) && !enabled_.empty())
+        TRY(mark_all());
+    return {};
+}
+
+Result<void> Tracker::mark_all()
+{
+    Locked lock(marks_);
+    if (in_use_)
+        return {};
+    for (const auto &bitmap : enabled_)
+        bitmap->stored.reserve_last();
+    may_be_in_use_ = true;
+    TRY(set_in_use(true));  // B1
+    in_use_ = true;
+    return {};
+}
+
+Result<void> Tracker::store()
+{
+    Locked lock(marks_);
+    if (!may_be_in_use_)
+        return {};
+    // Bits that were marked while in_use could not be set: no change of theirs
+    // went down, but they were asked for, and a superset is no lie.
+    if (!in_use_) {
+        TRY(set_in_use(true));
+        in_use_ = true;
+    }
+    for (const auto &bitmap : enabled_)
+        TRY(bitmap->stored.add(bitmap->touched).in(quoted(entries_[bitmap->entry].name)));
+    TRY(image_.store().flush());
+    TRY(set_in_use(false));  // B8
+    in_use_ = false;
+    may_be_in_use_ = false;
+    for (const auto &bitmap : enabled_) {
+        bitmap->touched.clear();
+        bitmap->stored.give_back_reserved();
+    }
+    return {};
+}
+
+std::vector<std::string> Tracker::report() const
+{
+    std::vector<std::string> lines;
+    if (!note_.empty())
+        lines.push_back(note_);
+    for (const BitmapDirectoryEntry &e : entries_) {
+        std::string state = !e.enabled() ? "disabled, kept as it is" : "enabled, tracked";
+        if (e.in_use())
+            state = "inconsistent (in_use), kept as it is; 'qemu-img bitmap --remove' removes it";
+        else if (e.finding)
+            state = "cannot be used: " + std::string(sentence_of(*e.finding));
+        lines.push_back(quoted(e.name) + ", granularity " + std::to_string(e.granularity()) +
+                        ": " + state);
+    }
+    return lines;
+}
+
+}  // namespace qcow2

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Tracker: the dirty bitmaps of an image, and which of them see a change.
+//
+// The rules B (design, section 4) as far as `bitmap-sync=on-close` needs them:
+//
+// B1  in_use is durable in every enabled bitmap before the first tracked
+//     change goes down; by a write of the flags word, which can cost nothing
+//     else. before_change().
+// B4  At every instant the file opens in QEMU, every enabled bitmap either
+//     consistent or marked.
+// B5  A bitmap found in_use is inconsistent: not tracked, kept as it is.
+// B6  Write, zero and trim are changes.
+// B7  A guest's write is never refused for lack of room for a bitmap.
+// B8  After store() each bitmap is exactly the granules touched while it was
+//     enabled, plus what was set before.
+// H4  An extension found with autoclear bit 0 clear is never written to; the
+//     first bitmap we make replaces it by a new directory.
+//
+// before_change() may be called from any thread. All else: nobody else is
+// inside.
+
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/mutex.h"
+#include "core/bitmap/stored_bitmap.h"
+
+namespace qcow2 {
+
+struct BitmapRequest {
+    std::vector<std::string> names;
+    std::optional<std::uint32_t> granularity_bits;
+};
+
+class Tracker {
+public:
+    explicit Tracker(Image &image) : image_(image) {}
+
+    // Reads directory and tables. A finding that keeps an enabled bitmap from
+    // being kept true does not fail: why_read_only() says it.
+    Result<void> open();
+    const std::optional<Error> &why_read_only() const { return why_read_only_; }
+
+    // Whether make() could do this: the error tells the cure.
+    Result<void> check(const BitmapRequest &request) const;
+    // Makes the bitmaps that are asked for and absent: one header commit (H1).
+    Result<void> make(const BitmapRequest &request);
+
+    // B1, B6: marks the bytes of this range, before they change.
+    Result<void> before_change(Range bytes);
+
+    // B8: brings the file up to date and takes in_use off, durably.
+    Result<void> store();
+
+    // A line for each bitmap.
+    std::vector<std::string> report() const;
+
+private:
+    struct Enabled {
+        Enabled(Image &image, std::size_t entry, const BitmapDirectoryEntry &e);
+
+        const std::size_t entry;  // in entries_
+        const std::uint64_t granularity;
+        StoredBitmap stored;
+        TouchedBits touched;
+    };
+
+    Result<void> open_directory(const Extension &extension);
+    void open_bitmap(std::size_t entry);
+    const BitmapDirectoryEntry *find(const std::string &name) const;
+    Result<void> set_in_use(bool in_use);
+    Result<void> mark_all() EXCLUDES(marks_);
+
+    // Clusters that are taken and not named yet are added to `taken`.
+    Result<BitmapDirectoryEntry> make_entry(const std::string &name,
+                                            std::optional<std::uint32_t> granularity_bits,
+                                            std::vector<HostRun> &taken);
+    Result<HostOffset> write_aside(Buffer bytes, std::vector<HostRun> &taken);
+    Result<void> publish(std::vector<BitmapDirectoryEntry> entries, std::vector<HostRun> &taken);
+
+    Image &image_;
+    std::optional<Error> why_read_only_;
+    std::string note_;      // what the report says of an extension that is not used
+    HostOffset directory_;
+    HostRun directory_clusters_;
+    std::vector<BitmapDirectoryEntry> entries_;
+    std::vector<std::unique_ptr<Enabled>> enabled_;
+
+    Mutex marks_{Rank::marks};          // B1 is done once
+    std::atomic<bool> in_use_{false};   // durably, in all that are enabled
+    bool may_be_in_use_ GUARDED_BY(marks_) = false;  // on disk, in some
+};
+
+}  // namespace qcow2

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Disk: one virtual disk, that is an image and its dirty bitmaps. The only
+// place that decides the order between the two (rules B).
+//
+// open() reads and checks everything that can be told without writing, and
+// writes nothing. begin_writing() does what the options ask for. After that
+// any thread may call anything but close(), any number at a time. Ranges must
+// lie inside size(); offsets and lengths are bytes of any alignment.
+//
+// Errors: no_space (the store is full; nothing was harmed), io, corrupt (a
+// pointer of the image is wrong; the message names the place), read_only, and
+// in the error state (rule W5) io with the first cause in every message.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/byte_store.h"
+#include "core/base/gate.h"
+#include "core/base/range.h"
+#include "core/base/result.h"
+#include "core/format/units.h"
+
+namespace qcow2 {
+
+class Image;
+class Tracker;
+
+struct DiskOptions {
+    // These bitmaps exist and are enabled: made if absent. Names are 1 to 1023
+    // bytes. On a disabled or inconsistent one open() fails with the cure.
+    std::vector<std::string> bitmaps;
+    // For those that are made; nullopt: QEMU's default for the image.
+    std::optional<std::uint32_t> bitmap_granularity_bits;
+    // Memory for L2 tables and refcount blocks, bytes; 0: enough for 256 GiB.
+    std::uint64_t cache_bytes = 0;
+    // Nothing will be written; the keys that ask for a change are ignored.
+    bool read_only = false;
+};
+
+struct ZeroFlags {
+    bool may_unmap = true;  // false: what is allocated stays allocated
+    bool fast = false;      // unsupported at once if it is no faster than writing zeros
+    bool fua = false;
+};
+
+// A part of the disk, for block status.
+struct Extent {
+    std::uint64_t length = 0;  // bytes
+    bool hole = false;         // nothing is allocated in the file
+    bool zero = false;         // reads as zeros
+};
+
+class Disk {
+public:
+    // The store must outlive the disk.
+    static Result<std::unique_ptr<Disk>> open(ByteStore &store, const DiskOptions &options);
+    ~Disk();
+    Disk(const Disk &) = delete;
+    Disk &operator=(const Disk &) = delete;
+
+    std::uint64_t size() const;          // bytes, a multiple of 512
+    std::uint64_t cluster_size() const;  // bytes
+    // Set if the disk can only be read: the option, the store, or a finding
+    // that forbids writing. The sentence for the person at the terminal.
+    const std::optional<Error> &why_read_only() const { return why_read_only_; }
+    // False: nothing can be made durable; flush() succeeds and means nothing.
+    bool can_flush() const { return can_flush_; }
+    // A line for each thing the person should know: bitmaps and their states.
+    std::vector<std::string> report() const;
+
+    // Once, before the first write, zero or trim: makes the bitmaps that the
+    // options ask for. Nothing to do on a read-only disk.
+    Result<void> begin_writing();
+
+    Result<void> read(GuestOffset offset, MutableBytes bytes);
+    Result<void> write(GuestOffset offset, Bytes bytes, bool fua);
+    Result<void> zero(GuestOffset offset, std::uint64_t length, ZeroFlags flags);
+    Result<void> trim(GuestOffset offset, std::uint64_t length, bool fua);
+    Result<void> flush();
+    // Reads ahead what a later read of the range needs.
+    Result<void> cache(GuestOffset offset, std::uint64_t length);
+    // Consecutive extents from the offset on; at least one, and they cover the
+    // range unless they are very many.
+    Result<std::vector<Extent>> block_status(GuestOffset offset, std::uint64_t length);
+
+    // How many requests that change something have come so far. If it does not
+    // move for some seconds, it is time to settle().
+    std::uint64_t changes() const { return changes_.load(std::memory_order_relaxed); }
+    // True if the file is as a clean stop leaves it (but for its length).
+    bool settled() const { return settled_.load(); }
+    // Brings the file to what a clean stop leaves: everything durable, bitmaps
+    // stored and in_use off, reserved clusters given back. Keeps requests
+    // waiting meanwhile. The next write takes it back by itself.
+    Result<void> settle();
+
+    // settle(), then cuts the file back. No request is under way or comes.
+    Result<void> close();
+
+private:
+    Disk(ByteStore &store, const DiskOptions &options, std::unique_ptr<Image> image,
+         std::unique_ptr<Tracker> tracker);
+
+    template <class Change>
+    Result<void> change(Range range, bool fua, Change change);
+
+    const DiskOptions options_;
+    const std::optional<Error> why_read_only_;
+    const bool can_flush_;
+    bool begun_ = false;  // begin_writing() has been here
+
+    std::unique_ptr<Image> image_;
+    std::unique_ptr<Tracker> tracker_;
+    Gate gate_{Rank::gate};
+    std::atomic<std::uint64_t> changes_{0};
+    std::atomic<bool> settled_{true};
+};
+
+}  // namespace qcow2

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/allocator.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+
+namespace qcow2 {
+
+Allocator::Allocator(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
+                     std::uint64_t cache_bytes)
+    : store_(store),
+      metadata_(metadata),
+      geometry_(header.header().geometry()),
+      refcounts_(store, header, metadata, cache_bytes)
+{
+}
+
+Result<void> Allocator::open()
+{
+    Locked lock(mutex_);
+    return refcounts_.open();
+}
+
+// Whole clusters only: the last one of the file may be cut short.
+HostCluster Allocator::store_end() const
+{
+    return HostCluster(store_.size() >> geometry_.cluster_bits);
+}
+
+bool Allocator::fresh(HostCluster cluster) const
+{
+    return cluster >= fresh_mark_ && geometry_.offset_of(cluster).value >= store_.fresh_from();
+}
+
+Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
+{
+    INVARIANT(count_max != 0);
+    Locked lock(mutex_);
+    if (reserve_.empty())
+        TRY(refill(count_max));
+    HostRun &run = reserve_.front();
+    Taken taken{{run.first, std::min(run.count, count_max)}, fresh(run.first)};
+    fresh_mark_ = std::max(fresh_mark_, taken.run.end());
+    run = {taken.run.end(), run.count - taken.run.count};
+    if (run.count == 0)
+        reserve_.pop_front();
+    return taken;
+}
+
+void Allocator::give_back(HostRun run)
+{
+    Locked lock(mutex_);
+    reserve_.push_front(run);
+}
+
+Result<void> Allocator::refill(std::uint64_t count)
+{
+    const std::uint64_t chunk =
+        std::max<std::uint64_t>(count, chunk_bytes_ >> geometry_.cluster_bits);
+    std::deque<HostRun> found;
+    TRY(find_chunk(std::max<std::uint64_t>(chunk, 1), found));
+    TRY(raise_durably(found));
+    free_hint_ = found.back().end();
+    reserve_.insert(reserve_.end(), found.begin(), found.end());
+    chunk_bytes_ = std::min(chunk_bytes_ * 2, chunk_bytes_max);
+    return {};
+}
+
+// Finds at least one and at most `count` free clusters whose refcount blocks
+// exist; makes blocks, a longer table and a longer file where it must.
+Result<std::uint64_t> Allocator::find_chunk(std::uint64_t count, std::deque<HostRun> &found)
+{
+    std::uint64_t total = 0;
+    HostCluster at = free_hint_;
+    while (total < count) {
+        const HostRun run = TRY(refcounts_.find_free(at, store_end(), count - total));
+        if (run.count != 0) {
+            if (metadata_.overlaps(run))
+                return finding(Finding::refcount_too_low,
+                               "a table in one of the clusters at " +
+                                   hex(geometry_.offset_of(run.first).value) + " to " +
+                                   hex(geometry_.offset_of(run.end()).value));
+            found.push_back(run);
+            total += run.count;
+            at = run.end();
+        } else if (total != 0) {
+            break;  // what there is goes first
+        } else if (run.first < store_end()) {
+            TRY(cover(run.first));
+            at = run.first;
+        } else {
+            at = std::max(at, store_end());
+            TRY(grow_store(at + 1));
+        }
+    }
+    return total;
+}
+
+// Makes the refcount block for a free cluster; the block takes that cluster.
+Result<void> Allocator::cover(HostCluster cluster)
+{
+    while (cluster >= refcounts_.reach_end())
+        TRY(grow_refcount_table());
+    if (!refcounts_.covered(cluster))
+        TRY(refcounts_.make_block(cluster, cluster));
+    return {};
+}
+
+Result<void> Allocator::grow_refcount_table()
+{
+    const std::uint64_t clusters = refcounts_.growth_clusters();
+    if (clusters == 0)
+        return Error(Errc::no_space, "the refcount table has reached 8 MiB, QEMU's limit");
+    TRY(grow_store(refcounts_.reach_end() + clusters));
+    const HostRun old = TRY(refcounts_.grow_table());
+    lower_locked(old);
+    return {};
+}
+
+Result<void> Allocator::grow_store(HostCluster end)
+{
+    if (end <= store_end())
+        return {};
+    return store_.grow(geometry_.offset_of(end).value);
+}
+
+Result<void> Allocator::raise_durably(const std::deque<HostRun> &runs)
+{
+    const auto raise_all = [&]() REQUIRES(mutex_) -> Result<void> {
+        for (std::size_t i = 0; i < runs.size(); ++i) {
+            Result<void> result = refcounts_.raise(runs[i]);
+            if (!result) {
+                while (i-- > 0)
+                    lower_locked(runs[i]);
+                return result;
+            }
+        }
+        return {};
+    };
+    TRY(raise_all());
+    Result<void> result = refcounts_.write_back();
+    if (result)
+        result = store_.flush();
+    if (!result)
+        for (const HostRun &run : runs)
+            lower_locked(run);
+    return result;
+}
+
+Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
+{
+    INVARIANT(count != 0);
+    Locked lock(mutex_);
+    HostRun run = TRY(find_contiguous(count));
+    if (run.count == 0)
+        run = TRY(make_room_at_end(count));
+    if (metadata_.overlaps(run))
+        return finding(Finding::refcount_too_low,
+                       "a table in one of the clusters at " +
+                           hex(geometry_.offset_of(run.first).value));
+    TRY(raise_durably({run}));
+    fresh_mark_ = std::max(fresh_mark_, run.end());
+    return run;
+}
+
+Result<HostRun> Allocator::find_contiguous(std::uint64_t count)
+{
+    HostCluster at = free_hint_;
+    while (at < store_end()) {
+        const HostRun run = TRY(refcounts_.find_free(at, store_end(), count));
+        if (run.count == count)
+            return run;
+        if (run.count != 0)
+            at = run.end();
+        else if (run.first < store_end())
+            at = refcounts_.block_end(run.first);
+        else
+            break;
+    }
+    return HostRun{};
+}
+
+// A run behind everything in use. The blocks that are to count it are put in
+// front of it, so that it stays in one piece.
+Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
+{
+    for (;;) {
+        const HostCluster first = TRY(refcounts_.used_end(store_end()));
+        HostCluster begin = first;
+        // Each block that is missing moves the run one further.
+        for (HostCluster c = first; c < begin + count; c = refcounts_.block_end(c))
+            if (!refcounts_.covered(c))
+                ++begin;
+        if (begin + count > refcounts_.reach_end()) {
+            TRY(grow_refcount_table());
+            continue;
+        }
+        TRY(grow_store(begin + count));
+        HostCluster at = first;
+        for (HostCluster c = first; c < begin + count; c = refcounts_.block_end(c))
+            if (!refcounts_.covered(c)) {
+                TRY(refcounts_.make_block(c, at));
+                ++at;
+            }
+        return HostRun{begin, count};
+    }
+}
+
+void Allocator::lower(HostRun run)
+{
+    Locked lock(mutex_);
+    lower_locked(run);
+}
+
+void Allocator::lower_locked(HostRun run)
+{
+    const Result<void> result = refcounts_.lower(run);
+    if (!result)
+        log_warning("clusters at " + hex(geometry_.offset_of(run.first).value) +
+                    " are not given back: " + result.error().what);
+    else
+        free_hint_ = std::min(free_hint_, run.first);
+}
+
+Result<std::uint64_t> Allocator::refcount(HostCluster cluster)
+{
+    Locked lock(mutex_);
+    return refcounts_.get(cluster);
+}
+
+Result<void> Allocator::settle()
+{
+    Locked lock(mutex_);
+    for (const HostRun &run : reserve_)
+        lower_locked(run);
+    reserve_.clear();
+    chunk_bytes_ = chunk_bytes_min;
+    return refcounts_.write_back();
+}
+
+Result<std::uint64_t> Allocator::used_end()
+{
+    Locked lock(mutex_);
+    const HostCluster end = TRY(refcounts_.used_end(HostCluster(geometry_.clusters_for(store_.size()))));
+    return geometry_.offset_of(end).value;
+}
+
+}  // namespace qcow2

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Allocator: finds host clusters, takes them, and lets them go.
+//
+// The life of a cluster:
+//
+//   free       refcount 0.
+//   reserved   refcount durably 1, no name: the reserve. Raised by chunks, so
+//              that most allocations write no refcount and wait for no flush.
+//              A crash leaks what is left of it; settle() gives it back.
+//   taken      handed out; somebody is about to name it (W1 holds already).
+//   named      part of the image. Not our business.
+//   released   its name is gone in memory. Kept by Mapping until that is
+//              durable and no reader is at it; then lower() (W3).
+//
+// A taken cluster is *fresh* if it lies in space that this process added and
+// nothing was ever sent to it: it reads as zeros and is so after a crash (W2).
+//
+// Any thread; the lock is held across store I/O.
+
+#pragma once
+
+#include <cstdint>
+#include <deque>
+
+#include "core/image/refcounts.h"
+
+namespace qcow2 {
+
+class Allocator {
+public:
+    struct Taken {
+        HostRun run;
+        bool fresh = false;
+    };
+
+    Allocator(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
+              std::uint64_t cache_bytes);
+
+    // Reads and checks the refcount table; the finding forbids writing.
+    Result<void> open() EXCLUDES(mutex_);
+
+    // Takes 1 to count_max clusters side by side. no_space.
+    Result<Taken> take(std::uint64_t count_max) EXCLUDES(mutex_);
+    // Takes exactly so many side by side, for tables. no_space. They are not
+    // fresh: write all of them.
+    Result<HostRun> take_contiguous(std::uint64_t count) EXCLUDES(mutex_);
+    // Taken, but not named after all: back into the reserve.
+    void give_back(HostRun run) EXCLUDES(mutex_);
+
+    // One name of each is durably gone, and nobody reads by it any more (W3).
+    // A failure leaks them, and is said in the log.
+    void lower(HostRun run) EXCLUDES(mutex_);
+
+    Result<std::uint64_t> refcount(HostCluster cluster) EXCLUDES(mutex_);
+
+    // Gives the reserve back and writes refcounts; the caller flushes.
+    Result<void> settle() EXCLUDES(mutex_);
+    // The end of the last cluster in use, in bytes.
+    Result<std::uint64_t> used_end() EXCLUDES(mutex_);
+
+private:
+    HostCluster store_end() const;
+    bool fresh(HostCluster cluster) const REQUIRES(mutex_);
+
+    Result<void> refill(std::uint64_t count) REQUIRES(mutex_);
+    Result<std::uint64_t> find_chunk(std::uint64_t count, std::deque<HostRun> &found)
+        REQUIRES(mutex_);
+    Result<void> cover(HostCluster cluster) REQUIRES(mutex_);
+    Result<void> grow_store(HostCluster end) REQUIRES(mutex_);
+    Result<void> grow_refcount_table() REQUIRES(mutex_);
+    Result<void> raise_durably(const std::deque<HostRun> &runs) REQUIRES(mutex_);
+    Result<HostRun> find_contiguous(std::uint64_t count) REQUIRES(mutex_);
+    Result<HostRun> make_room_at_end(std::uint64_t count) REQUIRES(mutex_);
+    void lower_locked(HostRun run) REQUIRES(mutex_);
+
+    ByteStore &store_;
+    MetadataMap &metadata_;
+    const Geometry geometry_;
+
+    Mutex mutex_{Rank::allocator};
+    Refcounts refcounts_ GUARDED_BY(mutex_);
+    std::deque<HostRun> reserve_ GUARDED_BY(mutex_);
+    // No cluster before it is free.
+    HostCluster free_hint_ GUARDED_BY(mutex_);
+    // From here on nothing was ever handed out.
+    HostCluster fresh_mark_ GUARDED_BY(mutex_);
+    std::uint64_t chunk_bytes_ GUARDED_BY(mutex_) = chunk_bytes_min;
+
+    static constexpr std::uint64_t chunk_bytes_min = 1 << 20;
+    static constexpr std::uint64_t chunk_bytes_max = 64 << 20;
+};
+
+}  // namespace qcow2

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/data_path.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+
+namespace qcow2 {
+
+namespace {
+
+bool reads_as_zeros(const ClusterMapping &mapping)
+{
+    return std::holds_alternative<Unallocated>(mapping) || std::holds_alternative<Zero>(mapping);
+}
+
+Error compressed(GuestOffset guest)
+{
+    return finding(Finding::compressed_cluster, "guest offset " + hex(guest.value));
+}
+
+}  // namespace
+
+DataPath::DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator,
+                   Mapping &mapping, const Geometry &geometry, std::uint64_t disk_size)
+    : store_(store),
+      metadata_(metadata),
+      allocator_(allocator),
+      mapping_(mapping),
+      geometry_(geometry),
+      disk_size_(disk_size)
+{
+}
+
+Result<void> DataPath::read(GuestOffset offset, MutableBytes bytes)
+{
+    while (!bytes.empty()) {
+        Passage reading(readers_);
+        const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
+        const MutableBytes part = sub(bytes, 0, run.length);
+        if (const auto *data = std::get_if<Data>(&run.mapping))
+            TRY(store_.read(data->host.value + geometry_.in_cluster(offset), part));
+        else if (reads_as_zeros(run.mapping))
+            std::memset(part.data(), 0, part.size());
+        else
+            return compressed(offset);
+        offset += run.length;
+        bytes = bytes.subspan(run.length);
+    }
+    return {};
+}
+
+Result<void> DataPath::look_up(Range range)
+{
+    while (!range.empty())
+        range.begin += TRY(mapping_.map(GuestOffset(range.begin), range.length())).length;
+    return {};
+}
+
+Result<void> DataPath::write(GuestOffset offset, Bytes bytes)
+{
+    while (!bytes.empty()) {
+        std::uint64_t written = TRY(write_in_place(offset, bytes));
+        if (written == 0)
+            written = TRY(write_new(offset, bytes));
+        offset += written;
+        bytes = bytes.subspan(written);
+    }
+    return {};
+}
+
+bool DataPath::may_write_in_place(const ClusterMapping &mapping) const
+{
+    const auto *data = std::get_if<Data>(&mapping);
+    return data && data->copied;
+}
+
+// Images lie: is this the guest's to write?
+Result<void> DataPath::check_target(HostOffset host, std::uint64_t length, GuestOffset guest) const
+{
+    const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
+    if (metadata_.overlaps({HostCluster(clusters.begin), clusters.length()}))
+        return finding(Finding::data_cluster_is_metadata, "guest offset " + hex(guest.value) +
+                                                              ", host offset " + hex(host.value));
+    return {};
+}
+
+// Writes the first bytes where they are; returns how many, 0 if that may not
+// be.
+Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
+{
+    Passage writing(readers_);
+    const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
+    if (!may_write_in_place(run.mapping))
+        return std::uint64_t(0);
+    const HostOffset host = std::get<Data>(run.mapping).host + geometry_.in_cluster(offset);
+    TRY(check_target(host, run.length, offset));
+    TRY(store_.write(host.value, sub(bytes, 0, run.length)));
+    return run.length;
+}
+
+// Writes the first bytes into clusters that are new, or were kept for this;
+// returns how many, 0 if somebody else was faster.
+Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
+{
+    const Range clusters = Range::of(offset.value, bytes.size()).touched(geometry_.cluster_size());
+    RangeLock::Guard guard(in_flight_, clusters);
+    const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
+    if (may_write_in_place(run.mapping))
+        return std::uint64_t(0);
+
+    const GuestCluster first = geometry_.cluster_of(offset);
+    const std::uint64_t in_cluster = geometry_.in_cluster(offset);
+    const std::uint64_t count =
+        std::min(geometry_.clusters_for(in_cluster + run.length),
+                 geometry_.l2_entries() - geometry_.l2_index(first));  // one L2 table
+    Allocator::Taken target;
+    HostOffset old;
+    bool taken = true;
+    if (std::holds_alternative<Compressed>(run.mapping))
+        return compressed(offset);
+    if (const auto *data = std::get_if<Data>(&run.mapping))
+        old = data->host;  // shared: copied before it is written
+    const auto *zero = std::get_if<Zero>(&run.mapping);
+    if (zero && zero->has_cluster() && zero->copied) {
+        TRY(check_target(zero->host, count * geometry_.cluster_size(), offset));
+        target.run = {geometry_.cluster_of(zero->host), count};
+        taken = false;
+    } else {
+        target = TRY(allocator_.take(count));
+    }
+
+    const std::uint64_t length =
+        std::min(run.length, target.run.count * geometry_.cluster_size() - in_cluster);
+    Result<void> result = fill(target, in_cluster, sub(bytes, 0, length), old);
+    if (result)
+        result = mapping_.make_table(first);
+    if (!result) {
+        if (taken)
+            allocator_.give_back(target.run);
+        return std::move(result).error();
+    }
+    TRY(name(first, target.run));
+    return length;
+}
+
+// W2: all that the mapping will make readable is written before it is changed.
+// old: the cluster that the first of the run replaces and whose bytes stay
+// where the payload leaves room, its neighbours behind it; 0: zeros.
+Result<void> DataPath::fill(const Allocator::Taken &target, std::uint64_t in_cluster,
+                            Bytes payload, HostOffset old)
+{
+    const std::uint64_t cluster_size = geometry_.cluster_size();
+    const HostOffset host = geometry_.offset_of(target.run.first);
+    if (target.fresh && old.value == 0)
+        return store_.write(host.value + in_cluster, payload);
+
+    // Cluster by cluster where there is padding, the whole middle at once.
+    Buffer padded;
+    std::uint64_t done = 0;  // of the payload
+    for (std::uint64_t i = 0; i < target.run.count;) {
+        const std::uint64_t begin = i == 0 ? in_cluster : 0;
+        const std::uint64_t left = payload.size() - done;
+        const std::uint64_t at = i * cluster_size;
+        if (begin == 0 && left >= cluster_size) {
+            const std::uint64_t clusters = left / cluster_size;
+            TRY(store_.write(host.value + at, sub(payload, done, clusters * cluster_size)));
+            done += clusters * cluster_size;
+            i += clusters;
+            continue;
+        }
+        padded.assign(cluster_size, 0);
+        if (old.value != 0)
+            TRY(store_.read(old.value + at, padded).in("copy-on-write"));
+        const std::uint64_t length = std::min(left, cluster_size - begin);
+        std::copy_n(payload.begin() + done, length, padded.begin() + begin);
+        TRY(store_.write(host.value + at, padded));
+        done += length;
+        ++i;
+    }
+    return {};
+}
+
+// Maps guest clusters from `first` on to this run.
+Result<void> DataPath::name(GuestCluster first, HostRun run)
+{
+    const auto to_run = [&](GuestCluster cluster, const ClusterMapping &) -> ClusterMapping {
+        return Data{geometry_.offset_of(run.first + (cluster - first)), true};
+    };
+    std::uint64_t done = 0;
+    while (done < run.count) {
+        const auto named = mapping_.update(first + done, run.count - done, to_run);
+        if (!named) {
+            // The rest leaks: it may be a kept cluster that has a name.
+            log_warning("clusters at " + hex(geometry_.offset_of(run.first + done).value) +
+                        " may have leaked: " + named.error().what);
+            return named.error();
+        }
+        done += *named;
+    }
+    return {};
+}
+
+// Whole clusters inside the range; what lies behind the end of the disk does
+// not keep the last one from being whole.
+Range DataPath::clusters_inside(Range range) const
+{
+    if (range.end == disk_size_)
+        range.end = geometry_.clusters_for(disk_size_) * geometry_.cluster_size();
+    return range.whole(geometry_.cluster_size());
+}
+
+Result<void> DataPath::zero_bytes(Range range)
+{
+    static const Buffer zeros(256 << 10);
+    while (!range.empty()) {
+        const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
+        if (!reads_as_zeros(run.mapping)) {
+            const Range part = Range::of(range.begin, run.length);
+            for (std::uint64_t at = part.begin; at < part.end; at += zeros.size())
+                TRY(write(GuestOffset(at),
+                          sub(Bytes(zeros), 0, std::min<std::uint64_t>(zeros.size(), part.end - at))));
+        }
+        range.begin += run.length;
+    }
+    return {};
+}
+
+Result<void> DataPath::change_clusters(Range clusters, const Mapping::Change &change)
+{
+    while (!clusters.empty()) {
+        // One L2 table at a time.
+        const GuestCluster first(clusters.begin);
+        const std::uint64_t in_table = geometry_.l2_entries() - geometry_.l2_index(first);
+        const Range part = Range::of(first.value, std::min(in_table, clusters.length()));
+        if (!mapping_.has_table(first)) {
+            clusters.begin = part.end;
+            continue;
+        }
+        RangeLock::Guard guard(in_flight_, part);
+        GuestCluster at = first;
+        while (at.value < part.end) {
+            const std::uint64_t bytes = (part.end - at.value) * geometry_.cluster_size();
+            const MappedRun run = TRY(mapping_.map(geometry_.offset_of(at), bytes));
+            if (std::holds_alternative<Compressed>(run.mapping))
+                return compressed(geometry_.offset_of(at));
+            const std::uint64_t count = geometry_.clusters_for(run.length);
+            if (change(at, run.mapping) == run.mapping) {
+                at += count;
+                continue;
+            }
+            TRY(mapping_.make_table(at));
+            at += TRY(mapping_.update(at, count, change));
+        }
+        clusters.begin = part.end;
+    }
+    return {};
+}
+
+Result<void> DataPath::zero(Range range, bool may_unmap)
+{
+    const Range clusters = clusters_inside(range);
+    if (clusters.empty() || (geometry_.version < 3 && !may_unmap))
+        return zero_bytes(range);
+    const std::uint64_t cluster_size = geometry_.cluster_size();
+    TRY(zero_bytes({range.begin, clusters.begin * cluster_size}));
+    TRY(change_clusters(clusters, [&](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
+        if (const auto *zero = std::get_if<Zero>(&was))
+            return may_unmap ? Zero{} : *zero;
+        const auto *data = std::get_if<Data>(&was);
+        if (!data)
+            return was;
+        if (geometry_.version < 3)
+            return Unallocated{};  // no backing file: reads as zeros
+        if (!may_unmap && data->copied)
+            return Zero{data->host, true};
+        return Zero{};
+    }));
+    return zero_bytes({clusters.end * cluster_size, range.end});
+}
+
+Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
+{
+    const auto nothing_to_write = [&](Range part) -> Result<bool> {
+        while (!part.empty()) {
+            const MappedRun run = TRY(mapping_.map(GuestOffset(part.begin), part.length()));
+            if (!reads_as_zeros(run.mapping))
+                return false;
+            part.begin += run.length;
+        }
+        return true;
+    };
+    const Range clusters = clusters_inside(range);
+    if (clusters.empty() || (geometry_.version < 3 && !may_unmap))
+        return nothing_to_write(range);
+    const std::uint64_t cluster_size = geometry_.cluster_size();
+    return TRY(nothing_to_write({range.begin, clusters.begin * cluster_size})) &&
+           TRY(nothing_to_write({clusters.end * cluster_size, range.end}));
+}
+
+Result<void> DataPath::trim(Range range)
+{
+    return change_clusters(clusters_inside(range),
+                           [](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
+                               if (std::holds_alternative<Zero>(was))
+                                   return Zero{};
+                               if (std::holds_alternative<Data>(was))
+                                   return Unallocated{};  // no backing file
+                               return was;
+                           });
+}
+
+}  // namespace qcow2

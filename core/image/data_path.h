@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// DataPath: moves the guest's bytes. It loops over runs of the mapping; what
+// may be read or overwritten in place takes one call below per run and no
+// exclusive lock. Only clusters that must be made, copied or let go of are
+// held in a range lock.
+//
+// Rules kept here: W1 (a cluster comes from Allocator::take(), counted), W2
+// (the bytes are written before the mapping is changed; a fresh cluster gets
+// the payload alone), W3 (reading and overwriting happen inside the readers'
+// gate, which Image::flush() drains before it lets clusters go).
+//
+// Ranges lie inside the disk. Any thread.
+
+#pragma once
+
+#include <vector>
+
+#include "core/base/gate.h"
+#include "core/base/range.h"
+#include "core/base/range_lock.h"
+#include "core/image/mapping.h"
+
+namespace qcow2 {
+
+class DataPath {
+public:
+    DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator, Mapping &mapping,
+             const Geometry &geometry, std::uint64_t disk_size);
+
+    Result<void> read(GuestOffset offset, MutableBytes bytes);
+    Result<void> write(GuestOffset offset, Bytes bytes);
+    // may_unmap false: what has a cluster keeps one.
+    Result<void> zero(Range range, bool may_unmap);
+    // Whole clusters inside the range lose their content; the rest stays.
+    Result<void> trim(Range range);
+    // Whether zero() would write no guest bytes.
+    Result<bool> zero_is_fast(Range range, bool may_unmap);
+    // Brings the mapping of the range into memory.
+    Result<void> look_up(Range range);
+
+    // Returns when everybody who read or wrote by a mapping older than this
+    // call is done (W3). Not from inside the other methods.
+    void drain() { readers_.drain(); }
+
+private:
+    bool may_write_in_place(const ClusterMapping &mapping) const;
+    Result<void> check_target(HostOffset host, std::uint64_t length, GuestOffset guest) const;
+
+    Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
+    Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
+    Result<void> fill(const Allocator::Taken &target, std::uint64_t in_cluster, Bytes payload,
+                      HostOffset old);
+    Result<void> name(GuestCluster first, HostRun run);
+    Result<void> zero_bytes(Range range);
+    // Range of guest clusters.
+    Result<void> change_clusters(Range clusters, const Mapping::Change &change);
+    Range clusters_inside(Range range) const;
+
+    ByteStore &store_;
+    MetadataMap &metadata_;
+    Allocator &allocator_;
+    Mapping &mapping_;
+    const Geometry geometry_;
+    const std::uint64_t disk_size_;
+
+    Gate readers_{Rank::readers};
+    RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of
+};
+
+}  // namespace qcow2

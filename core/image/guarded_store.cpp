@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/guarded_store.h"
+
+namespace qcow2 {
+
+Error GuardedStore::error_state()
+{
+    Locked lock(mutex_);
+    return Error(Errc::io, "nothing is written any more after a failed flush: " +
+                               first_cause_->what);
+}
+
+Result<void> GuardedStore::after_flush(Result<void> result)
+{
+    if (!result) {
+        Locked lock(mutex_);
+        if (!first_cause_)
+            first_cause_ = result.error();
+        failed_ = true;  // W5
+    }
+    return result;
+}
+
+Result<void> GuardedStore::before_change()
+{
+    if (failed_)
+        return error_state();
+    // Two threads may both flush: one flush too many, none too few.
+    if (!opened_) {
+        TRY(after_flush(below_.flush()).in("flush before the first write"));  // O1
+        opened_ = true;
+    }
+    return {};
+}
+
+Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
+{
+    return below_.read(offset, bytes);
+}
+
+Result<void> GuardedStore::write(std::uint64_t offset, Bytes bytes)
+{
+    TRY(before_change());
+    return below_.write(offset, bytes);
+}
+
+Result<void> GuardedStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
+{
+    TRY(before_change());
+    return below_.zero(offset, length, may_unmap);
+}
+
+Result<void> GuardedStore::discard(std::uint64_t offset, std::uint64_t length)
+{
+    TRY(before_change());
+    return below_.discard(offset, length);
+}
+
+Result<void> GuardedStore::flush()
+{
+    if (failed_)
+        return error_state();
+    TRY(after_flush(below_.flush()));
+    opened_ = true;
+    return {};
+}
+
+Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
+{
+    // Two steps, because a failed write may be tried again and a failed flush
+    // may not.
+    TRY(write(offset, bytes));
+    return flush();
+}
+
+Result<void> GuardedStore::grow(std::uint64_t size_min)
+{
+    TRY(before_change());
+    return below_.grow(size_min);
+}
+
+Result<void> GuardedStore::cut(std::uint64_t size)
+{
+    TRY(before_change());
+    return below_.cut(size);
+}
+
+}  // namespace qcow2

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// GuardedStore: the way by which the whole engine reaches its store. It keeps
+// two rules in one place:
+//
+// O1  On a writable open nothing that was read counts as durable until one
+//     flush begun after it has succeeded: a flush goes before the first write.
+// W5  A failed flush is final. It cannot be known what was lost, so nothing is
+//     sent down any more: reads go on, all else answers with the first cause.
+//
+// Any thread.
+
+#pragma once
+
+#include <atomic>
+#include <optional>
+
+#include "core/base/byte_store.h"
+#include "core/base/mutex.h"
+
+namespace qcow2 {
+
+class GuardedStore final : public ByteStore {
+public:
+    explicit GuardedStore(ByteStore &below) : below_(below) {}
+
+    std::uint64_t size() const override { return below_.size(); }
+    std::uint64_t fresh_from() const override { return below_.fresh_from(); }
+    bool can_flush() const override { return below_.can_flush(); }
+    bool can_grow() const override { return below_.can_grow(); }
+    bool read_only() const override { return below_.read_only(); }
+
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Result<void> write(std::uint64_t offset, Bytes bytes) override;
+    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
+    Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
+    Result<void> flush() override;
+    Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
+    Result<void> grow(std::uint64_t size_min) override;
+    Result<void> cut(std::uint64_t size) override;
+
+    // True in the error state.
+    bool failed() const { return failed_.load(); }
+
+private:
+    // What stands before everything that changes the store: O1 and W5.
+    Result<void> before_change();
+    Result<void> after_flush(Result<void> result);
+    Error error_state();
+
+    ByteStore &below_;
+    std::atomic<bool> opened_{false};  // O1: the first flush has succeeded
+    std::atomic<bool> failed_{false};
+    Mutex mutex_{Rank::store};
+    std::optional<Error> first_cause_ GUARDED_BY(mutex_);
+};
+
+}  // namespace qcow2

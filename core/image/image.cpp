@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/image.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+#include "core/format/snapshot_table.h"
+
+namespace qcow2 {
+
+namespace {
+
+// An L2 entry for every cluster of 256 GiB at 64K, and some refcounts.
+constexpr std::uint64_t default_cache_bytes = (32 << 20) + (1 << 20);
+constexpr std::uint64_t cache_bytes_min = 256 << 10;
+
+// One part in eight for refcount blocks, which are read in order.
+std::uint64_t refcount_share(std::uint64_t cache_bytes) { return cache_bytes / 8; }
+
+Result<Buffer> read_header_cluster(ByteStore &store)
+{
+    Buffer bytes(std::min<std::uint64_t>(store.size(), 112));
+    TRY(store.read(0, bytes).in("header"));
+    const Header header = TRY(decode_header(bytes).in("header"));
+    bytes.resize(header.geometry().cluster_size());
+    TRY(store.read(0, bytes).in("header"));
+    return bytes;
+}
+
+}  // namespace
+
+Image::Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t cache_bytes)
+    : store_(store),
+      header_(store_, area, std::move(cluster)),
+      geometry_(area.header.geometry()),
+      disk_size_(area.header.disk_size()),
+      allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
+      mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
+      data_(store_, metadata_, allocator_, mapping_, geometry_, disk_size_)
+{
+}
+
+Result<std::unique_ptr<Image>> Image::open(ByteStore &store, std::uint64_t cache_bytes)
+{
+    Buffer cluster = TRY(read_header_cluster(store));
+    const HeaderArea area = TRY(
+        decode_header_area(sub(Bytes(cluster), 0, std::min<std::uint64_t>(store.size(), cluster.size())))
+            .in("header"));
+    if (auto error = unsupported_feature(area.header))
+        return *std::move(error);
+    if (cache_bytes == 0)
+        cache_bytes = default_cache_bytes;
+    std::unique_ptr<Image> image(
+        new Image(store, area, std::move(cluster), std::max(cache_bytes, cache_bytes_min)));
+    TRY(image->open_tables());
+    return image;
+}
+
+// What reading needs must be right; what only writing needs forbids writing.
+Result<void> Image::open_tables()
+{
+    const Header header = header_.header();
+    const std::uint64_t l1_clusters = geometry_.clusters_for(std::uint64_t(header.l1_size) * 8);
+    bool apart = metadata_.add({HostCluster(0), 1});
+    TRY(mapping_.open());
+    apart &= metadata_.add({geometry_.cluster_of(header.l1_table_offset), l1_clusters});
+    apart &= metadata_.add(
+        {geometry_.cluster_of(header.refcount_table_offset), header.refcount_table_clusters});
+
+    Result<void> writable = allocator_.open();
+    if (writable)
+        writable = note_snapshots(header);
+    if (writable && !apart)
+        writable = finding(Finding::tables_overlap, "header, L1 table, refcount table");
+    if (!writable)
+        why_read_only_ = std::move(writable).error();
+    if (mapping_.why_read_only())
+        why_read_only_ = mapping_.why_read_only();
+    return {};
+}
+
+// Where snapshots keep their records and L1 tables. (Two snapshots have each
+// their own; the image is theirs too, so nothing is said of overlaps here.)
+Result<void> Image::note_snapshots(const Header &header)
+{
+    if (header.nb_snapshots == 0)
+        return {};
+    if (header.snapshots_offset.value >= store_.size())
+        return finding(Finding::snapshot_table_past_end, hex(header.snapshots_offset.value));
+    Buffer bytes(std::min(store_.size() - header.snapshots_offset.value,
+                          limits::snapshot_table_bytes_max));
+    TRY(store_.read(header.snapshots_offset.value, bytes).in("snapshot table"));
+    const SnapshotTable table =
+        TRY(decode_snapshot_table(bytes, header.nb_snapshots, header.size, geometry_)
+                .in("snapshot table at " + hex(header.snapshots_offset.value)));
+    metadata_.add({geometry_.cluster_of(header.snapshots_offset),
+                   geometry_.clusters_for(table.encoded_size)});
+    for (const Snapshot &snapshot : table.snapshots)
+        metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset),
+                       geometry_.clusters_for(std::uint64_t(snapshot.l1_size) * 8)});
+    return {};
+}
+
+Result<void> Image::begin_writing()
+{
+    HeaderArea area = header_.area();
+    if (area.header.autoclear_features & ~autoclear::known) {
+        area.header.autoclear_features &= autoclear::known;  // H4
+        TRY(header_.commit(area));
+    }
+    const std::uint64_t l1_entries = geometry_.l1_entries_for(disk_size_);
+    if (mapping_.l1_entries() < l1_entries)
+        TRY(mapping_.grow_l1(l1_entries));
+    return {};
+}
+
+// No room may be a matter of clusters that only wait for a flush.
+template <class Operation>
+Result<void> Image::with_room(Operation operation)
+{
+    Result<void> result = operation();
+    if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
+        TRY(flush());
+        result = operation();
+    }
+    if (result && mapping_.wants_write_back())
+        TRY(flush());
+    return result;
+}
+
+Result<void> Image::write(GuestOffset offset, Bytes bytes)
+{
+    return with_room([&] { return data_.write(offset, bytes); });
+}
+
+Result<void> Image::zero(Range range, bool may_unmap)
+{
+    return with_room([&] { return data_.zero(range, may_unmap); });
+}
+
+Result<void> Image::trim(Range range)
+{
+    return with_room([&] { return data_.trim(range); });
+}
+
+Result<void> Image::flush()
+{
+    Locked lock(cycle_);
+    const std::uint64_t needed = begun_ + 1;
+    while (ended_ < needed) {
+        if (running_) {
+            cycle_ended_.wait(cycle_);
+            continue;
+        }
+        running_ = true;
+        const std::uint64_t number = ++begun_;
+        cycle_.unlock();
+        Result<void> result = write_back();
+        cycle_.lock();
+        running_ = false;
+        ended_ = number;
+        last_error_.reset();
+        if (!result)
+            last_error_ = std::move(result).error();
+        cycle_ended_.notify_all();
+    }
+    // Of this write-back or a later one, which stands for this one too.
+    if (last_error_)
+        return *last_error_;
+    return {};
+}
+
+Result<void> Image::write_back()
+{
+    Mapping::Sealed sealed = mapping_.seal();
+    Result<void> result = store_.flush();  // W2, W1
+    if (sealed.empty())
+        return result;
+    if (result)
+        result = mapping_.write(sealed);
+    if (result)
+        result = store_.flush();  // W4
+    const std::vector<HostRun> released = sealed.released;
+    mapping_.unseal(std::move(sealed), result.has_value());
+    if (!result || released.empty())
+        return result;
+
+    // W3: the names are durably gone.
+    data_.drain();
+    for (const HostRun &run : released)
+        allocator_.lower(run);
+    return {};
+}
+
+Result<void> Image::settle()
+{
+    TRY(flush());
+    TRY(allocator_.settle());
+    return store_.flush();
+}
+
+Result<void> Image::cut()
+{
+    return store_.cut(TRY(allocator_.used_end()));
+}
+
+}  // namespace qcow2

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Image: one open qcow2 image without its bitmaps: the owner of store, header,
+// caches and allocator, and the place where the order of writes is made.
+//
+// The rules W (design, section 4), in short, and who keeps them:
+//
+// W1  The refcount that counts a name is durable before the name is written.
+//     Allocator::take() hands out clusters that are counted durably.
+// W2  What an L2 entry makes readable is durable before the entry is written.
+//     flush(): seal the tables, flush, then write the sealed copies.
+// W3  A name is durably gone before its refcount falls, and before the cluster
+//     is used again; never while a reader is at it. flush(): released clusters
+//     are lowered after the second flush and after DataPath::drain().
+// W4  A guest flush returns when all that was acknowledged is durable, mapping
+//     included. flush() joins or leads a whole write-back.
+// W5  In the error state reads go on, writes are refused: GuardedStore.
+// W6  Bit 63 is never set on disk while the refcount there is not exactly 1.
+//
+// Any thread, but for open(), begin_writing() and settle(), of which the
+// caller makes sure that nobody else is inside.
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/image/data_path.h"
+#include "core/image/guarded_store.h"
+
+namespace qcow2 {
+
+class Image {
+public:
+    // cache_bytes: for L2 tables and refcount blocks; 0: enough for 256 GiB.
+    // Fails if the disk cannot even be read.
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, std::uint64_t cache_bytes);
+
+    // The finding that forbids writing, if any. Known after open().
+    const std::optional<Error> &why_read_only() const { return why_read_only_; }
+
+    const Geometry &geometry() const { return geometry_; }
+    std::uint64_t disk_size() const { return disk_size_; }
+
+    // For the bitmaps, whose clusters are the image's.
+    ByteStore &store() { return store_; }
+    ImageHeader &header() { return header_; }
+    Allocator &allocator() { return allocator_; }
+    MetadataMap &metadata() { return metadata_; }
+
+    // Once, before the first change: what must be so in a file we write to.
+    Result<void> begin_writing();
+
+    Result<void> read(GuestOffset offset, MutableBytes bytes) { return data_.read(offset, bytes); }
+    Result<void> write(GuestOffset offset, Bytes bytes);
+    Result<void> zero(Range range, bool may_unmap);
+    Result<void> trim(Range range);
+    Result<bool> zero_is_fast(Range range, bool may_unmap) { return data_.zero_is_fast(range, may_unmap); }
+    Result<void> look_up(Range range) { return data_.look_up(range); }
+    Result<MappedRun> map(GuestOffset offset, std::uint64_t length_max) { return mapping_.map(offset, length_max); }
+
+    // W4. Several callers share one write-back.
+    Result<void> flush();
+
+    // Everything durable and nothing reserved: what a clean stop leaves.
+    Result<void> settle();
+    // Cuts off what settle() left unused at the end. The last call.
+    Result<void> cut();
+
+private:
+    Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t cache_bytes);
+
+    Result<void> open_tables();
+    Result<void> note_snapshots(const Header &header);
+    Result<void> write_back();
+    template <class Operation>
+    Result<void> with_room(Operation operation);
+
+    GuardedStore store_;
+    ImageHeader header_;
+    const Geometry geometry_;
+    const std::uint64_t disk_size_;
+    std::optional<Error> why_read_only_;  // constant after open
+
+    MetadataMap metadata_;
+    Allocator allocator_;
+    Mapping mapping_;
+    DataPath data_;
+
+    // Write-backs by number: one runs at a time, and who asks while one runs
+    // needs the next.
+    Mutex cycle_{Rank::cycle};
+    Condition cycle_ended_;
+    bool running_ GUARDED_BY(cycle_) = false;
+    std::uint64_t begun_ GUARDED_BY(cycle_) = 0;
+    std::uint64_t ended_ GUARDED_BY(cycle_) = 0;
+    std::optional<Error> last_error_ GUARDED_BY(cycle_);
+};
+
+}  // namespace qcow2

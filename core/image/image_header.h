@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// ImageHeader: cluster 0 of an open image, and the header sector as the one
+// commit (rules H).
+//
+// H1  A structural change is prepared aside and takes effect by one write of
+//     one sector, made durable: sector 0, or whichever single sector differs.
+// H2  If several sectors differ, but sector 0 with the old rest is a complete
+//     valid header that says the same (only names of features may read as
+//     rubbish meanwhile), sector 0 goes first and is durable before the rest.
+// H3  Else: autoclear bit 0 off, durable; the rest, durable; then sector 0
+//     with the bit. The one window in which a crash costs the bitmaps.
+// H4  Unknown autoclear bits go before the first write.
+//
+// Any thread.
+
+#pragma once
+
+#include "core/base/byte_store.h"
+#include "core/base/mutex.h"
+#include "core/format/extensions.h"
+
+namespace qcow2 {
+
+class ImageHeader {
+public:
+    // cluster: cluster 0, padded with zeros to its full length.
+    ImageHeader(ByteStore &store, HeaderArea area, Buffer cluster);
+
+    // What the file says now. A copy: others may commit.
+    HeaderArea area() const EXCLUDES(mutex_);
+    Header header() const { return area().header; }
+
+    // Makes the file say `area`, durably. What it names must be durable.
+    // On failure the file says the old, or the new: area() tells what was
+    // last known to be durable, and a failed flush is the error state.
+    Result<void> commit(const HeaderArea &area) EXCLUDES(mutex_);
+
+private:
+    Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)
+        REQUIRES(mutex_);
+
+    ByteStore &store_;
+    mutable Mutex mutex_{Rank::header};
+    HeaderArea area_ GUARDED_BY(mutex_);
+    Buffer cluster_ GUARDED_BY(mutex_);
+};
+
+}  // namespace qcow2

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Mapping: where the bytes of the disk are. It looks (map) and changes
+// (update); it moves no guest bytes.
+//
+// Changes are made in memory and written back later: seal(), write(),
+// unseal(), one at a time and by Image::flush() alone, which knows what must
+// be durable before (W2) and after (W3). What a change left without a name is
+// kept here until then: the *released* clusters.
+//
+// Any thread. Two threads must not update the same clusters at once: callers
+// hold them in a range lock.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "core/base/range_lock.h"
+#include "core/format/cluster_mapping.h"
+#include "core/image/allocator.h"
+#include "core/image/table_cache.h"
+
+namespace qcow2 {
+
+// A part of the disk that is mapped in one way.
+struct MappedRun {
+    ClusterMapping mapping;    // of the cluster that holds its first byte
+    std::uint64_t length = 0;  // bytes; Data, and Zero with a cluster: side by side in the file
+};
+
+class Mapping {
+public:
+    using Change = std::function<ClusterMapping(GuestCluster, const ClusterMapping &)>;
+
+    struct Sealed {
+        std::vector<TableCache::Sealed> l1;
+        std::vector<TableCache::Sealed> l2;
+        std::vector<HostRun> released;
+        bool empty() const { return l1.empty() && l2.empty() && released.empty(); }
+    };
+
+    Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata, Allocator &allocator,
+            std::uint64_t cache_bytes);
+
+    // Reads and checks the L1 table. A bad entry forbids writing, and reading
+    // what it maps.
+    Result<void> open();
+    const std::optional<Error> &why_read_only() const { return why_read_only_; }
+
+    // The longest run from this offset on that is mapped in one way, at most
+    // length_max (not 0). A `copied` of it means that the cluster, and the
+    // table that names it, may be written in place. corrupt: names the place.
+    Result<MappedRun> map(GuestOffset offset, std::uint64_t length_max);
+
+    // Makes sure that the L2 table of this cluster exists and is ours alone.
+    // No lock may be held but ranges.
+    Result<void> make_table(GuestCluster cluster);
+    // True if it exists (shared or not): nothing is mapped where it does not.
+    bool has_table(GuestCluster cluster) const;
+
+    // Changes the mapping of the first of these clusters, all in one L2 table,
+    // which make_table() has made; returns how many (at least one), or fails
+    // and has changed none. Clusters that lose their name are released.
+    Result<std::uint64_t> update(GuestCluster first, std::uint64_t count, const Change &change);
+
+    // Moves to an L1 table of so many entries; nobody else uses the mapping
+    // and nothing is dirty. Committed by the header (H1).
+    Result<void> grow_l1(std::uint64_t entries);
+    std::uint64_t l1_entries() const;
+
+    // Too much is dirty: it is time to flush.
+    bool wants_write_back() const;
+    // A flush would give clusters back.
+    bool has_released() const;
+
+    Sealed seal();
+    Result<void> write(const Sealed &sealed);
+    void unseal(Sealed &&sealed, bool written);
+
+private:
+    // A word of a table, found under the lock.
+    Result<void> check_l1_entry(L1Entry l1) const;
+    HostOffset entry_place(L1Entry l1, GuestCluster cluster) const;
+    L1Entry l1_entry(GuestCluster cluster) const REQUIRES(cache_.mutex);
+    Result<ClusterMapping> decode(std::uint64_t raw, GuestCluster cluster) const;
+    std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
+        REQUIRES(cache_.mutex);
+    void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);
+
+    Result<void> fill_table(const Allocator::Taken &taken, L1Entry old);
+
+    ByteStore &store_;
+    ImageHeader &header_;
+    MetadataMap &metadata_;
+    Allocator &allocator_;
+    const Geometry geometry_;
+    const std::uint64_t dirty_bytes_max_;
+    std::optional<Error> why_read_only_;  // constant after open
+
+    RangeLock tables_{Rank::tables};  // L1 indices of tables that are being made
+
+    mutable TableCache cache_;
+    HostOffset l1_offset_ GUARDED_BY(cache_.mutex);
+    std::vector<L1Entry> l1_ GUARDED_BY(cache_.mutex);
+    std::set<std::uint64_t> l1_dirty_ GUARDED_BY(cache_.mutex);  // sectors
+    std::vector<HostRun> released_ GUARDED_BY(cache_.mutex);
+};
+
+}  // namespace qcow2

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// TableCache: pieces of L2 tables or refcount blocks in memory.
+//
+// A piece is piece_bytes of the file at a multiple of piece_bytes. Clean
+// pieces go when there are more than the capacity allows; dirty ones stay
+// until they were written. Bytes are touched under the cache's mutex only; a
+// span from get() is good until the mutex is let go, or get() is called again.
+//
+// Writing back takes three steps, so that no I/O happens under the mutex:
+// seal() copies what is dirty, write() puts the copies into the store,
+// unseal() says how it went. Between seal() and unseal() pieces may be changed
+// again; they are dirty again then. One write-back at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/base/byte_store.h"
+#include "core/base/lru.h"
+#include "core/base/mutex.h"
+#include "core/format/units.h"
+
+namespace qcow2 {
+
+class TableCache {
+public:
+    // Bytes as they were when they were sealed; neighbours together.
+    struct Sealed {
+        std::uint64_t offset;
+        Buffer bytes;
+    };
+
+    TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
+               std::uint64_t capacity_bytes);
+    ~TableCache();
+    TableCache(const TableCache &) = delete;
+    TableCache &operator=(const TableCache &) = delete;
+
+    // The caller's lock for what belongs together with the tables.
+    mutable Mutex mutex;
+
+    std::uint64_t piece_bytes() const { return piece_bytes_; }
+
+    // The piece that holds the byte at this offset, read if it is not there.
+    // Lets go of the mutex while it reads, so that what the caller knew under
+    // it must be looked at again.
+    Result<MutableBytes> get(HostOffset offset) REQUIRES(mutex);
+
+    // The piece was changed; it is in the cache (the last get() was for it).
+    void mark_dirty(HostOffset offset) REQUIRES(mutex);
+
+    // These bytes of the file were written by somebody else, or belong to
+    // nobody: forget what is cached of them, dirty or not.
+    void forget(HostOffset offset, std::uint64_t length) REQUIRES(mutex);
+
+    std::uint64_t dirty_bytes() const REQUIRES(mutex) { return dirty_count_ * piece_bytes_; }
+
+    std::vector<Sealed> seal() REQUIRES(mutex);
+    static Result<void> write(ByteStore &store, const std::vector<Sealed> &sealed);
+    void unseal(const std::vector<Sealed> &sealed, bool written) REQUIRES(mutex);
+
+private:
+    struct Piece : LruItem {
+        using LruItem::LruItem;
+        Buffer bytes;
+        // Each of these holds a pin.
+        bool loading = false;
+        bool dirty = false;
+        bool writing = false;
+    };
+
+    std::uint64_t key(HostOffset offset) const { return offset.value / piece_bytes_; }
+    Result<void> load(Piece &piece) REQUIRES(mutex);
+    void drop(Piece &piece) REQUIRES(mutex);
+    void evict() REQUIRES(mutex);
+
+    ByteStore &store_;
+    const std::uint64_t piece_bytes_;
+    const std::uint64_t pieces_max_;
+
+    Condition changed_;  // a load or a write has ended
+    Lru<Piece> pieces_ GUARDED_BY(mutex);
+    std::uint64_t dirty_count_ GUARDED_BY(mutex) = 0;
+};
+
+}  // namespace qcow2
