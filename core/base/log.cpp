@@ -32,4 +32,20 @@ std::string hex(unsigned long long n)
     return text;
 }
 
+std::string quoted(std::string_view name)
+{
+    std::string text = "'";
+    for (const char c : name) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte >= ' ' && byte != 0x7f && c != '\'' && c != '\\') {
+            text += c;
+            continue;
+        }
+        char escaped[5];
+        std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
+        text += escaped;
+    }
+    return text + "'";
+}
+
 }  // namespace qcow2

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace qcow2 {
 
@@ -23,5 +24,9 @@ void log_warning(const std::string &line);
 
 // "0x1f000": how every place in a file is written.
 std::string hex(unsigned long long n);
+
+// "'b0'": how a name that comes from a file is written; control characters,
+// quotes and backslashes as \xNN.
+std::string quoted(std::string_view name);
 
 }  // namespace qcow2

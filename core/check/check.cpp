@@ -241,7 +241,9 @@ Result<void> Checker::walk_snapshots()
         return {};
     const std::uint64_t offset = header().snapshots_offset.value;
     const std::uint64_t available = store_.size() - std::min(store_.size(), offset);
-    const std::uint64_t bytes_max = std::min(available, limits::snapshot_table_bytes_max);
+    // A cluster that the file ends in goes on with zeros.
+    const std::uint64_t bytes_max = std::min(align_up(available, geometry_.cluster_size()),
+                                             limits::snapshot_table_bytes_max);
 
     // Its length is known when it has been decoded: begin with little.
     Result<SnapshotTable> table = SnapshotTable{};
@@ -423,14 +425,14 @@ void Checker::check_padding(Bytes directory, const std::vector<BitmapDirectoryEn
         const std::uint64_t used =
             sizeof(on_disk::BitmapDirectoryEntry) + e.extra_data.size() + e.name.size();
         if (!all_zero(sub(directory, e.position + used, e.encoded_size() - used)))
-            add(Finding::bitmap_directory_padding, "bitmap '" + e.name + "'");
+            add(Finding::bitmap_directory_padding, "bitmap " + quoted(e.name));
     }
 }
 
 Result<void> Checker::walk_bitmap(const BitmapDirectoryEntry &entry)
 {
     const auto where = [&] {
-        return "bitmap '" + entry.name + "', table at " + hex(entry.bitmap_table_offset.value);
+        return "bitmap " + quoted(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
     };
     if (entry.finding) {
         add(*entry.finding, where());
