@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/config.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+
+#include <nbdkit-filter.h>
+
+#include "core/base/arith.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
+
+// The length of the UTF-8 sequence at the front, 0 if it is none.
+std::size_t utf8_sequence(std::string_view text)
+{
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const unsigned char first = byte(0);
+    if (first < 0x80)
+        return 1;
+    const std::size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    if (length == 0 || text.size() < length)
+        return 0;
+    // The second byte also keeps out overlong forms, surrogates, and what lies
+    // above U+10FFFF.
+    const unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    if (byte(1) < low || byte(1) > high)
+        return 0;
+    for (std::size_t i = 2; i < length; ++i) {
+        if ((byte(i) & 0xc0) != 0x80)
+            return 0;
+    }
+    return length;
+}
+
+bool is_utf8(std::string_view text)
+{
+    while (!text.empty()) {
+        const std::size_t length = utf8_sequence(text);
+        if (length == 0)
+            return false;
+        text.remove_prefix(length);
+    }
+    return true;
+}
+
+Result<void> take_bitmap(Config &config, const char *value)
+{
+    const std::string name = value;
+    if (name.empty() || name.size() > limits::bitmap_name_bytes_max)
+        return invalid("bitmap=: the name of a bitmap has 1 to " +
+                       std::to_string(limits::bitmap_name_bytes_max) + " bytes, not " +
+                       std::to_string(name.size()));
+    if (!is_utf8(name))
+        return invalid("bitmap=: the name is not valid UTF-8");
+    auto &names = config.disk.bitmaps;
+    if (std::find(names.begin(), names.end(), name) == names.end())
+        names.push_back(name);
+    return {};
+}
+
+Result<void> take_bitmap_granularity(Config &config, const char *value)
+{
+    const std::int64_t size = nbdkit_parse_size(value);
+    const std::uint64_t n = size < 0 ? 0 : static_cast<std::uint64_t>(size);
+    const std::uint32_t bits = n == 0 ? 0 : static_cast<std::uint32_t>(std::countr_zero(n));
+    if (!is_power_of_two(n) || bits < limits::bitmap_granularity_bits_min ||
+        bits > limits::bitmap_granularity_bits_max)
+        return invalid(std::string("bitmap-granularity=") + value +
+                       ": not a power of two from 512 to 2G");
+    config.disk.bitmap_granularity_bits = bits;
+    return {};
+}
+
+Result<void> take_bitmap_sync(Config &, const char *value)
+{
+    const std::string_view word = value;
+    if (word == "on-close")
+        return {};
+    if (word == "durable")
+        return invalid("bitmap-sync=durable comes with a later version of this filter; this one "
+                       "has on-close");
+    return invalid(std::string("bitmap-sync=") + value + ": the word must be on-close");
+}
+
+Result<void> take_qcow2_cache(Config &config, const char *value)
+{
+    constexpr std::int64_t cache_bytes_min = 64 << 10;
+    const std::int64_t size = nbdkit_parse_size(value);
+    if (size < cache_bytes_min)
+        return invalid(std::string("qcow2-cache=") + value + ": not a size of 64K or more");
+    config.disk.cache_bytes = static_cast<std::uint64_t>(size);
+    return {};
+}
+
+Result<void> take_qcow2_lock(Config &config, const char *value)
+{
+    const int on = nbdkit_parse_bool(value);
+    if (on == -1)
+        return invalid(std::string("qcow2-lock=") + value + ": must be on or off");
+    config.lock = on == 1;
+    return {};
+}
+
+struct Key {
+    std::string_view name;
+    std::string_view value;
+    Result<void> (*take)(Config &, const char *);
+    std::string_view help;
+};
+
+constexpr Key keys[] = {
+    {"bitmap", "<NAME>", take_bitmap,
+     "This bitmap exists and is enabled; may be repeated."},
+    {"bitmap-granularity", "<SIZE>", take_bitmap_granularity,
+     "Granularity of bitmaps that bitmap= makes, 512 to 2G."},
+    {"bitmap-sync", "on-close", take_bitmap_sync,
+     "Store bitmaps when the disk is idle and at the end."},
+    {"qcow2-cache", "<SIZE>", take_qcow2_cache,
+     "Memory for metadata (default: enough for 256G)."},
+    {"qcow2-lock", "on|off", take_qcow2_lock,
+     "Keep QEMU and us off each other's files (default on)."},
+};
+
+// file= and fd= go on to the plugin, but we want to know the file too. Resolved
+// here, because nbdkit changes its directory when it becomes a daemon.
+Result<void> watch_file(Config &config, const char *value)
+{
+    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
+    if (!path)
+        return invalid(std::string("file=") + value + ": no absolute path can be made of this");
+    config.files.emplace_back(path.get());
+    return {};
+}
+
+std::string make_help()
+{
+    constexpr std::size_t column = 30;
+    std::string text;
+    for (const Key &key : keys) {
+        std::string line(key.name);
+        line.append("=").append(key.value);
+        line.resize(std::max(line.size() + 1, column), ' ');
+        text.append(line).append(key.help).append("\n");
+    }
+    return text;
+}
+
+}  // namespace
+
+Result<bool> take_key(Config &config, std::string_view key, const char *value)
+{
+    for (const Key &known : keys) {
+        if (known.name == key) {
+            TRY(known.take(config, value));
+            return true;
+        }
+    }
+    // Our prefixes: a typing error must not end in the plugin, which would
+    // complain of its own, or take it.
+    if (key.starts_with("qcow2-") || key.starts_with("bitmap"))
+        return invalid("unknown parameter '" + std::string(key) +
+                       "'; this version of qcow2bitmap has these:\n" + config_help());
+    if (key == "dir" || key == "dirfd")
+        return invalid(std::string(key) +
+                       "=: this filter serves one image; name its file by file=");
+    if (key == "file")
+        TRY(watch_file(config, value));
+    if (key == "fd")
+        TRY(watch_file(config, (std::string("/proc/self/fd/") + value).c_str()));
+    return false;
+}
+
+const char *config_help()
+{
+    static const std::string text = make_help();
+    return text.c_str();
+}
+
+}  // namespace qcow2

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// The command line: our own keys, and what others' keys tell us of the file
+// below. The keys stand in one table in config.cpp; the help text is made from
+// it. Used by one thread, before the server serves.
+
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/result.h"
+#include "core/disk.h"
+
+namespace qcow2 {
+
+struct Config {
+    DiskOptions disk;
+    bool lock = true;
+
+    // What file= and fd= named on the way to the plugin: absolute paths. More
+    // than one, and we do not know which bytes are where.
+    std::vector<std::string> files;
+
+    // True if a key asks for a change of the image.
+    bool asks_for_change() const { return !disk.bitmaps.empty(); }
+};
+
+// True: the key was ours and is done with. False: it goes on to the next layer.
+// Errors are invalid, with the key in the message.
+Result<bool> take_key(Config &config, std::string_view key, const char *value);
+
+// One line for each key. Lives as long as the filter.
+const char *config_help();
+
+}  // namespace qcow2

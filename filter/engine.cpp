@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/engine.h"
+
+#include <cstring>
+#include <string>
+
+#include "core/base/log.h"
+#include "filter/file_store.h"
+#include "filter/idle.h"
+#include "filter/image_lock.h"
+#include "filter/local_file.h"
+#include "filter/next_store.h"
+
+// -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
+// file is brought to what a clean stop leaves.
+extern "C" {
+NBDKIT_DLL_PUBLIC extern int qcow2bitmap_debug_idle_ms;
+int qcow2bitmap_debug_idle_ms = 3000;
+}
+
+namespace qcow2 {
+
+Engine::Engine() = default;
+Engine::~Engine() = default;
+
+Engine *Engine::of_export(std::string_view name)
+{
+    // Never destroyed: a server that ends by exit() must not close anything.
+    static Engine &engine = *new Engine;
+    return name.empty() ? &engine : nullptr;
+}
+
+bool Engine::rotational() const { return store_->rotational(); }
+
+// --- At the prompt.
+
+// It is not known yet whether the server is read-only, so that only the lock of
+// a reader is taken. The file stays open: it carries the lock.
+Result<void> Engine::get_ready(const Stack &stack, int thread_model)
+{
+    Locked lock(mutex_);
+    stack_ = stack;
+    serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
+    if (!stack.file_plugin || config_.files.size() != 1)
+        return {};
+    auto file = LocalFile::open(config_.files.front());
+    if (!file)
+        return stack.identity ? Result<void>(std::move(file).error()) : Result<void>();
+    file_ = std::move(*file);
+    lock_ = std::make_unique<ImageLock>(*file_);
+    if (config_.lock)
+        TRY(lock_->take(ImageLock::Kind::reader));
+    return stack.identity ? check_image() : Result<void>();
+}
+
+Result<void> Engine::check_image()
+{
+    const bool for_reading = !file_->writable() && !stack_.overlay;
+    const std::string &path = file_->path();
+    if (for_reading) {
+        const std::string what =
+            path + " cannot be written: " + std::strerror(file_->why_not_writable());
+        if (config_.asks_for_change())
+            return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
+        log_warning(what + "; the disk is served read-only");
+    }
+    const auto store = TRY(FileStore::open(*file_, for_reading));
+    const auto disk = TRY(Disk::open(*store, config_.disk).in(path));
+    if (disk->why_read_only() && !for_reading) {
+        const std::string what = path + ": the disk can only be read: " + disk->why_read_only()->what;
+        if (config_.asks_for_change())
+            return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
+        log_warning(what);
+    }
+    return {};
+}
+
+// --- When clients come.
+
+Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
+{
+    Locked lock(mutex_);
+    if (disk_)
+        return {};
+    Result<void> opened = open(backend, read_only);
+    if (!opened)
+        abandon();
+    return opened;
+}
+
+Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
+{
+    store_ = TRY(NextStore::open(backend, read_only, serialised_));
+    TRY(hold_file());
+    // Under an overlay the file keeps every byte, and its length; above us it
+    // lets no write through.
+    if (file_ && stack_.file_plugin && !stack_.overlay && !store_->read_only())
+        store_->allow_growth(*file_);
+    DiskOptions options = config_.disk;
+    options.read_only = read_only;
+    disk_ = TRY(Disk::open(*store_, options));
+    say_what_is_there(read_only);
+    return {};
+}
+
+// After a failure, as if nothing had been tried.
+void Engine::abandon()
+{
+    disk_.reset();
+    store_.reset();
+    if (lock_ && lock_->kind() == ImageLock::Kind::writer) {
+        if (const auto done = lock_->take(ImageLock::Kind::reader); !done)
+            log_debug(done.error().what);
+    }
+}
+
+// The file may have been replaced since we looked at it. The layer has opened
+// the one that has the name now, and that one is to be locked.
+void Engine::find_file()
+{
+    if (config_.files.size() != 1 || (file_ && file_->still_named()))
+        return;
+    lock_.reset();
+    file_.reset();
+    auto file = LocalFile::open(config_.files.front());
+    if (!file) {
+        log_debug("no lock: " + file.error().what);
+        return;
+    }
+    file_ = std::move(*file);
+    lock_ = std::make_unique<ImageLock>(*file_);
+}
+
+// As the layer holds the file, so do we: two servers may well have overlays on
+// one base. Before the first byte is read.
+Result<void> Engine::hold_file()
+{
+    find_file();
+    if (!file_ || !config_.lock)
+        return {};
+    switch (file_->held_by_layer()) {
+    case LocalFile::Held::no: return {};
+    case LocalFile::Held::for_reading: return lock_->take(ImageLock::Kind::reader);
+    case LocalFile::Held::for_writing: return lock_->take(ImageLock::Kind::writer);
+    }
+    return {};
+}
+
+void Engine::say_what_is_there(bool read_only)
+{
+    for (const std::string &line : disk_->report())
+        log_debug(line);
+    if (disk_->why_read_only() && !read_only)
+        log_warning("the disk is served read-only: " + disk_->why_read_only()->what);
+    if (disk_->why_read_only() && config_.asks_for_change())
+        log_warning("bitmap= is ignored: the disk is served read-only");
+}
+
+Result<void> Engine::begin_writing()
+{
+    Locked lock(mutex_);
+    if (writing_ || disk_->why_read_only())
+        return {};
+    TRY(disk_->begin_writing());
+    idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
+    writing_ = true;
+    return {};
+}
+
+Result<void> Engine::close()
+{
+    Locked lock(mutex_);
+    idle_.reset();
+    Result<void> closed;
+    if (disk_)
+        closed = disk_->close();
+    disk_.reset();
+    store_.reset();
+    lock_.reset();
+    file_.reset();
+    return closed;
+}
+
+}  // namespace qcow2

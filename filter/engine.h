@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Engine: what one server has of one image: the file's lock, the store, the
+// disk, and the thread that watches for idleness. All clients share it.
+//
+//   get_ready()      what a local file can tell is told at the prompt;
+//   connect()        before each client; the first one opens all, because only
+//                    then it is known whether the server is read-only (-r);
+//   begin_writing()  before the first client that may write is let in;
+//   close()          after the last client.
+//
+// A failure of connect() or begin_writing() turns that client away; the next
+// one tries again, for the cause may have passed.
+
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include <nbdkit-filter.h>
+
+#include "core/base/mutex.h"
+#include "core/base/result.h"
+#include "core/disk.h"
+#include "filter/config.h"
+#include "filter/stack.h"
+
+namespace qcow2 {
+
+class IdleThread;
+class ImageLock;
+class LocalFile;
+class NextStore;
+
+class Engine {
+public:
+    // The engine of an export: there is one, by the name "". nullptr for others.
+    static Engine *of_export(std::string_view name);
+
+    Config &config() { return config_; }
+
+    Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
+    Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
+    Result<void> begin_writing() EXCLUDES(mutex_);
+    Result<void> close() EXCLUDES(mutex_);
+
+    // Between connect() and close().
+    Disk &disk() { return *disk_; }
+    bool rotational() const;
+
+private:
+    Engine();
+    ~Engine();
+
+    Result<void> check_image() REQUIRES(mutex_);
+    Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);
+    void abandon() REQUIRES(mutex_);
+    void find_file() REQUIRES(mutex_);
+    Result<void> hold_file() REQUIRES(mutex_);
+    void say_what_is_there(bool read_only) REQUIRES(mutex_);
+
+    // Constant after get_ready().
+    Config config_;
+    Stack stack_;
+    bool serialised_ = false;
+
+    Mutex mutex_{Rank::engine};
+    std::unique_ptr<LocalFile> file_ GUARDED_BY(mutex_);
+    std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
+    bool writing_ GUARDED_BY(mutex_) = false;
+
+    // Set and reset under mutex_, while no client uses them.
+    std::unique_ptr<NextStore> store_;
+    std::unique_ptr<Disk> disk_;
+    std::unique_ptr<IdleThread> idle_;
+};
+
+}  // namespace qcow2

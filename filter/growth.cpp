@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/growth.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "core/base/arith.h"
+#include "core/base/bytes.h"
+#include "core/base/log.h"
+#include "filter/local_file.h"
+#include "filter/next_context.h"
+
+namespace qcow2 {
+
+namespace {
+
+// The largest cluster: a length that is a multiple of it is one of all others.
+constexpr std::uint64_t step_bytes_min = 2 << 20;
+constexpr std::uint64_t step_bytes_max = 1 << 30;
+// Where space is scarce. More than the proof needs, and than a block of the
+// file system, so that the random bytes never share one with old data.
+constexpr std::uint64_t step_unit = 64 << 10;
+
+constexpr std::size_t proof_bytes = 512;
+using ProofBlock = std::array<std::uint8_t, proof_bytes>;
+
+// "Not proven" is the code of the failures after which we never try again.
+Error not_proven(const std::string &why) { return Error(Errc::unsupported, why); }
+
+// A failure on the way: lack of space stays what it is.
+Error as_unproven(Error error)
+{
+    return error.code == Errc::no_space ? std::move(error) : not_proven(error.what);
+}
+
+Result<void> same_bytes(NextContext &context, const LocalFile &file, std::uint64_t offset,
+                        std::uint64_t length)
+{
+    Buffer through_layer(length), in_file(length);
+    TRY(context.read(offset, through_layer));
+    TRY(file.read(offset, in_file));
+    if (through_layer != in_file)
+        return not_proven("at " + hex(offset) + " the layer below shows other bytes than " +
+                          file.path() + " has");
+    return {};
+}
+
+// Samples: both ends, and in ever larger steps between. (All of it are holes of
+// a proven file; what a layer makes of zeros shows anywhere.)
+Result<void> reads_zero(NextContext &context, std::uint64_t from, std::uint64_t to)
+{
+    constexpr std::uint64_t sample = 4096;
+    Buffer bytes(sample);
+    for (std::uint64_t distance = 0;;) {
+        const bool last = to - from - distance <= sample;
+        const std::uint64_t offset = last ? std::max(from, to - std::min(to, sample)) : from + distance;
+        const MutableBytes part = sub(MutableBytes(bytes), 0, std::min(sample, to - offset));
+        TRY(context.read(offset, part));
+        if (!all_zero(part))
+            return not_proven("the new space does not read as zeros at " + hex(offset));
+        if (last)
+            return {};
+        distance = distance == 0 ? sample : distance * 2;
+        if (distance >= to - from - sample)
+            distance = to - from - sample;
+    }
+}
+
+// Puts the length back unless all went well.
+class Undo {
+public:
+    Undo(LocalFile &file, std::uint64_t length) : file_(file), length_(length) {}
+    ~Undo()
+    {
+        if (!wanted_)
+            return;
+        if (const auto done = file_.truncate(length_); !done)
+            log_warning(done.error().what);
+    }
+    Undo(const Undo &) = delete;
+    Undo &operator=(const Undo &) = delete;
+    void forget() { wanted_ = false; }
+
+private:
+    LocalFile &file_;
+    const std::uint64_t length_;
+    bool wanted_ = true;
+};
+
+}  // namespace
+
+std::vector<std::uint64_t> growth_steps(std::uint64_t size, std::uint64_t size_min)
+{
+    std::vector<std::uint64_t> lengths;
+    const std::uint64_t least = align_up(std::max(size_min, size + 1), step_unit);
+    for (std::uint64_t step = std::clamp(size / 4, step_bytes_min, step_bytes_max);
+         step >= step_bytes_min; step /= 2) {
+        const std::uint64_t length = align_up(std::max(size_min, size + step), step_bytes_min);
+        if (lengths.empty() || length < lengths.back())
+            lengths.push_back(length);
+    }
+    if (least < lengths.back())
+        lengths.push_back(least);
+    return lengths;
+}
+
+Result<void> Growth::check_file(const NextContext &context) const
+{
+    if (!context.can_write())
+        return not_proven("the layer below is read-only");
+    if (!file_.regular() || !file_.writable())
+        return not_proven(file_.path() + " is not a regular file that may be written");
+    if (!file_.still_named())
+        return not_proven(file_.path() + " is another file now");
+    if (file_.held_by_layer() != LocalFile::Held::for_writing)
+        return not_proven("the layer below does not hold " + file_.path() + " for writing");
+    const std::uint64_t length = TRY(file_.length());
+    if (length != context.size())
+        return not_proven("the layer below has " + std::to_string(context.size()) + " bytes, and " +
+                          file_.path() + " has " + std::to_string(length));
+    return {};
+}
+
+Result<void> Growth::check(NextContext &context) const
+{
+    TRY(check_file(context));
+    const std::uint64_t length = context.size();
+    const std::uint64_t sample = std::min<std::uint64_t>(length, 4096);
+    TRY(same_bytes(context, file_, 0, sample));
+    return same_bytes(context, file_, length - sample, sample);
+}
+
+// Proof 4. The random bytes vanish by cutting the file, not by writing zeros:
+// these would be durable at another time than the random bytes, and the space
+// is to be as if nothing had ever been sent there (fresh, rule W2).
+Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64_t to)
+{
+    if (context.size() != to)
+        return not_proven("the file has " + std::to_string(to) + " bytes now, and the layer below " +
+                          std::to_string(context.size()));
+    if (!context.can_write())
+        return not_proven("the layer below has become read-only");
+    TRY(reads_zero(context, from, to));
+    ProofBlock random, found;
+    if (::getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+        return not_proven("there are no random bytes");
+    TRY(context.write(to - proof_bytes, random));
+    TRY(file_.read(to - proof_bytes, found));
+    if (found != random)
+        return not_proven("what is written below does not arrive in " + file_.path() + " at " +
+                          hex(to - proof_bytes));
+    TRY(file_.truncate(from));
+    TRY(file_.truncate(to));
+    return reads_zero(context, to - proof_bytes, to);
+}
+
+Result<std::unique_ptr<NextContext>> Growth::try_to_grow(std::uint64_t from, std::uint64_t to,
+                                                         const OpenContext &open)
+{
+    Undo undo(file_, from);
+    TRY(file_.truncate(to));
+    if (!file_.still_named())
+        return not_proven(file_.path() + " is another file now");
+    auto context = TRY(open());
+    TRY(prove(*context, from, to));
+    undo.forget();
+    return context;
+}
+
+Result<std::unique_ptr<NextContext>> Growth::grow(NextContext &old, std::uint64_t size_min,
+                                                  const OpenContext &open)
+{
+    if (const auto checked = check_file(old); !checked)
+        return as_unproven(checked.error());
+    for (const std::uint64_t length : growth_steps(old.size(), size_min)) {
+        auto context = try_to_grow(old.size(), length, open);
+        if (context) {
+            if (added_to_ == 0)
+                added_from_ = old.size();
+            added_to_ = length;
+            return context;
+        }
+        log_debug("growing to " + hex(length) + ": " + context.error().what);
+        if (context.error().code != Errc::no_space)
+            return as_unproven(std::move(context).error());
+    }
+    return Error(Errc::no_space, file_.path() + " cannot grow to " + std::to_string(size_min) + " bytes");
+}
+
+Result<void> Growth::cut(std::uint64_t size)
+{
+    const std::uint64_t target = std::max(size, added_from_);
+    if (target >= added_to_)
+        return {};
+    // Not ours any more if somebody else has changed the length.
+    if (const std::uint64_t length = TRY(file_.length()); length != added_to_)
+        return Error(Errc::io, file_.path() + ": the length was changed by somebody else");
+    TRY(file_.truncate(target));
+    added_to_ = target;
+    return {};
+}
+
+}  // namespace qcow2

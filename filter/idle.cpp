@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/idle.h"
+
+#include <csignal>
+
+#include "core/base/log.h"
+#include "filter/report.h"
+
+namespace qcow2 {
+
+namespace {
+
+// We look this often within the quiet time.
+constexpr int looks = 4;
+
+}  // namespace
+
+IdleThread::IdleThread(Disk &disk, std::chrono::milliseconds quiet) : disk_(disk), quiet_(quiet)
+{
+    // Signals are for the threads of the server.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+        thread_ = std::thread([this] { run(); });
+    } catch (...) {
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        throw;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+IdleThread::~IdleThread()
+{
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        stop_ = true;
+    }
+    stopped_.notify_all();
+    thread_.join();
+}
+
+// True if it goes on.
+bool IdleThread::wait()
+{
+    std::unique_lock<std::mutex> lock(mutex_);
+    return !stopped_.wait_for(lock, quiet_ / looks, [this] { return stop_; });
+}
+
+void IdleThread::run()
+{
+    std::uint64_t seen = disk_.changes();
+    int quiet_looks = 0;
+    while (wait()) {
+        const std::uint64_t changes = disk_.changes();
+        quiet_looks = changes == seen ? quiet_looks + 1 : 0;
+        seen = changes;
+        if (quiet_looks >= looks && !disk_.settled()) {
+            settle();
+            quiet_looks = 0;
+        }
+    }
+}
+
+void IdleThread::settle()
+{
+    const Result<void> done = guarded([this] { return disk_.settle(); });
+    // Tried again after the next quiet time; said once.
+    if (!done && done.error().what != last_failure_) {
+        last_failure_ = done.error().what;
+        log_warning("storing what is left while the disk is idle: " + last_failure_);
+    }
+}
+
+}  // namespace qcow2

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/local_file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+#include "core/base/log.h"
+
+namespace qcow2 {
+
+namespace {
+
+Errc to_errc(int cause)
+{
+    switch (cause) {
+    case ENOENT: case ENOTDIR: return Errc::not_found;
+    case ENOSPC: case EDQUOT: case EFBIG: return Errc::no_space;
+    case EACCES: case EPERM: case EROFS: return Errc::read_only;
+    default: return Errc::io;
+    }
+}
+
+struct CloseDirectory {
+    void operator()(DIR *directory) const { ::closedir(directory); }
+};
+
+// The mode of the open descriptor if it is one on a file at all.
+std::optional<int> access_mode(int descriptor)
+{
+    const int flags = fcntl(descriptor, F_GETFL);
+    if (flags == -1 || (flags & O_PATH))
+        return std::nullopt;
+    return flags & O_ACCMODE;
+}
+
+}  // namespace
+
+LocalFile::LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status)
+    : path_(std::move(path)), descriptor_(descriptor), why_not_writable_(why_not_writable),
+      status_(status)
+{
+}
+
+LocalFile::~LocalFile() { ::close(descriptor_); }
+
+Error LocalFile::failed(const std::string &what, int cause) const
+{
+    return Error(to_errc(cause), path_ + ": " + what + ": " + std::strerror(cause));
+}
+
+Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
+{
+    // Looked at before it is opened: opening a pipe would wait, a tape wind.
+    struct stat status;
+    if (::stat(path.c_str(), &status) == -1)
+        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
+        return Error(Errc::invalid, path + ": neither a regular file nor a block device");
+
+    constexpr int flags = O_CLOEXEC | O_NOCTTY;
+    int why_not_writable = 0;
+    int descriptor = ::open(path.c_str(), O_RDWR | flags);
+    if (descriptor == -1) {
+        why_not_writable = errno;
+        descriptor = ::open(path.c_str(), O_RDONLY | flags);
+    }
+    if (descriptor == -1)
+        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+    if (::fstat(descriptor, &status) == -1) {
+        const int cause = errno;
+        ::close(descriptor);
+        return Error(to_errc(cause), path + ": " + std::strerror(cause));
+    }
+    return std::unique_ptr<LocalFile>(new LocalFile(path, descriptor, why_not_writable, status));
+}
+
+Result<std::uint64_t> LocalFile::length() const
+{
+    // A block device has no st_size.
+    struct stat status;
+    off_t length = -1;
+    if (!regular())
+        length = ::lseek(descriptor_, 0, SEEK_END);
+    else if (::fstat(descriptor_, &status) == 0)
+        length = status.st_size;
+    if (length == -1)
+        return failed("the length is not known", errno);
+    return static_cast<std::uint64_t>(length);
+}
+
+bool LocalFile::is_same(const struct stat &other) const
+{
+    // Several nodes may lead to one device.
+    if (S_ISBLK(status_.st_mode))
+        return S_ISBLK(other.st_mode) && status_.st_rdev == other.st_rdev;
+    return status_.st_dev == other.st_dev && status_.st_ino == other.st_ino;
+}
+
+bool LocalFile::still_named() const
+{
+    struct stat status;
+    return ::stat(path_.c_str(), &status) == 0 && is_same(status);
+}
+
+LocalFile::Held LocalFile::held_by_layer() const
+{
+    const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd"));
+    Held held = Held::no;
+    if (!directory) {
+        log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
+        return held;
+    }
+    while (const dirent *entry = ::readdir(directory.get())) {
+        char *end;
+        const long descriptor = std::strtol(entry->d_name, &end, 10);
+        struct stat status;
+        if (*end != '\0' || descriptor == descriptor_ ||
+            ::fstat(static_cast<int>(descriptor), &status) == -1 || !is_same(status))
+            continue;
+        const std::optional<int> mode = access_mode(static_cast<int>(descriptor));
+        if (mode && *mode != O_RDONLY)
+            return Held::for_writing;
+        if (mode)
+            held = Held::for_reading;
+    }
+    return held;
+}
+
+Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
+{
+    while (!bytes.empty()) {
+        const ssize_t n = ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n == -1)
+            return failed("reading at " + hex(offset), errno);
+        if (n == 0)
+            return Error(Errc::io, path_ + ": the file ends at " + hex(offset));
+        offset += static_cast<std::uint64_t>(n);
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
+    return {};
+}
+
+Result<void> LocalFile::truncate(std::uint64_t length)
+{
+    // The kernel would not only refuse, but also send a deadly signal.
+    rlimit limit;
+    if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        length > limit.rlim_cur)
+        return failed("the limit of this process for files (ulimit -f)", EFBIG);
+    if (length > static_cast<std::uint64_t>(INT64_MAX))
+        return failed("a length of " + hex(length), EFBIG);
+    while (::ftruncate(descriptor_, static_cast<off_t>(length)) == -1) {
+        if (errno != EINTR)
+            return failed("setting the length to " + hex(length), errno);
+    }
+    return {};
+}
+
+}  // namespace qcow2

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// LocalFile: the file that file= or fd= named, through a descriptor of our
+// own: to check the image at the prompt, to carry the locks, to make the file
+// longer. The data of the image never goes this way.
+//
+// Any thread; the descriptor is opened once and kept.
+
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/base/bytes.h"
+#include "core/base/result.h"
+
+namespace qcow2 {
+
+class LocalFile {
+public:
+    // A regular file or a block device; anything else is invalid. For writing
+    // if that is permitted.
+    static Result<std::unique_ptr<LocalFile>> open(const std::string &path);
+    ~LocalFile();
+    LocalFile(const LocalFile &) = delete;
+    LocalFile &operator=(const LocalFile &) = delete;
+
+    int descriptor() const { return descriptor_; }
+    const std::string &path() const { return path_; }
+    bool regular() const { return S_ISREG(status_.st_mode); }
+    bool writable() const { return why_not_writable_ == 0; }
+    // The errno with which opening it for writing failed.
+    int why_not_writable() const { return why_not_writable_; }
+
+    Result<std::uint64_t> length() const;
+    // The path still leads to this very file.
+    bool still_named() const;
+
+    // How other descriptors of this process, which are the layer's, hold it.
+    enum class Held { no, for_reading, for_writing };
+    Held held_by_layer() const;
+
+    // Past the end is an error.
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) const;
+    // no_space if the file system or a limit of the process says so.
+    Result<void> truncate(std::uint64_t length);
+
+private:
+    LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status);
+    bool is_same(const struct stat &other) const;
+    Error failed(const std::string &what, int cause) const;
+
+    const std::string path_;
+    const int descriptor_;
+    const int why_not_writable_;
+    const struct stat status_;  // as it was when opened
+};
+
+}  // namespace qcow2

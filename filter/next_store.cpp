@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/next_store.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/base/arith.h"
+#include "core/base/log.h"
+#include "filter/local_file.h"
+
+namespace qcow2 {
+
+namespace {
+
+Result<void> checked(std::uint64_t offset, std::uint64_t length, std::uint64_t size)
+{
+    if (fits(offset, length, size))
+        return {};
+    return Error(Errc::no_space, "the layer below ends at " + hex(size) + ", before " +
+                                     hex(offset) + " + " + std::to_string(length));
+}
+
+}  // namespace
+
+// The turn of the one who grows. No lock is held meanwhile, for it goes through
+// the layers and waits for others.
+class NextStore::Turn {
+public:
+    explicit Turn(NextStore &store) : store_(store)
+    {
+        Locked lock(store_.mutex_);
+        while (store_.growing_)
+            store_.changed_.wait(store_.mutex_);
+        store_.growing_ = true;
+    }
+    ~Turn()
+    {
+        Locked lock(store_.mutex_);
+        store_.growing_ = false;
+        store_.changed_.notify_all();
+    }
+    Turn(const Turn &) = delete;
+    Turn &operator=(const Turn &) = delete;
+
+private:
+    NextStore &store_;
+};
+
+Result<std::unique_ptr<NextStore>> NextStore::open(nbdkit_backend *backend, bool read_only,
+                                                   bool serialised)
+{
+    std::unique_ptr<NextStore> store(new NextStore(backend, read_only, serialised));
+    store->context_ = TRY(store->open_context());
+    store->current_ = store->context_.get();
+    store->size_ = store->context_->size();
+    store->rotational_ = store->context_->rotational();
+    store->read_only_ = read_only || !store->context_->can_write();
+    store->can_flush_ = store->context_->can_flush();
+    return store;
+}
+
+NextStore::~NextStore()
+{
+    context_.reset();
+    if (!growth_ || !cut_to_)
+        return;
+    if (const auto done = growth_->cut(*cut_to_); !done)
+        log_warning("the file keeps its length: " + done.error().what);
+}
+
+Result<std::unique_ptr<NextContext>> NextStore::open_context()
+{
+    return NextContext::open(backend_, open_read_only_, calls_);
+}
+
+void NextStore::allow_growth(LocalFile &file)
+{
+    growth_.emplace(file);
+    const Result<void> proven = growth_->check(*context_);
+    if (!proven)
+        log_debug("the file below will not grow: " + proven.error().what);
+    can_grow_ = proven.has_value();
+}
+
+Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    const std::uint64_t size = context.size();
+    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+    TRY(context.read(offset, bytes.first(there)));
+    std::ranges::fill(bytes.subspan(there), 0);
+    return {};
+}
+
+Result<void> NextStore::write(std::uint64_t offset, Bytes bytes)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    TRY(checked(offset, bytes.size(), context.size()));
+    return context.write(offset, bytes);
+}
+
+Result<void> NextStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    TRY(checked(offset, length, context.size()));
+    return context.zero(Range::of(offset, length), may_unmap);
+}
+
+Result<void> NextStore::discard(std::uint64_t offset, std::uint64_t length)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    TRY(checked(offset, length, context.size()));
+    return context.discard(Range::of(offset, length));
+}
+
+Result<void> NextStore::flush()
+{
+    const Passage passage(inside_);
+    return flush(current());
+}
+
+// Once a flush has failed nobody knows what was lost, and no later one may say
+// that all is well; also if it was ours, in switch_to().
+Result<void> NextStore::flush(NextContext &context)
+{
+    if (!can_flush_ || read_only_)
+        return {};
+    if (flush_failed_.load())
+        return Error(Errc::io, "flushing: an earlier flush has failed");
+    Result<void> done = context.flush();
+    if (!done)
+        flush_failed_ = true;
+    return done;
+}
+
+Result<void> NextStore::grow(std::uint64_t size_min)
+{
+    const Turn turn(*this);
+    if (size_min <= size())
+        return {};
+    if (!can_grow())
+        return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow");
+    auto context = growth_->grow(*context_, size_min, [this] { return open_context(); });
+    if (context)
+        return switch_to(std::move(*context));
+    if (context.error().code != Errc::no_space) {
+        log_warning("the file will not grow from here on: " + context.error().what);
+        can_grow_ = false;
+    }
+    return Error(Errc::no_space, context.error().what);
+}
+
+Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
+{
+    fresh_from_ = std::min<std::uint64_t>(fresh_from_.load(), size());
+    Result<void> flushed;
+    if (context_->can_multi_conn()) {
+        current_ = context.get();
+        inside_.drain();
+    } else {
+        // A flush through the new one would not cover what went through the old.
+        const Exclusive alone(inside_);
+        flushed = flush(*context_);
+        current_ = context.get();
+    }
+    size_ = context->size();
+    // Nobody uses the old one any more. It is closed, so that a file that grows
+    // for days does not use up the descriptors.
+    context_ = std::move(context);
+    return flushed;
+}
+
+Result<void> NextStore::cut(std::uint64_t size)
+{
+    // nbdkit believes in the size of an open context: later.
+    cut_to_ = size;
+    return {};
+}
+
+}  // namespace qcow2

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// NextStore: the bytes that nbdkit's next layer serves, as the one store of the
+// engine. The end of the layer need not be aligned to anything: what lies past
+// it reads as zeros, and cannot be written.
+//
+// All goes through one context, which is replaced by a new one when the file
+// below has grown. grow() may be called from any thread; one grows at a time.
+
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include <nbdkit-filter.h>
+
+#include "core/base/byte_store.h"
+#include "core/base/gate.h"
+#include "core/base/mutex.h"
+#include "filter/growth.h"
+#include "filter/next_context.h"
+
+namespace qcow2 {
+
+class LocalFile;
+
+class NextStore final : public ByteStore {
+public:
+    // serialised: nbdkit's thread model is less than parallel.
+    static Result<std::unique_ptr<NextStore>> open(nbdkit_backend *backend, bool read_only,
+                                                   bool serialised);
+    // Closes the contexts, then cuts the file if that was asked for.
+    ~NextStore();
+
+    // Before the store is used by others, and while nobody writes. Without it,
+    // or if the proof fails, the store has a fixed size. The file must outlive
+    // the store.
+    void allow_growth(LocalFile &file);
+    bool rotational() const { return rotational_; }
+
+    std::uint64_t size() const override { return size_.load(); }
+    std::uint64_t fresh_from() const override { return fresh_from_.load(); }
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Result<void> write(std::uint64_t offset, Bytes bytes) override;
+    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
+    Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
+    Result<void> flush() override;
+    bool can_flush() const override { return can_flush_; }
+    Result<void> grow(std::uint64_t size_min) override;
+    bool can_grow() const override { return can_grow_.load(); }
+    Result<void> cut(std::uint64_t size) override;
+    bool read_only() const override { return read_only_; }
+
+private:
+    class Turn;
+
+    NextStore(nbdkit_backend *backend, bool read_only, bool serialised)
+        : backend_(backend), open_read_only_(read_only), calls_(serialised)
+    {
+    }
+    Result<std::unique_ptr<NextContext>> open_context();
+    Result<void> switch_to(std::unique_ptr<NextContext> context);
+    Result<void> flush(NextContext &context);
+    // Only inside: else it may be closed at any moment.
+    NextContext &current() const { return *current_.load(std::memory_order_acquire); }
+
+    // Constant after open.
+    nbdkit_backend *const backend_;
+    const bool open_read_only_;
+    bool read_only_ = true;
+    bool can_flush_ = false;
+    bool rotational_ = false;
+
+    // Their own synchronisation.
+    NextCalls calls_;
+    Gate inside_{Rank::store};  // who uses the current context
+    std::atomic<NextContext *> current_{nullptr};
+    std::atomic<std::uint64_t> size_{0};  // never more than that of the current one
+    std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
+    std::atomic<bool> can_grow_{false};
+    std::atomic<bool> flush_failed_{false};
+
+    Mutex mutex_{Rank::store};
+    Condition changed_;
+    bool growing_ GUARDED_BY(mutex_) = false;
+
+    // Only for the one who grows, or when the store is opened or closed.
+    std::optional<Growth> growth_;
+    std::unique_ptr<NextContext> context_;
+    std::optional<std::uint64_t> cut_to_;
+};
+
+}  // namespace qcow2

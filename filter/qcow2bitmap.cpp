@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What nbdkit calls. Each function translates, lets the engine work, and
+// reports.
+//
+// Every callback of a connection is here, even where the answer is dull: our
+// connections have no context of their own in the next layer, and what we leave
+// out nbdkit would ask of that context, which is NULL.
+
+#include <string>
+#include <vector>
+
+#include <nbdkit-filter.h>
+
+#include "core/base/log.h"
+#include "core/disk.h"
+#include "filter/config.h"
+#include "filter/engine.h"
+#include "filter/report.h"
+#include "filter/stack.h"
+
+using namespace qcow2;
+
+namespace {
+
+constexpr char description[] = "the virtual disk of a qcow2 image";
+
+Engine &the_engine() { return *Engine::of_export(""); }
+Engine &engine_of(void *handle) { return *static_cast<Engine *>(handle); }
+Disk &disk_of(void *handle) { return engine_of(handle).disk(); }
+
+// Loaded twice we would still have one engine, one above the other.
+int times_loaded = 0;
+
+// --- The server.
+
+void filter_load()
+{
+    ++times_loaded;
+    set_log_sink(log_to_nbdkit);
+}
+
+int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
+{
+    bool ours = false;
+    const int done = run([&]() -> Result<void> {
+        ours = TRY(take_key(the_engine().config(), key, value));
+        return {};
+    });
+    return done == -1 || ours ? done : next(backend, key, value);
+}
+
+int filter_thread_model() { return NBDKIT_THREAD_MODEL_PARALLEL; }
+
+int filter_get_ready(int thread_model)
+{
+    return run([&]() -> Result<void> {
+        if (times_loaded > 1)
+            return Error(Errc::invalid, "the qcow2bitmap filter can stand in a stack only once");
+        return the_engine().get_ready(inspect_stack(), thread_model);
+    });
+}
+
+int filter_preconnect(nbdkit_next_preconnect *next, nbdkit_backend *backend, int readonly)
+{
+    if (next(backend, readonly) == -1)
+        return -1;
+    return run([&] { return the_engine().connect(backend, readonly); });
+}
+
+void filter_cleanup(nbdkit_backend *)
+{
+    run([] { return the_engine().close(); });
+}
+
+int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
+{
+    return nbdkit_add_export(exports, "", description);
+}
+
+const char *filter_default_export(nbdkit_next_default_export *, nbdkit_backend *, int, int) { return ""; }
+
+// --- A connection. Its handle is the engine.
+
+void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char *exportname, int)
+{
+    Engine *engine = Engine::of_export(exportname);
+    const int done = run([&]() -> Result<void> {
+        if (!engine)
+            return Error(Errc::not_found, "there is no export '" + std::string(exportname) +
+                                              "'; the disk is the one named ''");
+        // A filter above may open us for reading in a server for writing.
+        return readonly ? Result<void>() : engine->begin_writing();
+    });
+    return done == 0 ? engine : nullptr;
+}
+
+void filter_close(void *) {}
+int filter_prepare(nbdkit_next *, void *, int) { return 0; }
+int filter_finalize(nbdkit_next *, void *) { return 0; }
+
+const char *filter_export_description(nbdkit_next *, void *) { return description; }
+
+int64_t filter_get_size(nbdkit_next *, void *handle)
+{
+    return static_cast<int64_t>(disk_of(handle).size());
+}
+
+// Any request is served. A cluster has from 512 bytes to 2M, as nbdkit wants it
+// of the preferred size.
+int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
+{
+    *minimum = 1;
+    *preferred = static_cast<uint32_t>(disk_of(handle).cluster_size());
+    *maximum = UINT32_MAX;
+    return 0;
+}
+
+int filter_can_write(nbdkit_next *, void *handle) { return !disk_of(handle).why_read_only(); }
+int filter_can_flush(nbdkit_next *, void *handle) { return disk_of(handle).can_flush(); }
+int filter_is_rotational(nbdkit_next *, void *handle) { return engine_of(handle).rotational(); }
+int filter_can_trim(nbdkit_next *, void *) { return 1; }
+int filter_can_zero(nbdkit_next *, void *) { return NBDKIT_ZERO_NATIVE; }
+int filter_can_fast_zero(nbdkit_next *, void *) { return 1; }
+int filter_can_extents(nbdkit_next *, void *) { return 1; }
+// One engine: what one client has flushed, all have.
+int filter_can_multi_conn(nbdkit_next *, void *) { return 1; }
+int filter_can_cache(nbdkit_next *, void *) { return NBDKIT_CACHE_NATIVE; }
+
+int filter_can_fua(nbdkit_next *, void *handle)
+{
+    return disk_of(handle).can_flush() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+}
+
+// --- Requests.
+
+int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t, int *err)
+{
+    return serve(err, [&] {
+        return disk_of(handle).read(GuestOffset(offset), MutableBytes(static_cast<uint8_t *>(buf), count));
+    });
+}
+
+int filter_pwrite(nbdkit_next *, void *handle, const void *buf, uint32_t count, uint64_t offset,
+                  uint32_t flags, int *err)
+{
+    return serve(err, [&] {
+        return disk_of(handle).write(GuestOffset(offset), Bytes(static_cast<const uint8_t *>(buf), count),
+                                     flags & NBDKIT_FLAG_FUA);
+    });
+}
+
+int filter_flush(nbdkit_next *, void *handle, uint32_t, int *err)
+{
+    return serve(err, [&] { return disk_of(handle).flush(); });
+}
+
+int filter_trim(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
+{
+    return serve(err, [&] {
+        return disk_of(handle).trim(GuestOffset(offset), count, flags & NBDKIT_FLAG_FUA);
+    });
+}
+
+int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
+{
+    ZeroFlags how;
+    how.may_unmap = flags & NBDKIT_FLAG_MAY_TRIM;
+    how.fast = flags & NBDKIT_FLAG_FAST_ZERO;
+    how.fua = flags & NBDKIT_FLAG_FUA;
+    bool not_fast = false;
+    const int done = serve(err, [&] {
+        Result<void> zeroed = disk_of(handle).zero(GuestOffset(offset), count, how);
+        not_fast = how.fast && !zeroed && zeroed.error().code == Errc::unsupported;
+        return not_fast ? Result<void>() : std::move(zeroed);
+    });
+    // An answer that the client asked for, and no error to speak of. Nobody
+    // else may get it.
+    if (not_fast)
+        *err = EOPNOTSUPP;
+    return not_fast ? -1 : done;
+}
+
+int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t,
+                   nbdkit_extents *extents, int *err)
+{
+    return serve(err, [&]() -> Result<void> {
+        for (const Extent &extent : TRY(disk_of(handle).block_status(GuestOffset(offset), count))) {
+            const uint32_t type = (extent.hole ? NBDKIT_EXTENT_HOLE : 0) | (extent.zero ? NBDKIT_EXTENT_ZERO : 0);
+            if (nbdkit_add_extent(extents, offset, extent.length, type) == -1)
+                return Error(Errc::io, "the list of extents cannot be made");
+            offset += extent.length;
+        }
+        return {};
+    });
+}
+
+int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t, int *err)
+{
+    return serve(err, [&] { return disk_of(handle).cache(GuestOffset(offset), count); });
+}
+
+nbdkit_filter make_filter()
+{
+    nbdkit_filter filter = nbdkit_filter();
+    filter.name = "qcow2bitmap";
+    filter.longname = "qcow2 disks with dirty bitmaps";
+    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.";
+    filter.config_help = config_help();
+    filter.load = filter_load;
+    filter.config = filter_config;
+    filter.thread_model = filter_thread_model;
+    filter.get_ready = filter_get_ready;
+    filter.cleanup = filter_cleanup;
+    filter.preconnect = filter_preconnect;
+    filter.list_exports = filter_list_exports;
+    filter.default_export = filter_default_export;
+    filter.open = filter_open;
+    filter.close = filter_close;
+    filter.prepare = filter_prepare;
+    filter.finalize = filter_finalize;
+    filter.get_size = filter_get_size;
+    filter.export_description = filter_export_description;
+    filter.block_size = filter_block_size;
+    filter.can_write = filter_can_write;
+    filter.can_flush = filter_can_flush;
+    filter.is_rotational = filter_is_rotational;
+    filter.can_trim = filter_can_trim;
+    filter.can_zero = filter_can_zero;
+    filter.can_fast_zero = filter_can_fast_zero;
+    filter.can_extents = filter_can_extents;
+    filter.can_fua = filter_can_fua;
+    filter.can_multi_conn = filter_can_multi_conn;
+    filter.can_cache = filter_can_cache;
+    filter.pread = filter_pread;
+    filter.pwrite = filter_pwrite;
+    filter.flush = filter_flush;
+    filter.trim = filter_trim;
+    filter.zero = filter_zero;
+    filter.extents = filter_extents;
+    filter.cache = filter_cache;
+    return filter;
+}
+
+nbdkit_filter filter = make_filter();
+
+}  // namespace
+
+NBDKIT_REGISTER_FILTER(filter)

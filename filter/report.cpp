@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/report.h"
+
+#include <cerrno>
+
+#include <nbdkit-filter.h>
+
+namespace qcow2 {
+
+int to_errno(Errc code)
+{
+    switch (code) {
+    case Errc::io: return EIO;
+    case Errc::no_space: return ENOSPC;
+    case Errc::corrupt: return EIO;
+    case Errc::unsupported: return EIO;
+    case Errc::read_only: return EROFS;
+    case Errc::busy: return EBUSY;
+    case Errc::not_found: return ENOENT;
+    case Errc::exists: return EEXIST;
+    case Errc::invalid: return EINVAL;
+    }
+    return EIO;
+}
+
+void report(const Error &error) { nbdkit_error("%s", error.what.c_str()); }
+
+void log_to_nbdkit(LogLevel level, const std::string &line)
+{
+    switch (level) {
+    case LogLevel::debug: nbdkit_debug("%s", line.c_str()); break;
+    case LogLevel::warning: nbdkit_error("warning: %s", line.c_str()); break;
+    }
+}
+
+}  // namespace qcow2
