@@ -21,13 +21,13 @@ MemoryStore::MemoryStore(StoreImage image, StoreOptions options)
 
 std::uint64_t MemoryStore::size() const
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return image_.size;
 }
 
 std::uint64_t MemoryStore::fresh_from() const
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return fresh_from_;
 }
 
@@ -42,14 +42,14 @@ Result<void> MemoryStore::check_range(std::uint64_t offset, std::uint64_t length
 
 Result<void> MemoryStore::read(std::uint64_t offset, MutableBytes bytes)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     image_.bytes.read(offset, bytes);
     return {};
 }
 
 Result<void> MemoryStore::write(std::uint64_t offset, Bytes bytes)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, bytes.size()));
     image_.bytes.write(offset, bytes);
     return {};
@@ -57,7 +57,7 @@ Result<void> MemoryStore::write(std::uint64_t offset, Bytes bytes)
 
 Result<void> MemoryStore::zero(std::uint64_t offset, std::uint64_t length, bool)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, length));
     image_.bytes.zero(offset, length);
     return {};
@@ -65,7 +65,7 @@ Result<void> MemoryStore::zero(std::uint64_t offset, std::uint64_t length, bool)
 
 Result<void> MemoryStore::discard(std::uint64_t offset, std::uint64_t length)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, length));
     switch (options_.discarded) {
     case Discarded::zero: image_.bytes.zero(offset, length); break;
@@ -79,7 +79,7 @@ Result<void> MemoryStore::flush() { return {}; }
 
 Result<void> MemoryStore::grow(std::uint64_t size_min)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     INVARIANT(!options_.read_only);
     if (size_min <= image_.size)
         return {};
@@ -92,7 +92,7 @@ Result<void> MemoryStore::grow(std::uint64_t size_min)
 
 Result<void> MemoryStore::cut(std::uint64_t size)
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     INVARIANT(!options_.read_only);
     if (!options_.can_grow || size >= image_.size)
         return {};
@@ -105,7 +105,7 @@ Result<void> MemoryStore::cut(std::uint64_t size)
 
 StoreImage MemoryStore::image() const
 {
-    Locked lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return image_;
 }
 

@@ -6,8 +6,9 @@
 
 #pragma once
 
+#include <mutex>
+
 #include "core/base/byte_store.h"
-#include "core/base/mutex.h"
 #include "tests/support/sparse_bytes.h"
 
 namespace qcow2::test {
@@ -37,30 +38,31 @@ public:
     explicit MemoryStore(std::uint64_t size, StoreOptions options = {});
     explicit MemoryStore(StoreImage image, StoreOptions options = {});
 
-    std::uint64_t size() const override EXCLUDES(mutex_);
-    std::uint64_t fresh_from() const override EXCLUDES(mutex_);
-    Result<void> read(std::uint64_t offset, MutableBytes bytes) override EXCLUDES(mutex_);
-    Result<void> write(std::uint64_t offset, Bytes bytes) override EXCLUDES(mutex_);
-    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override
-        EXCLUDES(mutex_);
-    Result<void> discard(std::uint64_t offset, std::uint64_t length) override EXCLUDES(mutex_);
+    std::uint64_t size() const override;
+    std::uint64_t fresh_from() const override;
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Result<void> write(std::uint64_t offset, Bytes bytes) override;
+    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
+    Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
     Result<void> flush() override;
     bool can_flush() const override { return options_.can_flush; }
-    Result<void> grow(std::uint64_t size_min) override EXCLUDES(mutex_);
+    Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return options_.can_grow; }
-    Result<void> cut(std::uint64_t size) override EXCLUDES(mutex_);
+    Result<void> cut(std::uint64_t size) override;
     bool read_only() const override { return options_.read_only; }
 
     // As another process would find it now.
-    StoreImage image() const EXCLUDES(mutex_);
+    StoreImage image() const;
 
 private:
-    Result<void> check_range(std::uint64_t offset, std::uint64_t length) const REQUIRES(mutex_);
+    Result<void> check_range(std::uint64_t offset, std::uint64_t length) const;
 
     const StoreOptions options_;
-    mutable Mutex mutex_{Rank::store};
-    StoreImage image_ GUARDED_BY(mutex_);
-    std::uint64_t fresh_from_ GUARDED_BY(mutex_);
+    // No lock of the engine: it may be taken under any of them.
+    mutable std::mutex mutex_;
+    // Guarded by it:
+    StoreImage image_;
+    std::uint64_t fresh_from_;
 };
 
 }  // namespace qcow2::test

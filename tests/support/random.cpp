@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <random>
 
 #include <unistd.h>
@@ -69,7 +70,7 @@ std::string how_to_repeat(std::uint64_t seed)
            " --run_test=" + test_case.full_name();
 }
 
-DeathNote::DeathNote(std::uint64_t seed)
+DeathNote::DeathNote(std::uint64_t seed) : exceptions_(std::uncaught_exceptions())
 {
     const std::string line = how_to_repeat(seed) + "\n";
     std::strncpy(last_words, line.c_str(), sizeof last_words - 1);
@@ -80,7 +81,13 @@ DeathNote::DeathNote(std::uint64_t seed)
         __sanitizer_set_death_callback(say_last_words);
 }
 
-DeathNote::~DeathNote() { last_words[0] = 0; }
+DeathNote::~DeathNote()
+{
+    // An exception, or an assertion that was required.
+    if (std::uncaught_exceptions() > exceptions_)
+        say_last_words();
+    last_words[0] = 0;
+}
 
 std::size_t Random::weighted(const std::vector<unsigned> &weights)
 {

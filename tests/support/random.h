@@ -31,13 +31,17 @@ std::vector<std::uint64_t> seeds(unsigned smoke);
 // "repeat with: QCOW2_SEED=7 ./model --run_test=disk_model/random_steps"
 std::string how_to_repeat(std::uint64_t seed);
 
-// For what Boost.Test does not live to see: an abort, a sanitizer.
+// For what ends the scope, or the process, before Boost.Test looks: an
+// exception, an abort, a sanitizer.
 class DeathNote {
 public:
     explicit DeathNote(std::uint64_t seed);
     ~DeathNote();
     DeathNote(const DeathNote &) = delete;
     DeathNote &operator=(const DeathNote &) = delete;
+
+private:
+    const int exceptions_;
 };
 
 #define SEEDED(seed)                                       \
