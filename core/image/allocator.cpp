@@ -25,10 +25,16 @@ Result<void> Allocator::open()
     return refcounts_.open();
 }
 
-// Whole clusters only: the last one of the file may be cut short.
+// The last cluster of the file may be cut short: then it can be in use, but
+// not be taken.
 HostCluster Allocator::store_end() const
 {
     return HostCluster(store_.size() >> geometry_.cluster_bits);
+}
+
+HostCluster Allocator::file_end() const
+{
+    return HostCluster(geometry_.clusters_for(store_.size()));
 }
 
 bool Allocator::fresh(HostCluster cluster) const
@@ -189,7 +195,7 @@ Result<HostRun> Allocator::find_contiguous(std::uint64_t count)
 Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
 {
     for (;;) {
-        const HostCluster first = TRY(refcounts_.used_end(store_end()));
+        const HostCluster first = TRY(refcounts_.used_end(file_end()));
         HostCluster begin = first;
         // Each block that is missing moves the run one further.
         for (HostCluster c = first; c < begin + count; c = refcounts_.block_end(c))
@@ -245,7 +251,7 @@ Result<void> Allocator::settle()
 Result<std::uint64_t> Allocator::used_end()
 {
     Locked lock(mutex_);
-    const HostCluster end = TRY(refcounts_.used_end(HostCluster(geometry_.clusters_for(store_.size()))));
+    const HostCluster end = TRY(refcounts_.used_end(file_end()));
     return geometry_.offset_of(end).value;
 }
 

@@ -62,6 +62,7 @@ public:
 
 private:
     HostCluster store_end() const;
+    HostCluster file_end() const;
     bool fresh(HostCluster cluster) const REQUIRES(mutex_);
 
     Result<void> refill(std::uint64_t count) REQUIRES(mutex_);
