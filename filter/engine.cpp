@@ -65,6 +65,7 @@ Result<void> Engine::check_image()
         if (config_.asks_for_change())
             return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
         log_warning(what + "; the disk is served read-only");
+        read_only_said_ = true;
     }
     const auto store = TRY(FileStore::open(*file_, for_reading));
     const auto disk = TRY(Disk::open(*store, config_.disk).in(path));
@@ -73,6 +74,7 @@ Result<void> Engine::check_image()
         if (config_.asks_for_change())
             return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
         log_warning(what);
+        read_only_said_ = true;
     }
     return {};
 }
@@ -94,9 +96,7 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
     store_ = TRY(NextStore::open(backend, read_only, serialised_));
     TRY(hold_file());
-    // Under an overlay the file keeps every byte, and its length; above us it
-    // lets no write through.
-    if (file_ && stack_.file_plugin && !stack_.overlay && !store_->read_only())
+    if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
     DiskOptions options = config_.disk;
     options.read_only = read_only;
@@ -152,10 +152,13 @@ void Engine::say_what_is_there(bool read_only)
 {
     for (const std::string &line : disk_->report())
         log_debug(line);
-    if (disk_->why_read_only() && !read_only)
+    if (!disk_->why_read_only())
+        return;
+    if (!read_only && !read_only_said_)
         log_warning("the disk is served read-only: " + disk_->why_read_only()->what);
-    if (disk_->why_read_only() && config_.asks_for_change())
+    if (config_.asks_for_change())
         log_warning("bitmap= is ignored: the disk is served read-only");
+    read_only_said_ = true;
 }
 
 Result<void> Engine::begin_writing()

@@ -69,6 +69,7 @@ private:
     std::unique_ptr<LocalFile> file_ GUARDED_BY(mutex_);
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
+    bool read_only_said_ GUARDED_BY(mutex_) = false;
 
     // Set and reset under mutex_, while no client uses them.
     std::unique_ptr<NextStore> store_;

@@ -14,18 +14,22 @@ namespace qcow2 {
 
 namespace {
 
-// Filters of nbdkit that change neither bytes nor places. The others (offset,
-// partition, truncate, tar, xz, gzip, luks, ext2, swab, scan, ddrescue,
-// extentlist, ...), and those of other people, may stand above us as well as
-// below: with them the image is first seen when a client connects.
+// Filters of nbdkit that change neither bytes nor places. Not offset, partition,
+// truncate, tar, xz, gzip, luks, ext2, swab, scan, ddrescue, extentlist, nor
+// tls-fallback, which gives other bytes to those whom it does not trust.
 constexpr std::string_view identity_filters[] = {
-    "blocksize",   "blocksize-policy", "cache",        "cacheextents", "checkwrite",
-    "cow",         "delay",            "error",        "exitlast",     "exitwhen",
-    "exportname",  "fua",              "ip",           "limit",        "log",
-    "multi-conn",  "nocache",          "noextents",    "nofilter",     "noparallel",
-    "nozero",      "pause",            "protect",      "rate",         "readahead",
-    "retry",       "retry-request",    "stats",        "tls-fallback",
+    "blocksize", "blocksize-policy", "cache",      "cacheextents", "checkwrite",
+    "cow",       "delay",            "error",      "exitlast",     "exitwhen",
+    "exportname", "fua",             "ip",         "limit",        "log",
+    "multi-conn", "nocache",         "noextents",  "nofilter",     "noparallel",
+    "nozero",    "pause",            "protect",    "rate",         "readahead",
+    "retry",     "retry-request",    "stats",
 };
+
+// Those of them that keep bytes. A cache that has not written what it took still
+// writes it when the file has long been cut again, and then nbdkit stops the
+// server.
+constexpr std::string_view keeping_filters[] = {"cache", "cow"};
 
 constexpr std::string_view file_plugin_name = "nbdkit-file-plugin.so";
 
@@ -53,30 +57,30 @@ std::vector<std::string> loaded_objects()
     return paths;
 }
 
-// The object that this code is in.
-const void *own_base()
+// The object that an address is in.
+const void *object_of(const void *address)
 {
     Dl_info info;
-    return dladdr(reinterpret_cast<const void *>(&own_base), &info) ? info.dli_fbase : nullptr;
+    return address && dladdr(address, &info) ? info.dli_fbase : nullptr;
 }
 
-// True for filters and plugins, whatever the file is named, but not for us.
-bool is_other_module(const std::string &path)
+// Where nbdkit enters a filter or plugin, whatever its file is named.
+const void *entry_of(const std::string &path)
 {
-    if (path.empty())  // the server itself
-        return false;
-    void *object = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    void *object = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
     if (!object)
-        return false;
-    // dlsym also looks into what the object depends on: whose symbol is it?
-    bool found = false;
-    for (const char *entry : {"filter_init", "plugin_init"}) {
-        Dl_info info;
-        const void *symbol = dlsym(object, entry);
-        found |= symbol && dladdr(symbol, &info) && info.dli_fbase != own_base();
-    }
+        return nullptr;
+    const void *entry = dlsym(object, "filter_init");
+    if (!entry)
+        entry = dlsym(object, "plugin_init");
     dlclose(object);
-    return found;
+    return entry;
+}
+
+template <class List>
+bool contains(const List &list, std::string_view name)
+{
+    return std::ranges::find(list, name) != std::ranges::end(list);
 }
 
 }  // namespace
@@ -84,28 +88,34 @@ bool is_other_module(const std::string &path)
 Stack judge_stack(std::span<const std::string> modules)
 {
     Stack stack;
-    stack.identity = true;
+    bool identity = true, keeping = false;
     for (const std::string &module : modules) {
         const std::string_view name = filter_name(module);
         if (module == file_plugin_name)
             stack.file_plugin = true;
-        else if (std::ranges::find(identity_filters, name) == std::ranges::end(identity_filters))
-            stack.identity = false;
-        if (name == "cow")
-            stack.overlay = true;
+        else if (!contains(identity_filters, name))
+            identity = false;
+        keeping |= contains(keeping_filters, name);
+        stack.overlay |= name == "cow";
     }
-    stack.identity &= stack.file_plugin;
+    stack.identity = stack.file_plugin && identity;
+    stack.transparent = stack.identity && !keeping;
     return stack;
 }
 
 Stack inspect_stack()
 {
-    std::vector<std::string> modules;
+    const void *own = object_of(reinterpret_cast<const void *>(&inspect_stack));
+    std::vector<std::string> below;
     for (const std::string &path : loaded_objects()) {
-        if (is_other_module(path))
-            modules.push_back(path.substr(path.rfind('/') + 1));
+        const void *entry = entry_of(path);
+        if (!entry)
+            continue;
+        if (object_of(entry) == own)
+            break;
+        below.push_back(path.substr(path.rfind('/') + 1));
     }
-    return judge_stack(modules);
+    return judge_stack(below);
 }
 
 }  // namespace qcow2

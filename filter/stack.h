@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Which nbdkit modules are loaded besides us. A filter is not told who stands
-// above or below it, but all are in this process.
-//
-// It decides only what is checked early, at the prompt, and it may forbid that
-// the file grows. That the file *may* grow is proven otherwise: growth.h.
+// What stands below us. A filter is not told; but all modules are in this
+// process, and nbdkit loads them from the plugin outwards, so that those which
+// were loaded before us are those below us. (Measured with nbdkit 1.32. One
+// that stands on both sides is loaded once, as one below.)
 
 #pragma once
 
@@ -17,14 +16,17 @@ namespace qcow2 {
 struct Stack {
     // nbdkit's own file plugin serves the bytes.
     bool file_plugin = false;
-    // Each filter that is loaded hands on bytes and offsets as they are: what
-    // we shall see below is what is in the file now.
+    // And each filter between hands on bytes and offsets as they are: what we
+    // shall see is what is in the file now. It is checked at the prompt.
     bool identity = false;
+    // And none keeps bytes of its own: what we write is in the file at once. It
+    // may grow, if all that growth.h asks for can be proven.
+    bool transparent = false;
     // The cow filter is among them: the file need not be writable.
     bool overlay = false;
 };
 
-// The pure part: from the file names of all modules but ours.
+// The pure part: from the file names of the modules below.
 Stack judge_stack(std::span<const std::string> modules);
 
 // Before the server serves; modules are not loaded later.
