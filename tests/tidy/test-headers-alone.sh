@@ -18,6 +18,6 @@ export -f compile_alone
 export CXX PROJECT_CXXFLAGS
 
 tree_files core filter tests | grep '\.h$' |
-    xargs -P 2 -I{} bash -c 'compile_alone {}' || problem "headers that do not compile alone: see above"
+    xargs -P "$(nproc)" -I{} bash -c 'compile_alone {}' || problem "headers that do not compile alone: see above"
 
 finish
