@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/format/cluster_mapping.h"
+
+#include <boost/test/data/test_case.hpp>
+#include <boost/test/unit_test.hpp>
+
+#include "tests/unit/format/bytes_by_hand.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+namespace data = boost::unit_test::data;
+
+namespace {
+
+Geometry with_cluster_bits(std::uint32_t cluster_bits) { return {3, cluster_bits, 4, false}; }
+const Geometry v3 = with_cluster_bits(16);
+const Geometry v2{2, 16, 4, false};
+const Geometry extended{3, 16, 4, true};
+
+constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+constexpr std::uint64_t compressed = std::uint64_t(1) << 62;
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cluster_mapping)
+
+BOOST_AUTO_TEST_CASE(the_table_of_meanings)
+{
+    const std::pair<std::uint64_t, ClusterMapping> table[] = {
+        {0, Unallocated{}},
+        {1, Zero{}},
+        {0x50000, Data{HostOffset(0x50000), false}},
+        {copied | 0x50000, Data{HostOffset(0x50000), true}},
+        {0x50001, Zero{HostOffset(0x50000), false}},
+        {copied | 0x50001, Zero{HostOffset(0x50000), true}},
+        {0x00ffffffffff0000, Data{HostOffset(0x00ffffffffff0000), false}},
+        {compressed | 0x50000, Compressed{HostOffset(0x50000), 512}},
+    };
+    for (const auto &[raw, mapping] : table) {
+        const auto decoded = decode_l2_entry(raw, v3);
+        BOOST_REQUIRE_MESSAGE(decoded, said(decoded));
+        BOOST_TEST((*decoded == mapping), raw);
+        BOOST_TEST(encode_l2_entry(mapping, v3) == raw);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(bit_63_says_nothing_without_a_cluster)
+{
+    BOOST_TEST((*decode_l2_entry(copied, v3) == ClusterMapping(Unallocated{})));
+    BOOST_TEST((*decode_l2_entry(copied | 1, v3) == ClusterMapping(Zero{})));
+    BOOST_TEST(encode_l2_entry(Zero{HostOffset(0), true}, v3) == 1u);
+}
+
+BOOST_DATA_TEST_CASE(each_bit_of_a_standard_entry, data::xrange(1u, 62u), n)
+{
+    const auto mapping = decode_l2_entry(0x50000 | std::uint64_t(1) << n, v3);
+    if (n < 9 || n >= 56)
+        BOOST_TEST(is(mapping, Finding::l2_entry_reserved_bits));
+    else if (n < 16)
+        BOOST_TEST(is(mapping, Finding::l2_entry_unaligned));
+    else
+        BOOST_TEST(mapping.has_value());
+}
+
+BOOST_AUTO_TEST_CASE(the_zero_flag_elsewhere)
+{
+    BOOST_TEST(is(decode_l2_entry(1, v2), Finding::l2_entry_zero_flag_in_v2));
+    BOOST_TEST(is(decode_l2_entry(0x50001, v2), Finding::l2_entry_zero_flag_in_v2));
+    BOOST_TEST(is(decode_l2_entry(1, extended), Finding::l2_entry_reserved_bits));
+    BOOST_TEST(decode_l2_entry(0x50000, v2).has_value());
+    BOOST_TEST(decode_l2_entry(0x50000, extended).has_value());
+}
+
+// The offset ends where the number of sectors begins, which depends on the
+// size of a cluster.
+BOOST_DATA_TEST_CASE(compressed_at_every_cluster_size, data::xrange(9u, 22u), cluster_bits)
+{
+    const Geometry g = with_cluster_bits(cluster_bits);
+    const std::uint32_t x = 62 - (cluster_bits - 8);
+    const std::uint64_t sectors_max = std::uint64_t(1) << (cluster_bits - 8);
+    for (const std::uint64_t offset : {std::uint64_t(0x1000), std::uint64_t(0x12345), std::uint64_t(0x123ff)})
+        for (const std::uint64_t sectors : {std::uint64_t(1), sectors_max}) {
+            const std::uint64_t raw = compressed | (sectors - 1) << x | offset;
+            const auto mapping = decode_l2_entry(raw, g);
+            BOOST_REQUIRE_MESSAGE(mapping, said(mapping));
+            const auto &c = std::get<Compressed>(*mapping);
+            BOOST_TEST(c.host.value == offset);
+            BOOST_TEST(c.host.value + c.bytes_max == (offset & ~std::uint64_t(511)) + sectors * 512);
+            BOOST_TEST(encode_l2_entry(*mapping, g) == raw);
+        }
+    BOOST_TEST(is(decode_l2_entry(copied | compressed | 0x1000, g),
+                  Finding::l2_entry_compressed_copied));
+    // Bits above 55 of the offset, where there are such.
+    if (x > 56)
+        BOOST_TEST(is(decode_l2_entry(compressed | std::uint64_t(1) << 56, g),
+                      Finding::l2_entry_reserved_bits));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
