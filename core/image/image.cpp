@@ -8,7 +8,6 @@
 #include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
-#include "core/format/snapshot_table.h"
 
 namespace qcow2 {
 
@@ -83,20 +82,30 @@ Result<void> Image::open_tables()
     return {};
 }
 
-// Where snapshots keep their records and L1 tables. (Two snapshots have each
-// their own; the image is theirs too, so nothing is said of overlaps here.)
+// The table says only itself how long it is: a little first, then more.
+Result<SnapshotTable> Image::read_snapshots(const Header &header)
+{
+    const std::uint64_t offset = header.snapshots_offset.value;
+    if (offset >= store_.size())
+        return finding(Finding::snapshot_table_past_end, hex(offset));
+    const std::uint64_t bytes_max =
+        std::min(store_.size() - offset, limits::snapshot_table_bytes_max);
+    for (std::uint64_t length = 64 << 10;; length *= 4) {
+        Buffer bytes(std::min(length, bytes_max));
+        TRY(store_.read(offset, bytes).in("snapshot table"));
+        auto table = decode_snapshot_table(bytes, header.nb_snapshots, header.size, geometry_);
+        if (table || bytes.size() == bytes_max)
+            return std::move(table).in("snapshot table at " + hex(offset));
+    }
+}
+
+// Where snapshots keep their records and L1 tables. (What lies under these is
+// counted, and bit 63 keeps us from it.)
 Result<void> Image::note_snapshots(const Header &header)
 {
     if (header.nb_snapshots == 0)
         return {};
-    if (header.snapshots_offset.value >= store_.size())
-        return finding(Finding::snapshot_table_past_end, hex(header.snapshots_offset.value));
-    Buffer bytes(std::min(store_.size() - header.snapshots_offset.value,
-                          limits::snapshot_table_bytes_max));
-    TRY(store_.read(header.snapshots_offset.value, bytes).in("snapshot table"));
-    const SnapshotTable table =
-        TRY(decode_snapshot_table(bytes, header.nb_snapshots, header.size, geometry_)
-                .in("snapshot table at " + hex(header.snapshots_offset.value)));
+    const SnapshotTable table = TRY(read_snapshots(header));
     metadata_.add({geometry_.cluster_of(header.snapshots_offset),
                    geometry_.clusters_for(table.encoded_size)});
     for (const Snapshot &snapshot : table.snapshots)

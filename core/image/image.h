@@ -28,6 +28,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/format/snapshot_table.h"
 #include "core/image/data_path.h"
 #include "core/image/guarded_store.h"
 
@@ -74,6 +75,7 @@ private:
     Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t cache_bytes);
 
     Result<void> open_tables();
+    Result<SnapshotTable> read_snapshots(const Header &header);
     Result<void> note_snapshots(const Header &header);
     Result<void> write_back();
     template <class Operation>
