@@ -94,10 +94,10 @@ Result<void> MemoryStore::cut(std::uint64_t size)
 {
     const std::lock_guard<std::mutex> lock(mutex_);
     INVARIANT(!options_.read_only);
+    // Only what this process added is cut off.
+    size = std::max(size, fresh_from_);
     if (!options_.can_grow || size >= image_.size)
         return {};
-    // Only what this process added is cut off.
-    INVARIANT(size >= fresh_from_);
     image_.bytes.zero(size, image_.size - size);
     image_.size = size;
     return {};

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -13,6 +14,8 @@
 #include <unistd.h>
 
 #include <boost/test/framework.hpp>
+
+#include "core/base/log.h"
 
 extern "C" void __sanitizer_set_death_callback(void (*)()) __attribute__((weak));
 
@@ -77,6 +80,10 @@ DeathNote::DeathNote(std::uint64_t seed) : exceptions_(std::uncaught_exceptions(
     // Boost.Test takes SIGABRT for itself when a test case begins, and tells
     // nothing of the scope; taken back here.
     std::signal(SIGABRT, on_abort);
+    if (std::getenv("QCOW2_LOG"))
+        set_log_sink([](LogLevel, const std::string &log_line) {
+            std::fprintf(stderr, "%s\n", log_line.c_str());
+        });
     if (__sanitizer_set_death_callback)
         __sanitizer_set_death_callback(say_last_words);
 }

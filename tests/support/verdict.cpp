@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "tests/support/verdict.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/check/check.h"
+#include "tests/support/must.h"
+#include "tests/support/payload.h"
+#include "tests/support/qemu_img.h"
+
+namespace qcow2::test {
+
+namespace {
+
+std::string data_verdict(const ImageReader &reader, const ReferenceDisk &reference)
+{
+    if (reader.disk_size() != reference.size())
+        return "the disk has another size";
+    constexpr std::uint64_t piece_max = 1 << 20;
+    Buffer found;
+    for (std::uint64_t at = 0; at < reference.size(); at += piece_max) {
+        found.resize(std::min(piece_max, reference.size() - at));
+        if (const auto read = reader.read(GuestOffset(at), found); !read)
+            return read.error().what;
+        const Buffer expected = reference.read(GuestOffset(at), found.size());
+        const std::string fault = payload_difference(GuestOffset(at), expected, found);
+        if (!fault.empty())
+            return "in the file " + fault;
+    }
+    return {};
+}
+
+std::string bits_difference(const BitVector &expected, const BitVector &found)
+{
+    for (std::uint64_t bit = 0; bit < expected.size(); ++bit)
+        if (expected.test(bit) != found.test(bit))
+            return "granule " + std::to_string(bit) + " is " + (found.test(bit) ? "set" : "clear");
+    return "equal";
+}
+
+std::string bitmap_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &reference,
+                           Bitmaps bitmaps)
+{
+    if (bitmap.entry.granularity() != std::uint64_t(1) << reference.granularity_bits)
+        return "another granularity";
+    if (bitmap.entry.enabled() != reference.enabled)
+        return "the flag auto has changed";
+    if (bitmaps == Bitmaps::superset && bitmap.entry.in_use() && reference.enabled)
+        return {};
+    if (bitmap.entry.in_use() != reference.in_use)
+        return bitmap.entry.in_use() ? "it is in_use" : "it is no more in_use";
+    if (bitmap.bits == reference.bits)
+        return {};
+    if (bitmaps == Bitmaps::superset && reference.enabled && !reference.in_use) {
+        BitVector both = bitmap.bits;
+        both.or_with(reference.bits);
+        if (both == bitmap.bits)
+            return {};
+    }
+    return bits_difference(reference.bits, bitmap.bits);
+}
+
+std::string bitmaps_verdict(const ImageReader &reader, const ReferenceDisk &reference,
+                            Bitmaps bitmaps)
+{
+    const auto stored = reader.bitmaps();
+    if (!stored)
+        return stored.error().what;
+    if (stored->size() != reference.bitmaps().size())
+        return std::to_string(stored->size()) + " bitmaps";
+    for (const StoredBitmap &bitmap : *stored) {
+        const auto expected = reference.bitmaps().find(bitmap.entry.name);
+        if (expected == reference.bitmaps().end())
+            return "bitmap '" + bitmap.entry.name + "' came from nowhere";
+        const std::string fault = bitmap_verdict(bitmap, expected->second, bitmaps);
+        if (!fault.empty())
+            return "bitmap '" + bitmap.entry.name + "': " + fault;
+    }
+    return {};
+}
+
+// Sets the granules that differ from the beginning; expects them.
+std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &before,
+                             const std::vector<std::uint64_t> &changed_sectors)
+{
+    if (bitmap.entry.in_use())
+        return {};
+    const std::uint64_t granularity = bitmap.entry.granularity();
+    for (const std::uint64_t sector : changed_sectors)
+        if (!bitmap.bits.test(sector * 512 / granularity))
+            return "not in_use, and granule " + std::to_string(sector * 512 / granularity) +
+                   " is clear, but guest offset " + hex(sector * 512) + " has changed";
+    BitVector both = bitmap.bits;
+    both.or_with(before.bits);
+    if (both != bitmap.bits)
+        return "not in_use, and bits of the beginning are gone";
+    return {};
+}
+
+}  // namespace
+
+std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &reference,
+                               Bitmaps bitmaps)
+{
+    ImageView view(image);
+    const auto report = check(view);
+    if (!report)
+        return report.error().what;
+    if (!report->sound())
+        return report->text();
+    const auto reader = ImageReader::open(view);
+    if (!reader)
+        return reader.error().what;
+    const std::string data = data_verdict(*reader, reference);
+    return data.empty() ? bitmaps_verdict(*reader, reference, bitmaps) : data;
+}
+
+std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
+                          const GuestHistory &history, std::uint64_t event)
+{
+    ImageView view(image);
+    const auto report = check(view);
+    if (!report)
+        return report.error().what;
+    if (!report->leaks_at_worst())
+        return report->text();
+    const auto reader = ImageReader::open(view);
+    if (!reader)
+        return reader.error().what;
+
+    std::string fault;
+    std::vector<std::uint64_t> changed;
+    const auto read = [&](GuestOffset offset, MutableBytes bytes) {
+        if (const auto result = reader->read(offset, bytes); !result && fault.empty())
+            fault = result.error().what;
+        if (before.read(offset, bytes.size()) != Buffer(bytes.begin(), bytes.end()))
+            changed.push_back(offset.value / 512);
+    };
+    const std::string data = history.verdict(event, before, read);
+    if (!fault.empty() || !data.empty())
+        return fault + data;
+
+    const auto stored = reader->bitmaps();
+    if (!stored)
+        return stored.error().what;
+    if (stored->size() != before.bitmaps().size())
+        return std::to_string(stored->size()) + " bitmaps";
+    for (const StoredBitmap &bitmap : *stored) {
+        const auto was = before.bitmaps().find(bitmap.entry.name);
+        if (was == before.bitmaps().end())
+            return "bitmap '" + bitmap.entry.name + "' came from nowhere";
+        const std::string words = was->second.enabled && !was->second.in_use
+                                      ? coverage_verdict(bitmap, was->second, changed)
+                                      : bitmap_verdict(bitmap, was->second, Bitmaps::exact);
+        if (!words.empty())
+            return "bitmap '" + bitmap.entry.name + "': " + words;
+    }
+    return {};
+}
+
+std::string qemu_verdict(const StoreImage &image, bool leaks_are_right)
+{
+    if (!have_qemu_img())
+        return {};
+    const Judgement judgement = qemu_img_check(image);
+    if (judgement.status == 0 || (leaks_are_right && judgement.status == 3))
+        return {};
+    return "qemu-img check: " + judgement.output;
+}
+
+}  // namespace qcow2::test

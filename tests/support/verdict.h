@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What must be true of a file. Each verdict is empty if it is, else it says in
+// words what is not.
+
+#pragma once
+
+#include <string>
+
+#include "tests/support/image_reader.h"
+#include "tests/support/memory_store.h"
+#include "tests/support/reference_disk.h"
+
+namespace qcow2::test {
+
+enum class Bitmaps {
+    exact,     // every bit, and not in_use (but those that were found so)
+    superset,  // no room was left: in_use, or more bits than needed
+};
+
+// After a clean stop: core/check finds nothing; each byte is the reference's;
+// so are the bitmaps.
+std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &reference,
+                               Bitmaps bitmaps = Bitmaps::exact);
+
+// After a crash, the four questions, without the engine: core/check finds
+// leaks at worst; each flushed byte is there, each other old or new; each
+// enabled bitmap is in_use or covers what differs from `before`, whose bits
+// are those of the beginning; the others are as they were.
+std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
+                          const GuestHistory &history, std::uint64_t event);
+
+// By qemu-img check, if it is installed. Leaks may be all right.
+std::string qemu_verdict(const StoreImage &image, bool leaks_are_right);
+
+}  // namespace qcow2::test
