@@ -1,0 +1,351 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# For the tests that run a server: e2e/test-*.sh and interop/test-*.sh. They
+# begin with
+#
+#     . "${srcdir:-$(dirname "$0")/..}"/functions.sh
+#
+# and are then in a temporary folder, $tmp, which vanishes when they end, as do
+# the servers that they started. A test ends at the first command that fails.
+# Servers have names, for there may be several; without one it is "main".
+#
+#     qemu-img create -q -f qcow2 disk.qcow2 64M
+#     serve file disk.qcow2 bitmap=b0
+#     client <<'PYTHON'
+#     h.pwrite(b"x" * 512, 0)
+#     PYTHON
+#     stop
+#     check_image disk.qcow2
+#     same "$(dirty_map b0 disk.qcow2)" "0+65536"
+
+set -eu -o pipefail
+# Debian's tools, and those of the superuser.
+export PATH=/usr/bin:/bin:$PATH:/usr/sbin:/sbin
+export LC_ALL=C
+
+PYTHON=${PYTHON:-/usr/bin/python3}
+FILTER=${FILTER:?is not set: run this by make check TESTS=...}
+# So short that a test can wait for it.
+idle_ms=300
+
+# --- How a test ends.
+
+# skip REASON
+skip() { echo "$*"; exit 77; }
+
+# fail WHAT
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# same FOUND EXPECTED [WHAT]
+same()
+{
+    [ "$1" = "$2" ] || fail "${3:+$3: }found:"$'\n'"$1"$'\n'"expected:"$'\n'"$2"
+}
+
+# step WHAT: for the log.
+step() { printf '\n-- %s\n' "$*"; }
+
+# cleanup_fn COMMAND...: when the test ends, the last one first.
+cleanup_commands=()
+cleanup_fn()
+{
+    local words
+    printf -v words '%q ' "$@"
+    cleanup_commands+=("$words")
+}
+
+clean_up()
+{
+    local status=$? i
+    trap '' INT TERM
+    set +e
+    if [ $status -ne 0 ] && [ $status -ne 77 ]; then
+        [ -z "${BASH_LINENO[0]-}" ] || echo "$0: ended with $status, near line ${BASH_LINENO[0]}"
+        for i in "$tmp"/*.log; do
+            [ ! -s "$i" ] || { echo "== $(basename "$i"), the end of it"; tail -n 25 "$i"; }
+        done
+    fi
+    for ((i = ${#cleanup_commands[@]} - 1; i >= 0; i--)); do
+        eval "${cleanup_commands[i]}"
+    done
+    exit $status
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+# --- What a test needs.
+
+# requires COMMAND...
+requires()
+{
+    local command
+    for command; do
+        command -v "$command" >/dev/null || skip "$command is missing"
+    done
+}
+
+requires_filter() { nbdkit --filter="$1" --dump-plugin null >/dev/null 2>&1 || skip "nbdkit has no $1 filter"; }
+requires_plugin() { nbdkit --dump-plugin "$1" >/dev/null 2>&1 || skip "nbdkit has no $1 plugin"; }
+requires_root() { [ "$(id -u)" -eq 0 ] || skip "only the superuser can do this"; }
+
+requires nbdkit qemu-img qemu-io qemu-nbd nbdinfo
+"$PYTHON" -c 'import nbd' 2>/dev/null || skip "$PYTHON has no module nbd"
+[ -f "$FILTER" ] || fail "$FILTER is not there"
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/qcow2bitmap-test.XXXXXX")
+cleanup_fn rm -rf "$tmp"
+cd "$tmp"
+
+# --- Servers.
+
+declare -A server_pids=()
+
+# wait_until WHAT COMMAND...: for 10 seconds, or as long as a sanitizer needs.
+wait_until()
+{
+    local what=$1 tries
+    shift
+    for tries in $(seq 400); do
+        ! "$@" || return 0
+        sleep 0.025
+    done
+    fail "waited too long ($tries times) for: $what"
+}
+
+# nbdkit, as the filter needs it if it was compiled with a sanitizer. (env becomes
+# nbdkit, with the same process number.)
+nbdkit_command=(env ${SANITIZER_PRELOAD:+"LD_PRELOAD=$SANITIZER_PRELOAD"} nbdkit)
+
+# uri [NAME]
+uri() { echo "nbd+unix:///?socket=$tmp/${1:-main}.sock"; }
+
+# start NAME PROGRAM...: any server that writes NAME.pid and serves NAME.sock;
+# what it says goes to NAME.log.
+start()
+{
+    local name=$1
+    shift
+    rm -f "$tmp/$name.pid" "$tmp/$name.sock"
+    "$@" >"$tmp/$name.log" 2>&1 </dev/null &
+    server_pids[$name]=$!
+    # A server that has gone cannot be killed, and nobody else has got its
+    # number, as long as we have not waited for it.
+    cleanup_fn kill -9 "$!"
+    wait_until "server $name" server_is_up_or_gone "$name"
+    [ -s "$tmp/$name.pid" ] || fail "server $name did not start"
+}
+
+server_is_up_or_gone() { [ -s "$tmp/$1.pid" ] || ! kill -0 "${server_pids[$1]}" 2>/dev/null; }
+
+# serve_plain NAME ARGUMENTS...: nbdkit without our filter, or with it in any
+# place of the arguments, as --filter=$FILTER.
+serve_plain()
+{
+    local name=$1
+    shift
+    start "$name" "${nbdkit_command[@]}" -f -U "$tmp/$name.sock" -P "$tmp/$name.pid" \
+        -D "qcow2bitmap.idle_ms=${IDLE_MS:-60000}" "$@"
+}
+
+# serve [--as NAME] ARGUMENTS...: our filter is nearest to the client.
+serve()
+{
+    local name=main
+    [ "$1" != --as ] || { name=$2; shift 2; }
+    serve_plain "$name" --filter="$FILTER" "$@"
+}
+
+# stop [NAME]: SIGTERM. It must end well.
+stop()
+{
+    local name=${1:-main} status=0
+    kill -TERM "${server_pids[$name]}"
+    forget "$name" || status=$?
+    [ "$status" -eq 0 ] || fail "server $name ended with exit status $status"
+}
+
+# kill_server [NAME]: kill -9.
+kill_server()
+{
+    local name=${1:-main}
+    kill -9 "${server_pids[$name]}"
+    forget "$name" 2>/dev/null || true
+}
+
+# forget NAME: waits for the end of a server; its exit status.
+forget()
+{
+    local pid=${server_pids[$1]} kept=() command
+    unset "server_pids[$1]"
+    for command in "${cleanup_commands[@]}"; do
+        [ "$command" = "kill -9 $pid " ] || kept+=("$command")
+    done
+    cleanup_commands=("${kept[@]}")
+    wait "$pid"
+}
+
+is_running() { kill -0 "${server_pids[${1:-main}]}" 2>/dev/null; }
+
+# server_said PATTERN [NAME]: a grep -E pattern in what the server said.
+server_said()
+{
+    grep -qE -- "$1" "$tmp/${2:-main}.log" ||
+        fail "server ${2:-main} did not say '$1', but:"$'\n'"$(cat "$tmp/${2:-main}.log")"
+}
+
+# refused PATTERN NBDKIT-ARGUMENTS...: nbdkit, asked to be a daemon, with our
+# filter nearest to the client, must say PATTERN at the prompt and end with a
+# failure. In 10 seconds, and less than 2 GB of address space.
+refused()
+{
+    local pattern=$1 status=0
+    shift
+    (
+        [ -n "${SANITIZER_PRELOAD-}" ] || ulimit -v 2000000
+        # A limit in time, by its number: a hang is a failure of the test.
+        exec timeout 10 "${nbdkit_command[@]}" -U "$tmp/refused.sock" -P "$tmp/refused.pid" \
+            --filter="$FILTER" "$@"
+    ) >refused.out 2>&1 </dev/null || status=$?
+    if [ "$status" -eq 0 ]; then
+        wait_until "the daemon" test -s refused.pid
+        kill "$(cat refused.pid)"
+        fail "accepted, and should have said '$pattern': nbdkit $*"
+    fi
+    rm -f refused.pid refused.sock
+    [ "$status" -eq 1 ] || fail "exit status $status: nbdkit $*"$'\n'"$(cat refused.out)"
+    grep -qE -- "$pattern" refused.out ||
+        fail "nbdkit $*"$'\n'"said: $(cat refused.out)"$'\n'"expected: $pattern"
+    echo "refused: $(head -n 1 refused.out)"
+}
+
+# --- Clients.
+
+# client [NAME] [ARGUMENTS...] <<'PYTHON': h is connected, with base:allocation;
+# connect() makes more connections; fails(errno, function, ...) calls a function
+# that must fail so. ARGUMENTS are sys.argv[1:].
+client()
+{
+    local name=${1:-main}
+    [ $# -eq 0 ] || shift
+    {
+        cat <<'PYTHON'
+import errno, os, sys, nbd
+
+uri = os.environ["CLIENT_URI"]
+
+def connect(*contexts):
+    handle = nbd.NBD()
+    for context in contexts or ["base:allocation"]:
+        handle.add_meta_context(context)
+    # What we want to know is what the server does with wrong requests.
+    handle.set_strict_mode(0)
+    handle.connect_uri(uri)
+    return handle
+
+def fails(number, function, *args, **named):
+    try:
+        function(*args, **named)
+    except nbd.Error as error:
+        assert error.errnum == number, "%s, expected %s" % (error, errno.errorcode[number])
+        return
+    raise AssertionError("did not fail")
+
+def extents(handle, offset, length, context="base:allocation", one=False):
+    found = []
+    def take(name, position, entries, error):
+        if name == context:
+            for size, flags in zip(entries[::2], entries[1::2]):
+                found.append((position, size, flags))
+                position += size
+    flags = nbd.CMD_FLAG_REQ_ONE if one else 0
+    end = offset + length
+    while offset < end:
+        before = len(found)
+        handle.block_status(end - offset, offset, take, flags)
+        offset = found[-1][0] + found[-1][1]
+        if one:
+            break
+    # Neighbours of one kind are one; the last may be longer than was asked.
+    joined = []
+    for position, size, flags in found:
+        size = min(size, end - position)
+        if joined and joined[-1][2] == flags:
+            joined[-1] = (joined[-1][0], joined[-1][1] + size, flags)
+        else:
+            joined.append((position, size, flags))
+    return joined
+
+h = connect()
+PYTHON
+        cat
+    } >"$tmp/client.py"
+    CLIENT_URI=$(uri "$name") timeout 120 "$PYTHON" "$tmp/client.py" "$@"
+}
+
+# --- Images.
+
+# check_image FILE: no corruption, no leaks, in QEMU's eyes and in core/check's.
+check_image()
+{
+    qemu-img check -q -f qcow2 "$1" || fail "qemu-img check: $(qemu-img check -f qcow2 "$1" 2>&1)"
+    [ ! -x "${builddir-.}/support/check_image" ] || "$builddir/support/check_image" "$1" >check.out ||
+        fail "check_image: $(cat check.out)"
+}
+
+# check_image_leaks_at_worst FILE: after kill -9.
+check_image_leaks_at_worst()
+{
+    local status=0
+    qemu-img check -q -f qcow2 "$1" >check.out 2>&1 || status=$?
+    case $status in 0|3) ;; *) fail "qemu-img check: $(qemu-img check -f qcow2 "$1" 2>&1)" ;; esac
+}
+
+# same_disk QCOW2 RAW: QEMU reads the same bytes from both. The raw twin may be
+# longer or shorter only in zeros, unless -s comes first.
+same_disk()
+{
+    local strict=
+    [ "$1" != -s ] || { strict=-s; shift; }
+    qemu-img compare -q $strict -f qcow2 -F raw "$1" "$2" || fail "$1 and $2 are different"
+}
+
+# bitmap_info FILE NAME: "granularity flags" as QEMU sees them, flags joined by
+# commas: "65536 auto", "65536 in-use,auto"; nothing if there is no such bitmap.
+bitmap_info()
+{
+    qemu-img info -U -f qcow2 --output=json "$1" | "$PYTHON" -c '
+import json, sys
+info = json.load(sys.stdin)
+for bitmap in info.get("format-specific", {}).get("data", {}).get("bitmaps", []):
+    if bitmap["name"] == sys.argv[1]:
+        print(bitmap["granularity"], ",".join(bitmap["flags"]))' "$2"
+}
+
+# dirty_map NAME FILE: what is dirty, as QEMU reads it from the file. Neighbours
+# are joined; one line each: OFFSET+LENGTH, bytes.
+dirty_map()
+{
+    local map
+    start reader qemu-nbd -r -t -f qcow2 -B "$1" -k "$tmp/reader.sock" --pid-file="$tmp/reader.pid" "$2"
+    map=$(nbdinfo --map="qemu:dirty-bitmap:$1" "$(uri reader)")
+    kill "${server_pids[reader]}"
+    forget reader || true
+    awk '
+        function put() { if (length_) printf "%d+%d\n", from, length_ }
+        $3 != 0 {
+            if (length_ && from + length_ == $1) { length_ += $2; next }
+            put(); from = $1; length_ = $2
+        }
+        END { put() }' <<<"$map"
+}
+
+# file_state FILE...: changes if a file was changed, or merely written to. (Not
+# its access time.)
+file_state() { sha256sum "$@"; stat -c '%n %s %b %y %z' "$@"; }
+
+length_of() { stat -c %s "$1"; }
+
+# make_qcow2 FILE SIZE [OPTIONS]: OPTIONS as qemu-img create -o has them.
+make_qcow2() { qemu-img create -q -f qcow2 ${3:+-o "$3"} "$1" "$2"; }
