@@ -30,23 +30,24 @@ namespace qcow2 {
 
 // Every lock of the engine, outermost first.
 //
-//   rank       protects                                     across store I/O?
-//   engine     opening, idling and closing the one engine   yes
-//   gate       L1: nothing moves under a request            yes
-//   ranges     L2: guest clusters being allocated           yes (a range lock)
-//   tables     L2: L2 tables being made or copied           yes (a range lock)
-//   marks      in_use on disk, storing of bitmaps           yes
-//   cycle      one write-back at a time                     yes
-//   readers    W3: who still reads by an old mapping        no
-//   mapping    L4: L1 table, cached L2 tables               no
-//   allocator  L5: refcounts, free search, reserve          yes
-//   refcounts  cached refcount blocks                       no
-//   header     cluster 0                                     yes
-//   bitmaps    L6: bits in memory                           no
-//   store      the store's own, below everything            yes
+//   rank         protects                                      across store I/O?
+//   engine       opening, idling and closing the one engine    yes
+//   gate         L1: nothing moves under a request             yes
+//   ranges       L2: guest clusters being allocated            yes (a range lock)
+//   tables       L2: L2 tables being made or copied            yes (a range lock)
+//   marks        in_use on disk, storing of bitmaps            yes
+//   cycle        one write-back at a time                      yes
+//   readers      W3: who still reads by an old mapping         no
+//   mapping      L4: L1 table, cached L2 tables                no
+//   allocator    L5: refcounts, free search, reserve           yes
+//   refcounts    cached refcount blocks                        no
+//   header       cluster 0                                     yes
+//   decompressed clusters kept decompressed                    no
+//   bitmaps      L6: bits in memory                            no
+//   store        the store's own, below everything             yes
 enum class Rank {
     engine, gate, ranges, tables, marks, cycle, readers, mapping, allocator, refcounts,
-    header, bitmaps, store,
+    header, decompressed, bitmaps, store,
 };
 
 class CAPABILITY("mutex") Mutex {

@@ -4,8 +4,9 @@
 #include "core/check/check.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
 #include <map>
+#include <utility>
 #include <unordered_map>
 
 #include "core/base/log.h"
@@ -87,16 +88,19 @@ private:
 
     void add(Finding finding, std::string place, std::uint64_t count = 1)
     {
-        (finding == Finding::refcount_too_high ? report_.leaks : report_.corruptions) += count;
-        if (report_.findings.size() < CheckReport::findings_max)
-            report_.findings.push_back({finding, std::move(place), count});
+        add_lazily(finding, [&] { return std::move(place); }, count);
     }
 
-    // For what happens often: the place is only put into words if it is kept.
+    // For what may happen often: the place is only put into words if it is kept.
     template <class Words>
-    void add_lazily(Finding finding, Words words)
+    void add_lazily(Finding finding, Words words, std::uint64_t count = 1)
     {
-        add(finding, report_.findings.size() < CheckReport::findings_max ? words() : std::string());
+        (finding == Finding::refcount_too_high ? report_.leaks : report_.corruptions) += count;
+        std::size_t &kept = kept_[static_cast<std::size_t>(finding)];
+        if (kept == CheckReport::findings_max)
+            return;
+        ++kept;
+        report_.findings.push_back({finding, words(), count});
     }
 
     // Counts names for each cluster of a range. False, and a finding, if the
@@ -154,6 +158,7 @@ private:
     HeaderArea area_;
     Geometry geometry_;
     CheckReport report_;
+    std::array<std::size_t, finding_kinds> kept_{};  // how many of each are in the report
     ReferenceCounts counts_;
 
     std::vector<std::uint64_t> blocks_;  // offsets of refcount blocks, 0: none
@@ -572,9 +577,12 @@ void Checker::compare_one(std::uint64_t cluster, std::uint64_t refcount, Referen
 void Checker::end_run()
 {
     if (run_.count != 0)
-        add(run_.refcount > run_.used ? Finding::refcount_too_high : Finding::refcount_too_low,
-            "host cluster " + hex(run_.first << geometry_.cluster_bits) + ": refcount " +
-                number(run_.refcount) + ", used " + number(run_.used) + " times",
+        add_lazily(
+            run_.refcount > run_.used ? Finding::refcount_too_high : Finding::refcount_too_low,
+            [&] {
+                return "host cluster " + hex(run_.first << geometry_.cluster_bits) + ": refcount " +
+                       number(run_.refcount) + ", used " + number(run_.used) + " times";
+            },
             run_.count);
     run_.count = 0;
 }

@@ -39,9 +39,9 @@ struct CheckReport {
     std::uint64_t corruptions = 0;  // things that are wrong
     std::uint64_t leaks = 0;        // clusters whose refcount is too high
 
-    // The first of them, in the order of the walk, up to findings_max.
+    // In the order of the walk; of each kind the first findings_max.
     std::vector<CheckFinding> findings;
-    static constexpr std::size_t findings_max = 200;
+    static constexpr std::size_t findings_max = 20;
 
     bool sound() const { return corruptions == 0 && leaks == 0; }
     bool leaks_at_worst() const { return corruptions == 0; }

@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -81,7 +82,7 @@ namespace qcow2 {
     X(l2_entry_zero_flag_in_v2, corrupt, "an L2 entry of a version 2 image has the zero flag")     \
     X(l2_entry_compressed_copied, corrupt, "an L2 entry of a compressed cluster has bit 63 set")   \
     X(l2_subclusters_wrong, corrupt, "the subcluster bits of an L2 entry contradict each other")     \
-    X(compressed_cluster, unsupported, "a compressed cluster, not supported yet")                  \
+    X(compressed_data_broken, corrupt, "compressed data are broken")                               \
     X(data_cluster_past_end, corrupt, "a cluster lies past the end of the file")                   \
     X(data_cluster_is_metadata, corrupt, "a guest cluster is mapped onto metadata of the image")   \
     X(refcount_table_entry_reserved_bits, corrupt, "a refcount table entry has reserved bits set") \
@@ -113,6 +114,11 @@ enum class Finding {
     QCOW2_FINDINGS(X)
 #undef X
 };
+
+// How many there are.
+#define X(name, code, sentence) +1
+constexpr std::size_t finding_kinds = QCOW2_FINDINGS(X);
+#undef X
 
 std::string_view name_of(Finding finding);      // "l1_table_unaligned"
 std::string_view sentence_of(Finding finding);

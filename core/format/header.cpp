@@ -3,6 +3,7 @@
 
 #include "core/format/header.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -20,7 +21,7 @@ std::string number(std::uint64_t n) { return std::to_string(n); }
 Result<Header> decode_fields(Bytes bytes)
 {
     on_disk::Header raw{};
-    std::memcpy(&raw, bytes.data(), std::min(bytes.size(), sizeof raw));
+    std::copy_n(bytes.begin(), std::min(bytes.size(), sizeof raw), reinterpret_cast<std::uint8_t *>(&raw));
 
     if (bytes.size() < 4 || raw.magic.value() != header_magic)
         return finding(Finding::not_qcow2);

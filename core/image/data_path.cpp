@@ -18,21 +18,17 @@ bool reads_as_zeros(const ClusterMapping &mapping)
     return std::holds_alternative<Unallocated>(mapping) || std::holds_alternative<Zero>(mapping);
 }
 
-Error compressed(GuestOffset guest)
-{
-    return finding(Finding::compressed_cluster, "guest offset " + hex(guest.value));
-}
-
 }  // namespace
 
 DataPath::DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator,
-                   Mapping &mapping, const Geometry &geometry, std::uint64_t disk_size)
+                   Mapping &mapping, const Header &header)
     : store_(store),
       metadata_(metadata),
       allocator_(allocator),
       mapping_(mapping),
-      geometry_(geometry),
-      disk_size_(disk_size)
+      geometry_(header.geometry()),
+      disk_size_(header.disk_size()),
+      compressed_(store, CompressionType(header.compression_type), geometry_.cluster_size())
 {
 }
 
@@ -41,16 +37,26 @@ Result<void> DataPath::read(GuestOffset offset, MutableBytes bytes)
     while (!bytes.empty()) {
         Passage reading(readers_);
         const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
-        const MutableBytes part = sub(bytes, 0, run.length);
-        if (const auto *data = std::get_if<Data>(&run.mapping))
-            TRY(store_.read(data->host.value + geometry_.in_cluster(offset), part));
-        else if (reads_as_zeros(run.mapping))
-            std::memset(part.data(), 0, part.size());
-        else
-            return compressed(offset);
+        TRY(read_run(run, offset, sub(bytes, 0, run.length)));
         offset += run.length;
         bytes = bytes.subspan(run.length);
     }
+    return {};
+}
+
+// The run begins at the offset and is as long as the bytes.
+Result<void> DataPath::read_run(const MappedRun &run, GuestOffset offset, MutableBytes bytes)
+{
+    const std::uint64_t in_cluster = geometry_.in_cluster(offset);
+    if (const auto *data = std::get_if<Data>(&run.mapping))
+        return store_.read(data->host.value + in_cluster, bytes);
+    if (const auto *compressed = std::get_if<Compressed>(&run.mapping)) {
+        const auto cluster =
+            TRY(compressed_.get(*compressed).in("guest offset " + hex(offset.value)));
+        std::copy_n(cluster->begin() + in_cluster, bytes.size(), bytes.begin());
+        return {};
+    }
+    std::memset(bytes.data(), 0, bytes.size());
     return {};
 }
 
@@ -119,12 +125,7 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
         std::min(geometry_.clusters_for(in_cluster + run.length),
                  geometry_.l2_entries() - geometry_.l2_index(first));  // one L2 table
     Allocator::Taken target;
-    HostOffset old;
     bool taken = true;
-    if (std::holds_alternative<Compressed>(run.mapping))
-        return compressed(offset);
-    if (const auto *data = std::get_if<Data>(&run.mapping))
-        old = data->host;  // shared: copied before it is written
     const auto *zero = std::get_if<Zero>(&run.mapping);
     if (zero && zero->has_cluster() && zero->copied) {
         TRY(check_target(zero->host, count * geometry_.cluster_size(), offset));
@@ -136,7 +137,7 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
 
     const std::uint64_t length =
         std::min(run.length, target.run.count * geometry_.cluster_size() - in_cluster);
-    Result<void> result = fill(target, in_cluster, sub(bytes, 0, length), old);
+    Result<void> result = fill(target, offset, sub(bytes, 0, length), run.mapping);
     if (result)
         result = mapping_.make_table(first);
     if (!result) {
@@ -149,38 +150,41 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
 }
 
 // W2: all that the mapping will make readable is written before it is changed.
-// old: the cluster that the first of the run replaces and whose bytes stay
-// where the payload leaves room, its neighbours behind it; 0: zeros.
-Result<void> DataPath::fill(const Allocator::Taken &target, std::uint64_t in_cluster,
-                            Bytes payload, HostOffset old)
+// Where the payload leaves room the guest still sees what it saw before: old is
+// the mapping of the first cluster, and of those behind it.
+Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, Bytes payload,
+                            const ClusterMapping &old)
 {
     const std::uint64_t cluster_size = geometry_.cluster_size();
+    const std::uint64_t in_cluster = geometry_.in_cluster(offset);
     const HostOffset host = geometry_.offset_of(target.run.first);
-    if (target.fresh && old.value == 0)
+    if (target.fresh && reads_as_zeros(old))
         return store_.write(host.value + in_cluster, payload);
 
     // Cluster by cluster where there is padding, the whole middle at once.
     Buffer padded;
     std::uint64_t done = 0;  // of the payload
-    for (std::uint64_t i = 0; i < target.run.count;) {
-        const std::uint64_t begin = i == 0 ? in_cluster : 0;
+    for (std::uint64_t at = 0; at < target.run.count * cluster_size;) {
+        const std::uint64_t begin = at == 0 ? in_cluster : 0;
         const std::uint64_t left = payload.size() - done;
-        const std::uint64_t at = i * cluster_size;
         if (begin == 0 && left >= cluster_size) {
-            const std::uint64_t clusters = left / cluster_size;
-            TRY(store_.write(host.value + at, sub(payload, done, clusters * cluster_size)));
-            done += clusters * cluster_size;
-            i += clusters;
+            const std::uint64_t whole = align_down(left, cluster_size);
+            TRY(store_.write(host.value + at, sub(payload, done, whole)));
+            done += whole;
+            at += whole;
             continue;
         }
-        padded.assign(cluster_size, 0);
-        if (old.value != 0)
-            TRY(store_.read(old.value + at, padded).in("copy-on-write"));
+        padded.resize(cluster_size);
+        MappedRun was{old, cluster_size};
+        if (auto *data = std::get_if<Data>(&was.mapping))
+            data->host += at;
+        const GuestOffset cluster = geometry_.offset_of(geometry_.cluster_of(offset)) + at;
+        TRY(read_run(was, cluster, padded).in("copy-on-write"));
         const std::uint64_t length = std::min(left, cluster_size - begin);
         std::copy_n(payload.begin() + done, length, padded.begin() + begin);
         TRY(store_.write(host.value + at, padded));
         done += length;
-        ++i;
+        at += cluster_size;
     }
     return {};
 }
@@ -246,8 +250,6 @@ Result<void> DataPath::change_clusters(Range clusters, const Mapping::Change &ch
         while (at.value < part.end) {
             const std::uint64_t bytes = (part.end - at.value) * geometry_.cluster_size();
             const MappedRun run = TRY(mapping_.map(geometry_.offset_of(at), bytes));
-            if (std::holds_alternative<Compressed>(run.mapping))
-                return compressed(geometry_.offset_of(at));
             const std::uint64_t count = geometry_.clusters_for(run.length);
             if (change(at, run.mapping) == run.mapping) {
                 at += count;
@@ -269,16 +271,16 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
     const std::uint64_t cluster_size = geometry_.cluster_size();
     TRY(zero_bytes({range.begin, clusters.begin * cluster_size}));
     TRY(change_clusters(clusters, [&](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
-        if (const auto *zero = std::get_if<Zero>(&was))
-            return may_unmap ? Zero{} : *zero;
-        const auto *data = std::get_if<Data>(&was);
-        if (!data)
-            return was;
+        if (std::holds_alternative<Unallocated>(was))
+            return was;  // no backing file: reads as zeros
         if (geometry_.version < 3)
-            return Unallocated{};  // no backing file: reads as zeros
-        if (!may_unmap && data->copied)
-            return Zero{data->host, true};
-        return Zero{};
+            return Unallocated{};
+        if (may_unmap)
+            return Zero{};
+        if (const auto *zero = std::get_if<Zero>(&was))
+            return *zero;
+        const auto *data = std::get_if<Data>(&was);
+        return data && data->copied ? Zero{data->host, true} : Zero{};
     }));
     return zero_bytes({clusters.end * cluster_size, range.end});
 }
@@ -308,9 +310,7 @@ Result<void> DataPath::trim(Range range)
                            [](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
                                if (std::holds_alternative<Zero>(was))
                                    return Zero{};
-                               if (std::holds_alternative<Data>(was))
-                                   return Unallocated{};  // no backing file
-                               return was;
+                               return Unallocated{};  // no backing file
                            });
 }
 

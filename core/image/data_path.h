@@ -20,6 +20,7 @@
 #include "core/base/gate.h"
 #include "core/base/range.h"
 #include "core/base/range_lock.h"
+#include "core/image/compressed_clusters.h"
 #include "core/image/mapping.h"
 
 namespace qcow2 {
@@ -27,7 +28,7 @@ namespace qcow2 {
 class DataPath {
 public:
     DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator, Mapping &mapping,
-             const Geometry &geometry, std::uint64_t disk_size);
+             const Header &header);
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
     Result<void> write(GuestOffset offset, Bytes bytes);
@@ -50,8 +51,9 @@ private:
 
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
-    Result<void> fill(const Allocator::Taken &target, std::uint64_t in_cluster, Bytes payload,
-                      HostOffset old);
+    Result<void> read_run(const MappedRun &run, GuestOffset offset, MutableBytes bytes);
+    Result<void> fill(const Allocator::Taken &target, GuestOffset offset, Bytes payload,
+                      const ClusterMapping &old);
     Result<void> name(GuestCluster first, HostRun run);
     Result<void> zero_bytes(Range range);
     // Range of guest clusters.
@@ -65,6 +67,7 @@ private:
     const Geometry geometry_;
     const std::uint64_t disk_size_;
 
+    CompressedClusters compressed_;
     Gate readers_{Rank::readers};
     RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of
 };

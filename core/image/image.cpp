@@ -39,7 +39,7 @@ Image::Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t ca
       disk_size_(area.header.disk_size()),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
       mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
-      data_(store_, metadata_, allocator_, mapping_, geometry_, disk_size_)
+      data_(store_, metadata_, allocator_, mapping_, area.header)
 {
 }
 

@@ -116,9 +116,11 @@ Result<ClusterMapping> Mapping::decode(std::uint64_t raw, GuestCluster cluster) 
     Result<ClusterMapping> mapping = decode_l2_entry(raw, geometry_);
     if (!mapping)
         return std::move(mapping).in(where());
-    if (host_of(*mapping).value >= store_.size())
+    const auto *compressed = std::get_if<Compressed>(&*mapping);
+    const HostOffset host = compressed ? compressed->host : host_of(*mapping);
+    if (host.value >= store_.size())
         return finding(Finding::data_cluster_past_end,
-                       where() + ", host offset " + hex(host_of(*mapping).value));
+                       where() + ", host offset " + hex(host.value));
     return mapping;
 }
 
@@ -335,16 +337,23 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
     return count;
 }
 
+// The clusters whose name is gone. Compressed data name every cluster that
+// their sectors touch.
 void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
 {
-    const HostOffset host = host_of(was);
-    if (host.value == 0 || host == host_of(is))
+    HostOffset host = host_of(was);
+    std::uint64_t length = geometry_.cluster_size();
+    if (const auto *compressed = std::get_if<Compressed>(&was)) {
+        host = compressed->host;
+        length = compressed->bytes_max;
+    } else if (host.value == 0 || host == host_of(is)) {
         return;
-    const HostCluster cluster = geometry_.cluster_of(host);
-    if (!released_.empty() && released_.back().end() == cluster)
-        ++released_.back().count;
+    }
+    const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
+    if (!released_.empty() && released_.back().end() == HostCluster(clusters.begin))
+        released_.back().count += clusters.length();
     else
-        released_.push_back({cluster, 1});
+        released_.push_back({HostCluster(clusters.begin), clusters.length()});
 }
 
 bool Mapping::wants_write_back() const
