@@ -70,10 +70,7 @@ Result<void> Engine::check_image()
     const auto store = TRY(FileStore::open(*file_, for_reading));
     const auto disk = TRY(Disk::open(*store, config_.disk).in(path));
     if (disk->why_read_only() && !for_reading) {
-        const std::string what = path + ": the disk can only be read: " + disk->why_read_only()->what;
-        if (config_.asks_for_change())
-            return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
-        log_warning(what);
+        log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
     }
     return {};

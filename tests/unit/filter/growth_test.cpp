@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// The file grows where it is proven which file it is, and nowhere else: a case
+// for each way in which the right size alone would have fooled us. What failed
+// leaves the file as it was.
+
+#include "filter/growth.h"
+
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include <algorithm>
+#include <thread>
+
+#include "core/base/arith.h"
+#include "filter/next_store.h"
+#include "tests/support/must.h"
+#include "tests/unit/filter/fake_nbdkit.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+constexpr std::uint64_t K = 1 << 10, M = 1 << 20, G = 1 << 30;
+
+// A file and a layer that serves it.
+struct Served {
+    explicit Served(std::uint64_t size, bool for_writing = true)
+        : file(size), bytes(file.path(), true), through(file.path(), for_writing), layer(through)
+    {
+        // Something to recognise it by.
+        Buffer content(std::min<std::uint64_t>(size, 64 * K));
+        for (std::size_t i = 0; i < content.size(); ++i)
+            content[i] = static_cast<std::uint8_t>(i * 7 + i / 256 + 1);
+        BOOST_REQUIRE_EQUAL(bytes.write(0, content), 0);
+        before = file.content();
+        local = must(LocalFile::open(file.path()));
+    }
+
+    std::unique_ptr<NextStore> open()
+    {
+        auto store = must(NextStore::open(layer.backend(), false, false));
+        store->allow_growth(*local);
+        return store;
+    }
+
+    void check_untouched() { BOOST_CHECK(file.content() == before); }
+
+    const TemporaryFile file;
+    FakeFile bytes;    // to look at it
+    FakeFile through;  // what the layer serves
+    FakeLayer layer;
+    Buffer before;
+    std::unique_ptr<LocalFile> local;
+};
+
+// A layer over the file that is not the file: what is put in its own place.
+struct Overlay : FakeFile {
+    using FakeFile::FakeFile;
+    int write(std::uint64_t, Bytes) override { return 0; }
+};
+struct Scrambler : FakeFile {
+    using FakeFile::FakeFile;
+    int read(std::uint64_t offset, MutableBytes to) override
+    {
+        const int cause = FakeFile::read(offset, to);
+        for (std::uint8_t &byte : to)
+            byte ^= 0x55;
+        return cause;
+    }
+};
+
+// Grows nowhere, and the file keeps every byte.
+void check_fixed(Served &served, FakeBytes &bytes)
+{
+    FakeLayer layer(bytes);
+    {
+        const auto store = must(NextStore::open(layer.backend(), false, false));
+        store->allow_growth(*served.local);
+        const std::uint64_t size = store->size();
+        BOOST_CHECK(store->grow(size + 64 * K).error().code == Errc::no_space);
+        BOOST_CHECK(!store->can_grow());
+        BOOST_CHECK_EQUAL(store->size(), size);
+        BOOST_CHECK_GE(store->fresh_from(), size);
+        must(store->cut(0));
+    }
+    served.check_untouched();
+    said();
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(growth_test)
+
+BOOST_AUTO_TEST_CASE(steps_grow_with_the_file_and_shrink_where_space_is_scarce)
+{
+    for (const std::uint64_t size : {std::uint64_t(1), 200 * K, 3 * M, 100 * M, 5 * G, 1000 * G}) {
+        for (const std::uint64_t more : {std::uint64_t(1), 64 * K, 7 * M, 3 * G}) {
+            const auto steps = growth_steps(size, size + more);
+            BOOST_REQUIRE(!steps.empty());
+            BOOST_CHECK(std::ranges::is_sorted(steps, std::greater()));
+            BOOST_CHECK(std::ranges::adjacent_find(steps) == steps.end());
+            BOOST_CHECK_GE(steps.back(), size + more);
+            BOOST_CHECK_LT(steps.back(), size + more + 64 * K);
+            BOOST_CHECK_LE(steps.front(), std::max(size + more, size + G) + 2 * M);
+            for (const std::uint64_t step : steps)
+                BOOST_CHECK(is_aligned(step, 64 * K));
+            BOOST_CHECK(is_aligned(steps.front(), 2 * M));
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_proven_file_grows_and_is_cut_again)
+{
+    Served served(200 * K + 8);  // not padded to anything
+    {
+        const auto store = served.open();
+        BOOST_CHECK(store->can_grow());
+        BOOST_CHECK_GE(store->fresh_from(), store->size());
+        must(store->grow(300 * K));
+        BOOST_CHECK_GE(store->size(), 300 * K);
+        BOOST_CHECK_EQUAL(store->size(), served.file.size());
+        BOOST_CHECK_EQUAL(store->fresh_from(), 200 * K + 8);
+        Buffer added(store->size() - (200 * K + 8), 1);
+        must(store->read(200 * K + 8, added));
+        BOOST_CHECK(all_zero(added));
+        must(store->write(299 * K, Buffer(K, 9)));
+        // Within the step nothing is to be done, and past it all again.
+        const std::uint64_t size = store->size();
+        must(store->grow(size));
+        must(store->grow(size + 1));
+        BOOST_CHECK_GT(store->size(), size);
+        BOOST_CHECK_EQUAL(store->fresh_from(), 200 * K + 8);
+        BOOST_CHECK_EQUAL(served.layer.contexts_open, 1);
+        must(store->cut(300 * K));
+        BOOST_CHECK_GT(served.file.size(), 300 * K);  // a context is still open
+    }
+    BOOST_CHECK_EQUAL(served.layer.contexts_open, 0);
+    BOOST_CHECK_EQUAL(served.file.size(), 300 * K);
+    const Buffer content = served.file.content();
+    BOOST_CHECK(std::ranges::equal(served.before, sub(Bytes(content), 0, served.before.size())));
+    BOOST_CHECK(content[299 * K] == 9 && content[300 * K - 1] == 9);
+}
+
+BOOST_AUTO_TEST_CASE(never_cut_below_the_length_that_was_found)
+{
+    Served served(200 * K);
+    {
+        const auto store = served.open();
+        must(store->cut(64 * K));
+    }
+    served.check_untouched();
+    {
+        const auto store = served.open();
+        must(store->grow(M));
+        must(store->cut(64 * K));
+    }
+    served.check_untouched();
+}
+
+BOOST_AUTO_TEST_CASE(an_end_that_somebody_else_moved_is_not_cut)
+{
+    Served served(200 * K);
+    {
+        const auto store = served.open();
+        must(store->grow(M));
+        must(store->cut(200 * K));
+        BOOST_REQUIRE_EQUAL(::truncate(served.file.path().c_str(), 50 * M), 0);
+    }
+    BOOST_CHECK_EQUAL(served.file.size(), 50 * M);
+}
+
+BOOST_AUTO_TEST_CASE(an_overlay_that_has_the_file_open_for_writing)
+{
+    Served served(200 * K);
+    Overlay overlay(served.file.path(), true);
+    check_fixed(served, overlay);
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_that_changes_bytes)
+{
+    Served served(200 * K);
+    Scrambler scrambler(served.file.path(), true);
+    check_fixed(served, scrambler);
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_of_the_same_size_that_is_elsewhere)
+{
+    Served served(200 * K);
+    FakeMemory memory(200 * K);
+    check_fixed(served, memory);
+}
+
+// The two ends are the same, and the file is open for writing, by somebody.
+BOOST_AUTO_TEST_CASE(a_copy_of_the_file)
+{
+    Served served(200 * K);
+    const TemporaryFile copy(0);
+    FakeFile bytes(copy.path(), true);
+    BOOST_REQUIRE_EQUAL(bytes.write(0, served.before), 0);
+    check_fixed(served, bytes);
+    BOOST_CHECK(copy.content() == served.before);
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_the_layer_has_open_for_reading_only)
+{
+    const TemporaryFile file(200 * K);
+    FakeFile bytes(file.path(), false);
+    FakeLayer layer(bytes);
+    const auto local = must(LocalFile::open(file.path()));
+    const auto store = must(NextStore::open(layer.backend(), false, false));
+    store->allow_growth(*local);
+    BOOST_CHECK(!store->can_grow());
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_that_keeps_its_size)
+{
+    Served served(200 * K);
+    served.layer.size_is = 200 * K;
+    {
+        const auto store = served.open();
+        BOOST_CHECK(store->can_grow());
+        BOOST_CHECK(store->grow(M).error().code == Errc::no_space);
+        BOOST_CHECK(!store->can_grow());
+        must(store->write(0, Bytes(served.before).first(K)));  // the old one goes on
+    }
+    served.check_untouched();
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_was_replaced_under_its_name)
+{
+    Served served(200 * K);
+    const TemporaryFile other(0);
+    BOOST_REQUIRE_EQUAL(FakeFile(other.path(), true).write(0, served.before), 0);
+    const auto store = served.open();
+    BOOST_REQUIRE_EQUAL(::rename(other.path().c_str(), served.file.path().c_str()), 0);
+    BOOST_CHECK(store->can_grow());
+    BOOST_CHECK(store->grow(M).error().code == Errc::no_space);
+    BOOST_CHECK(!store->can_grow());
+    served.check_untouched();
+    BOOST_CHECK_EQUAL(served.bytes.size(), 200 * K);
+}
+
+BOOST_AUTO_TEST_CASE(lack_of_space_is_tried_in_smaller_steps_and_may_pass)
+{
+    Served served(100 * M);
+    std::uint64_t space = 101 * M;
+    served.layer.before = [&](const char *call, const Range &range) {
+        return std::string(call) == "pwrite" && range.end > space ? ENOSPC : 0;
+    };
+    const auto store = served.open();
+    must(store->grow(100 * M + 1));
+    BOOST_CHECK_LE(store->size(), space);
+    const std::uint64_t size = store->size();
+    BOOST_CHECK(store->grow(102 * M).error().code == Errc::no_space);
+    BOOST_CHECK_EQUAL(served.file.size(), size);
+    BOOST_CHECK(store->can_grow());
+    space = 200 * M;
+    must(store->grow(102 * M));
+}
+
+// Whatever call fails on the way: all is as before, and the store still works.
+BOOST_AUTO_TEST_CASE(any_failure_is_undone)
+{
+    for (int failing = 1;; ++failing) {
+        Served served(200 * K);
+        auto store = served.open();
+        int calls = 0;
+        served.layer.before = [&](const char *, const Range &) { return ++calls == failing ? EIO : 0; };
+        const Result<void> grown = store->grow(M);
+        served.layer.before = nullptr;
+        if (grown) {
+            BOOST_CHECK_GT(failing, 4);
+            break;
+        }
+        BOOST_CHECK(!store->can_grow());
+        BOOST_CHECK_EQUAL(store->size(), 200 * K);
+        Buffer bytes(200 * K);
+        must(store->read(0, bytes));
+        BOOST_CHECK_EQUAL(served.layer.contexts_open, 1);
+        served.check_untouched();
+        said();
+    }
+}
+
+// Then a flush of the new context would not cover what went through the old.
+BOOST_AUTO_TEST_CASE(without_multi_conn_the_old_context_is_flushed)
+{
+    for (const bool multi_conn : {true, false}) {
+        Served served(200 * K);
+        served.layer.multi_conn = multi_conn;
+        const auto store = served.open();
+        must(store->grow(M));
+        BOOST_CHECK_EQUAL(served.layer.flushes_done, multi_conn ? 0 : 1);
+    }
+    Served served(200 * K);
+    served.layer.multi_conn = false;
+    const auto store = served.open();
+    served.layer.before = [](const char *call, const Range &) { return std::string(call) == "flush" ? EIO : 0; };
+    BOOST_CHECK(store->grow(M).error().code == Errc::io);
+    served.layer.before = nullptr;
+    BOOST_CHECK(!store->flush());
+}
+
+// The thread sanitizer looks at this one.
+BOOST_AUTO_TEST_CASE(many_read_write_flush_and_grow_at_once)
+{
+    for (const bool multi_conn : {true, false}) {
+        for (const bool serialised : {true, false}) {
+            Served served(200 * K);
+            served.layer.multi_conn = multi_conn;
+            auto store = must(NextStore::open(served.layer.backend(), false, serialised));
+            store->allow_growth(*served.local);
+            std::vector<std::thread> threads;
+            for (std::uint64_t i = 0; i < 4; ++i) {
+                threads.emplace_back([&store, i] {
+                    for (std::uint64_t n = 0; n < 100; ++n) {
+                        const std::uint64_t at = (n * 4 + i) * 64 * K + 200 * K;
+                        Buffer bytes(64 * K, static_cast<std::uint8_t>(i + 1)), found(64 * K);
+                        if (!store->grow(at + 64 * K) || store->size() < at + 64 * K ||
+                            !store->write(at, bytes) || !store->read(at, found) || found != bytes ||
+                            !(n % 16 ? Result<void>() : store->flush()))
+                            std::abort();
+                    }
+                });
+            }
+            for (std::thread &thread : threads)
+                thread.join();
+            BOOST_CHECK_EQUAL(served.layer.contexts_open, 1);
+            must(store->cut(400 * 64 * K + 200 * K));
+            store.reset();
+            BOOST_CHECK_EQUAL(served.file.size(), 400 * 64 * K + 200 * K);
+            const Buffer content = served.file.content();
+            for (std::uint64_t n = 0; n < 400; ++n)
+                BOOST_REQUIRE_EQUAL(content[n * 64 * K + 200 * K + 12345], n % 4 + 1);
+        }
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

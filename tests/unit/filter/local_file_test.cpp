@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/local_file.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include "filter/file_store.h"
+#include "tests/support/must.h"
+#include "tests/unit/filter/fake_nbdkit.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+BOOST_AUTO_TEST_SUITE(local_file_test)
+
+BOOST_AUTO_TEST_CASE(what_is_no_file_is_refused)
+{
+    BOOST_CHECK(LocalFile::open("/nonexistent/file").error().code == Errc::not_found);
+    BOOST_CHECK(LocalFile::open("/").error().code == Errc::invalid);
+    BOOST_CHECK(LocalFile::open("/dev/null").error().code == Errc::invalid);
+    // A pipe, which would wait for somebody at its other end.
+    const TemporaryFile file(0);
+    const std::string pipe = file.path() + ".pipe";
+    BOOST_REQUIRE_EQUAL(::mkfifo(pipe.c_str(), 0600), 0);
+    BOOST_CHECK(LocalFile::open(pipe).error().code == Errc::invalid);
+    ::unlink(pipe.c_str());
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_is_replaced_is_noticed)
+{
+    const TemporaryFile file(1000), other(1000);
+    const auto local = must(LocalFile::open(file.path()));
+    BOOST_CHECK(local->regular() && local->writable() && local->still_named());
+    BOOST_REQUIRE_EQUAL(::rename(other.path().c_str(), file.path().c_str()), 0);
+    BOOST_CHECK(!local->still_named());
+    BOOST_CHECK_EQUAL(must(local->length()), 1000);
+}
+
+BOOST_AUTO_TEST_CASE(how_the_layer_holds_it)
+{
+    const TemporaryFile file(10);
+    const auto local = must(LocalFile::open(file.path()));
+    BOOST_CHECK(local->held_by_layer() == LocalFile::Held::no);
+    const FakeFile reader(file.path(), false);
+    BOOST_CHECK(local->held_by_layer() == LocalFile::Held::for_reading);
+    {
+        const FakeFile writer(file.path(), true);
+        BOOST_CHECK(local->held_by_layer() == LocalFile::Held::for_writing);
+    }
+    BOOST_CHECK(local->held_by_layer() == LocalFile::Held::for_reading);
+}
+
+BOOST_AUTO_TEST_CASE(a_limit_of_the_process_is_lack_of_space_and_no_signal)
+{
+    const TemporaryFile file(10);
+    const auto local = must(LocalFile::open(file.path()));
+    rlimit before;
+    BOOST_REQUIRE_EQUAL(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    rlimit lower = before;
+    lower.rlim_cur = 1 << 20;
+    BOOST_REQUIRE_EQUAL(::setrlimit(RLIMIT_FSIZE, &lower), 0);
+    const Result<void> grown = local->truncate((1 << 20) + 1);
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    BOOST_REQUIRE(!grown);
+    BOOST_CHECK(grown.error().code == Errc::no_space);
+    must(local->truncate(1 << 20));
+    BOOST_CHECK_EQUAL(file.size(), 1 << 20);
+}
+
+BOOST_AUTO_TEST_CASE(the_store_over_it_reads_zeros_past_the_end_and_cannot_write)
+{
+    const TemporaryFile file(1000);
+    must(LocalFile::open(file.path()))->writable();
+    Buffer ones(1000, 1);
+    BOOST_REQUIRE_EQUAL(FakeFile(file.path(), true).write(0, ones), 0);
+    const auto local = must(LocalFile::open(file.path()));
+    const auto store = must(FileStore::open(*local, false));
+    BOOST_CHECK_EQUAL(store->size(), 1000);
+    BOOST_CHECK(!store->read_only() && !store->can_grow());
+    Buffer bytes(100, 7);
+    must(store->read(950, bytes));
+    BOOST_CHECK(bytes[49] == 1 && bytes[50] == 0 && bytes[99] == 0);
+    bytes.assign(100, 7);
+    must(store->read(1u << 30, bytes));
+    BOOST_CHECK(all_zero(bytes));
+    BOOST_CHECK(store->write(0, bytes).error().code == Errc::read_only);
+    BOOST_CHECK(store->zero(0, 1, true).error().code == Errc::read_only);
+    BOOST_CHECK(store->discard(0, 1).error().code == Errc::read_only);
+    BOOST_CHECK(store->grow(2000).error().code == Errc::read_only);
+    BOOST_CHECK(file.content() == ones);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
