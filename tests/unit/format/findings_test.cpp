@@ -24,6 +24,7 @@ BOOST_AUTO_TEST_CASE(each_has_a_name_and_a_sentence_of_its_own)
     ++count;
     QCOW2_FINDINGS(X)
 #undef X
+    BOOST_TEST(count == finding_kinds);
     BOOST_TEST(names.size() == count);
     BOOST_TEST(sentences.size() == count);
 }

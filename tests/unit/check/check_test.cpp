@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// A sound image, one thing made wrong, and what check says. That it says the
+// same as qemu-img is the business of interop/test-check-agrees.py.
+
+#include "core/check/check.h"
+
+#include <boost/test/unit_test.hpp>
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/base/log.h"
+#include "core/format/bitmap_directory.h"
+#include "core/format/extensions.h"
+#include "core/format/refcount_block.h"
+#include "core/format/table_entry.h"
+#include "tests/support/fault_store.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/memory_store.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+
+ImageSpec plain_spec()
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.size = 4 << 20;  // two L2 tables of 512 entries
+    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero},
+                     {5, Preset::zero_with_cluster}, {600, Preset::data}};
+    return spec;
+}
+
+ImageSpec snapshot_spec()
+{
+    ImageSpec spec = plain_spec();
+    spec.snapshot = true;
+    spec.clusters[7] = Preset::shared_data;
+    spec.clusters[8] = Preset::snapshot_data;
+    return spec;
+}
+
+ImageSpec bitmap_spec(bool in_use = false)
+{
+    ImageSpec spec = plain_spec();
+    BitmapSpec bitmap;
+    bitmap.granularity_bits = 12;
+    bitmap.in_use = in_use;
+    bitmap.set = {{0, 3}};
+    spec.bitmaps = {bitmap};
+    return spec;
+}
+
+// An image that can be made wrong, word by word.
+class Patient {
+public:
+    explicit Patient(const ImageSpec &spec) : built_(build_image(spec)), store_(built_.image) {}
+
+    MemoryStore &store() { return store_; }
+    const Header &header() const { return built_.area.header; }
+    Geometry geometry() const { return header().geometry(); }
+    std::uint64_t cluster_size() const { return geometry().cluster_size(); }
+
+    std::uint64_t word(std::uint64_t offset)
+    {
+        Buffer bytes(8);
+        BOOST_REQUIRE(store_.read(offset, bytes));
+        return load_be64(bytes.data());
+    }
+    void put(std::uint64_t offset, std::uint64_t value)
+    {
+        Buffer bytes(8);
+        store_be64(bytes.data(), value);
+        BOOST_REQUIRE(store_.write(offset, bytes));
+    }
+    void put_byte(std::uint64_t offset, std::uint8_t value)
+    {
+        BOOST_REQUIRE(store_.write(offset, Buffer{value}));
+    }
+
+    std::uint64_t l1(std::uint64_t index) const { return header().l1_table_offset.value + index * 8; }
+    std::uint64_t l2(std::uint64_t guest_cluster)
+    {
+        const GuestCluster c(guest_cluster);
+        return (word(l1(geometry().l1_index(c))) & entry_offset_mask) + geometry().l2_index(c) * 8;
+    }
+    std::uint64_t host(std::uint64_t guest_cluster) { return word(l2(guest_cluster)) & entry_offset_mask; }
+
+    // All images here have one refcount block.
+    std::uint64_t refcount_block() { return word(header().refcount_table_offset.value); }
+    void set_refcount(std::uint64_t host_offset, std::uint64_t value)
+    {
+        Buffer block(cluster_size());
+        BOOST_REQUIRE(store_.read(refcount_block(), block));
+        store_refcount(block, header().refcount_order, host_offset >> header().cluster_bits, value);
+        BOOST_REQUIRE(store_.write(refcount_block(), block));
+    }
+    // One more cluster at the end of the file, with refcount 0.
+    std::uint64_t new_cluster()
+    {
+        const std::uint64_t at = align_up(store_.size(), cluster_size());
+        BOOST_REQUIRE(store_.grow(at + cluster_size()));
+        return at;
+    }
+
+    const BitmapDirectoryEntry &bitmap() const { return built_.bitmaps.at(0); }
+    std::uint64_t directory() const
+    {
+        return load_be64(&built_.area.find(ExtensionType::bitmaps)->data[16]);
+    }
+    std::uint64_t snapshots() const { return header().snapshots_offset.value; }
+
+private:
+    BuiltImage built_;
+    MemoryStore store_;
+};
+
+CheckReport report_of(Patient &patient)
+{
+    auto report = check(patient.store());
+    BOOST_REQUIRE_MESSAGE(report, (report ? "" : report.error().what));
+    return *std::move(report);
+}
+
+std::string text_of(const Result<CheckReport> &report)
+{
+    return report ? report->text() : report.error().what;
+}
+
+std::uint64_t count_of(const CheckReport &report, Finding finding)
+{
+    std::uint64_t count = 0;
+    for (const CheckFinding &f : report.findings)
+        if (f.finding == finding)
+            count += f.count;
+    return count;
+}
+
+// The finding is there, and the image is not sound.
+void expect(Patient &patient, Finding finding)
+{
+    const CheckReport report = report_of(patient);
+    BOOST_TEST(count_of(report, finding) > 0, name_of(finding) << ":\n" << report.text());
+    BOOST_TEST(!report.leaks_at_worst());
+}
+
+// Only this one, so often.
+void expect_only(Patient &patient, Finding finding, std::uint64_t count = 1)
+{
+    const CheckReport report = report_of(patient);
+    BOOST_TEST(count_of(report, finding) == count, name_of(finding) << ":\n" << report.text());
+    BOOST_TEST(report.corruptions + report.leaks == count, report.text());
+    BOOST_TEST(report.leaks_at_worst() == (finding == Finding::refcount_too_high));
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(check_)
+
+BOOST_AUTO_TEST_CASE(sound_images_are_sound)
+{
+    ImageSpec v2 = plain_spec();
+    v2.version = 2;
+    v2.clusters = {{0, Preset::data}, {600, Preset::data}};
+    for (const ImageSpec &spec : {plain_spec(), snapshot_spec(), bitmap_spec(), bitmap_spec(true), v2}) {
+        Patient patient(spec);
+        const CheckReport report = report_of(patient);
+        BOOST_TEST(report.sound(), report.text());
+        BOOST_TEST(report.text() == "0 corruptions, 0 leaked clusters\n");
+    }
+}
+
+// --- Refcounts.
+
+BOOST_AUTO_TEST_CASE(clusters_that_nobody_names_leak)
+{
+    Patient p(plain_spec());
+    const std::uint64_t first = p.new_cluster();
+    const std::uint64_t second = p.new_cluster();
+    p.set_refcount(first, 1);
+    p.set_refcount(second, 1);
+    const CheckReport report = report_of(p);
+    BOOST_TEST(report.leaks == 2u);
+    BOOST_TEST(report.corruptions == 0u);
+    BOOST_TEST(report.leaks_at_worst());
+    BOOST_TEST(!report.sound());
+    // Side by side they are one finding.
+    BOOST_REQUIRE(report.findings.size() == 1u);
+    BOOST_TEST(report.findings[0].count == 2u);
+    BOOST_TEST(report.findings[0].place == "host cluster " + hex(first) + ": refcount 1, used 0 times");
+}
+
+BOOST_AUTO_TEST_CASE(a_refcount_that_is_too_high_is_one_leak)
+{
+    Patient p(plain_spec());
+    p.set_refcount(p.header().refcount_table_offset.value, 5);
+    expect_only(p, Finding::refcount_too_high);
+}
+
+BOOST_AUTO_TEST_CASE(a_refcount_that_is_too_low_is_corruption)
+{
+    Patient p(plain_spec());
+    p.set_refcount(p.header().refcount_table_offset.value, 0);
+    expect_only(p, Finding::refcount_too_low);
+}
+
+// As qemu-img: nothing of it can be used before the file has grown.
+BOOST_AUTO_TEST_CASE(refcounts_behind_the_end_do_not_matter)
+{
+    Patient p(plain_spec());
+    p.set_refcount(align_up(p.store().size(), p.cluster_size()), 1);
+    p.set_refcount(align_up(p.store().size(), p.cluster_size()) + 5 * p.cluster_size(), 3);
+    BOOST_TEST(report_of(p).sound());
+}
+
+BOOST_AUTO_TEST_CASE(a_cluster_named_twice_needs_refcount_2)
+{
+    Patient p(plain_spec());
+    p.put(p.l2(20), p.host(0));
+    expect(p, Finding::refcount_too_low);
+    p.set_refcount(p.host(0), 2);
+    expect_only(p, Finding::copied_flag_wrong);  // the first name still has bit 63
+    p.put(p.l2(0), p.host(0));
+    BOOST_TEST(report_of(p).sound());
+}
+
+BOOST_AUTO_TEST_CASE(bit_63_and_the_refcount)
+{
+    Patient p(plain_spec());
+    p.put(p.l2(0), p.word(p.l2(0)) & ~copied);
+    p.put(p.l2(5), p.word(p.l2(5)) & ~copied);
+    p.put(p.l1(1), p.word(p.l1(1)) & ~copied);
+    expect_only(p, Finding::copied_flag_wrong, 3);
+}
+
+BOOST_AUTO_TEST_CASE(bit_63_does_not_count_in_snapshots)
+{
+    Patient p(snapshot_spec());
+    const std::uint64_t l1 = p.word(p.snapshots());
+    for (int i = 0; i < 2; ++i) {
+        p.put(l1, p.word(l1) ^ copied);
+        BOOST_TEST(report_of(p).sound());
+    }
+}
+
+BOOST_AUTO_TEST_CASE(the_refcount_structure)
+{
+    {
+        Patient p(plain_spec());
+        p.put(p.header().refcount_table_offset.value, p.refcount_block() | 1);
+        expect(p, Finding::refcount_table_entry_reserved_bits);
+    }
+    {
+        Patient p(plain_spec());
+        p.put(p.header().refcount_table_offset.value, p.refcount_block() + 512);
+        expect(p, Finding::refcount_block_unaligned);
+    }
+    {
+        Patient p(plain_spec());
+        p.put(p.header().refcount_table_offset.value + 8, p.store().size() + (4 << 20));
+        expect_only(p, Finding::refcount_block_past_end);
+    }
+    {
+        Patient p(plain_spec());
+        p.put(p.header().refcount_table_offset.value, 0);
+        expect(p, Finding::refcount_too_low);
+    }
+    {
+        Patient p(plain_spec());
+        p.put(48, std::uint64_t(1) << 40);
+        expect(p, Finding::refcount_table_past_end);
+    }
+}
+
+// --- L1 and L2 tables.
+
+BOOST_AUTO_TEST_CASE(l1_entries)
+{
+    struct {
+        std::uint64_t change;
+        Finding finding;
+    } const table[] = {
+        {1, Finding::l1_entry_reserved_bits},
+        {std::uint64_t(1) << 60, Finding::l1_entry_reserved_bits},
+        {512, Finding::l1_entry_unaligned},
+        {std::uint64_t(1) << 40, Finding::l2_table_past_end},
+    };
+    for (const auto &line : table) {
+        Patient p(plain_spec());
+        p.put(p.l1(1), p.word(p.l1(1)) ^ line.change);
+        expect(p, line.finding);
+    }
+    Patient p(plain_spec());
+    p.put(p.l1(1), copied);
+    expect(p, Finding::copied_flag_wrong);
+}
+
+BOOST_AUTO_TEST_CASE(an_l1_entry_that_is_lost_leaks_all_below_it)
+{
+    Patient p(plain_spec());
+    p.put(p.l1(1), 0);
+    expect_only(p, Finding::refcount_too_high, 2);  // the table and guest cluster 600
+}
+
+BOOST_AUTO_TEST_CASE(l1_tables)
+{
+    {
+        Patient p(plain_spec());
+        p.put(32, 1);  // crypt_method 0, l1_size 1
+        expect(p, Finding::l1_table_too_small);
+    }
+    {
+        Patient p(plain_spec());
+        p.put(40, std::uint64_t(1) << 40);
+        expect(p, Finding::l1_table_past_end);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(l2_entries)
+{
+    struct {
+        std::uint64_t change;
+        Finding finding;
+    } const table[] = {
+        {2, Finding::l2_entry_reserved_bits},
+        {std::uint64_t(1) << 60, Finding::l2_entry_reserved_bits},
+        {512, Finding::l2_entry_unaligned},
+        {std::uint64_t(1) << 40, Finding::data_cluster_past_end},
+    };
+    for (const auto &line : table) {
+        Patient p(plain_spec());
+        p.put(p.l2(600), p.word(p.l2(600)) ^ line.change);
+        expect(p, line.finding);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(the_zero_flag_in_version_2)
+{
+    ImageSpec spec = plain_spec();
+    spec.version = 2;
+    spec.clusters = {{0, Preset::data}};
+    Patient p(spec);
+    p.put(p.l2(1), 1);
+    expect_only(p, Finding::l2_entry_zero_flag_in_v2);
+}
+
+// Every cluster that is touched counts, once for each compressed one.
+BOOST_AUTO_TEST_CASE(compressed_clusters)
+{
+    Patient p(plain_spec());
+    const std::uint64_t first = p.new_cluster();
+    const std::uint64_t second = p.new_cluster();
+    const std::uint64_t compressed = std::uint64_t(1) << 62;
+    const std::uint64_t sectors_at = 62 - (12 - 8);
+    p.put(p.l2(20), compressed | std::uint64_t(3) << sectors_at | (first + 100));
+    p.put(p.l2(21), compressed | std::uint64_t(3) << sectors_at | (first + 3000));
+    expect(p, Finding::refcount_too_low);
+    p.set_refcount(first, 2);
+    p.set_refcount(second, 1);
+    BOOST_TEST(report_of(p).sound());
+    p.put(p.l2(20), p.word(p.l2(20)) | copied);
+    expect_only(p, Finding::l2_entry_compressed_copied);
+}
+
+// The refcounts are right, and still two things are in one place.
+BOOST_AUTO_TEST_CASE(one_cluster_for_two_purposes)
+{
+    {
+        Patient p(plain_spec());
+        const std::uint64_t table = p.header().refcount_table_offset.value;
+        p.put(p.l2(20), table);
+        p.set_refcount(table, 2);
+        expect_only(p, Finding::data_cluster_is_metadata);
+    }
+    {
+        Patient p(plain_spec());
+        const std::uint64_t l2_table = p.word(p.l1(0)) & entry_offset_mask;
+        p.put(p.l2(20), l2_table);
+        p.set_refcount(l2_table, 2);
+        p.put(p.l1(0), l2_table);
+        expect_only(p, Finding::data_cluster_is_metadata);
+    }
+    {
+        Patient p(bitmap_spec());
+        p.put(p.directory(), p.header().l1_table_offset.value);
+        p.put_byte(p.directory() + 15, 3);  // in_use: its size does not matter
+        p.set_refcount(p.header().l1_table_offset.value, 2);
+        expect(p, Finding::tables_overlap);
+    }
+}
+
+// --- Snapshots.
+
+BOOST_AUTO_TEST_CASE(snapshots_that_are_lost_leak)
+{
+    Patient p(snapshot_spec());
+    p.put(56, p.word(56) & 0xffffffff00000000);  // nb_snapshots 0
+    const CheckReport report = report_of(p);
+    BOOST_TEST(report.leaks > 2u);
+    BOOST_TEST(count_of(report, Finding::refcount_too_low) == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(snapshot_records)
+{
+    {
+        Patient p(snapshot_spec());
+        p.put(64, align_up(p.store().size(), p.cluster_size()) + (1 << 20));
+        expect(p, Finding::snapshot_table_past_end);
+    }
+    {
+        Patient p(snapshot_spec());
+        p.put(p.snapshots(), p.word(p.snapshots()) + 512);
+        expect(p, Finding::snapshot_l1_wrong);
+    }
+    {
+        Patient p(snapshot_spec());
+        p.put(p.snapshots(), std::uint64_t(1) << 40);
+        expect(p, Finding::snapshot_l1_wrong);
+    }
+    {
+        Patient p(snapshot_spec());
+        p.put(p.snapshots() + 32, 8);  // VM state 0, extra data 8
+        expect_only(p, Finding::snapshot_extra_data_too_small);
+    }
+}
+
+// --- Bitmaps.
+
+BOOST_AUTO_TEST_CASE(bitmaps_that_nobody_vouches_for_leak)
+{
+    Patient p(bitmap_spec());
+    p.put(88, 0);
+    expect_only(p, Finding::refcount_too_high, 3);  // directory, table, data
+}
+
+BOOST_AUTO_TEST_CASE(B4_refcount_1_on_all_that_is_a_bitmaps)
+{
+    for (const bool in_use : {false, true})
+        for (const std::uint64_t wrong : {0, 2})
+            for (int which = 0; which < 3; ++which) {
+                Patient p(bitmap_spec(in_use));
+                const std::uint64_t table = p.bitmap().bitmap_table_offset.value;
+                const std::uint64_t places[] = {p.directory(), table, p.word(table)};
+                p.set_refcount(places[which], wrong);
+                expect_only(p, wrong == 0 ? Finding::refcount_too_low : Finding::refcount_too_high);
+            }
+}
+
+BOOST_AUTO_TEST_CASE(bitmap_tables)
+{
+    struct {
+        std::uint64_t raw;
+        Finding finding;
+    } const table[] = {
+        {2, Finding::bitmap_table_entry_reserved_bits},
+        {0x4001, Finding::bitmap_table_entry_reserved_bits},
+        {0x4200, Finding::bitmap_table_entry_unaligned},
+        {std::uint64_t(1) << 40, Finding::bitmap_data_past_end},
+    };
+    for (const auto &line : table) {
+        Patient p(bitmap_spec());
+        p.put(p.bitmap().bitmap_table_offset.value, line.raw);
+        expect(p, line.finding);
+    }
+    // Values that need no cluster: the one there was leaks.
+    for (const std::uint64_t raw : {0, 1}) {
+        Patient p(bitmap_spec());
+        p.put(p.bitmap().bitmap_table_offset.value, raw);
+        expect_only(p, Finding::refcount_too_high);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(bitmap_directories)
+{
+    struct {
+        std::uint64_t at;  // from the directory's beginning: 8 bytes
+        std::uint64_t value;
+        Finding finding;
+    } const table[] = {
+        {0, 0, Finding::bitmap_table_missing},
+        {0, std::uint64_t(1) << 40, Finding::bitmap_table_past_end},
+        {8, 0x0000000200000002, Finding::bitmap_table_size_wrong},
+        {8, 0x0000000100000012, Finding::bitmap_flags_reserved},
+        {16, 0x020c000200000000, Finding::bitmap_type_unknown},
+        {16, 0x010c00ff00000000, Finding::bitmap_directory_entry_truncated},
+        {24, 0x6230000000000001, Finding::bitmap_directory_padding},
+    };
+    for (const auto &line : table) {
+        Patient p(bitmap_spec());
+        p.put(p.directory() + line.at, line.value);
+        expect(p, line.finding);
+    }
+    // With in_use another size is no matter.
+    Patient p(bitmap_spec(true));
+    p.put(p.directory() + 8, 0x0000000200000003);
+    BOOST_TEST(report_of(p).sound(), report_of(p).text());
+}
+
+BOOST_AUTO_TEST_CASE(the_bit_without_the_extension)
+{
+    Patient p(plain_spec());
+    p.put(88, 1);
+    expect_only(p, Finding::bitmaps_extension_missing);
+}
+
+// --- As a whole.
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_checked_is_an_error)
+{
+    MemoryStore empty(0);
+    BOOST_TEST(!check(empty));
+    MemoryStore zeros(65536);
+    const auto report = check(zeros);
+    BOOST_REQUIRE(!report);
+    BOOST_TEST((report.error().code == Errc::invalid));
+    Patient p(plain_spec());
+    p.put(16, 0xffffffff);  // cluster_bits
+    BOOST_TEST(!check(p.store()));
+}
+
+BOOST_AUTO_TEST_CASE(a_read_that_fails_is_an_error_and_no_finding)
+{
+    for (const ImageSpec &spec : {snapshot_spec(), bitmap_spec()}) {
+        MemoryStore memory(build_image(spec).image);
+        std::uint64_t failed = 0;
+        for (std::uint64_t nth = 1;; ++nth) {
+            FaultPlan plan(Fault{.kinds = Fault::reads, .nth = nth});
+            FaultStore store(memory, plan);
+            const auto report = check(store);
+            if (plan.struck() == 0) {
+                BOOST_TEST(report->sound());
+                break;
+            }
+            BOOST_REQUIRE(!report);
+            BOOST_TEST((report.error().code == Errc::io));
+            ++failed;
+        }
+        BOOST_TEST(failed > 5u);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(the_report_is_bounded)
+{
+    Patient p(plain_spec());
+    for (std::uint64_t i = 10; i < 500; ++i)
+        p.put(p.l2(i), 2);
+    const CheckReport report = report_of(p);
+    BOOST_TEST(report.corruptions == 490u);
+    BOOST_TEST(report.findings.size() == CheckReport::findings_max);
+}
+
+BOOST_AUTO_TEST_CASE(every_truncation_ends_in_an_answer)
+{
+    const BuiltImage built = build_image(bitmap_spec());
+    for (std::uint64_t size = 0; size < built.image.size; size += 100) {
+        StoreImage image = built.image;
+        image.size = size;
+        image.bytes.zero(size, built.image.size - size);
+        MemoryStore store(image);
+        BOOST_TEST(text_of(check(store)) != "");
+    }
+}
+
+// A file of 2^48 bytes with next to nothing in it.
+BOOST_AUTO_TEST_CASE(a_sparse_file_costs_what_is_in_it)
+{
+    ImageSpec spec = plain_spec();
+    StoreImage image = build_image(spec).image;
+    image.size = std::uint64_t(1) << 48;
+    MemoryStore store(image);
+    const auto report = check(store);
+    BOOST_REQUIRE(report);
+    BOOST_TEST(report->sound(), report->text());
+}
+
+// Every L1 entry names the same table: it is read once.
+BOOST_AUTO_TEST_CASE(a_table_that_is_named_a_hundred_thousand_times)
+{
+    ImageSpec spec = plain_spec();
+    spec.size = std::uint64_t(100000) << 21;
+    Patient p(spec);
+    const std::uint64_t l2_table = p.word(p.l1(0)) & entry_offset_mask;
+    for (std::uint64_t i = 0; i < p.header().l1_size; ++i)
+        p.put(p.l1(i), l2_table);
+    expect(p, Finding::refcount_too_low);
+    BOOST_TEST(report_of(p).text().find("refcount 1, used 100000 times") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(thousands_of_checks_a_second)
+{
+    Patient p(bitmap_spec());
+    const auto begin = std::chrono::steady_clock::now();
+    constexpr int rounds = 1000;
+    for (int i = 0; i < rounds; ++i)
+        BOOST_REQUIRE(check(p.store()));
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begin;
+    BOOST_TEST_MESSAGE(took.count() / rounds << " us for one");
+    BOOST_TEST(took.count() / rounds < 20000);  // also with sanitizers on a busy machine
+}
+
+BOOST_AUTO_TEST_SUITE_END()
