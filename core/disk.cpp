@@ -14,19 +14,6 @@ namespace {
 
 constexpr std::size_t extents_max = 1 << 14;
 
-Extent extent_of(const MappedRun &run)
-{
-    return std::visit(Overloaded{
-                          [&](const Unallocated &) { return Extent{run.length, true, true}; },
-                          [&](const Zero &zero) {
-                              return Extent{run.length, !zero.has_cluster(), true};
-                          },
-                          [&](const Data &) { return Extent{run.length, false, false}; },
-                          [&](const Compressed &) { return Extent{run.length, false, false}; },
-                      },
-                      run.mapping);
-}
-
 BitmapRequest request_of(const DiskOptions &options)
 {
     return {options.bitmaps, options.bitmap_granularity_bits};
@@ -62,7 +49,8 @@ Disk::~Disk() = default;
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
-    auto image = TRY(Image::open(store, options.cache_bytes));
+    const ChainPlace place{options.files, options.path, {options.identity}};
+    auto image = TRY(Image::open(store, {options.cache_bytes, place, options.read_only}));
     auto tracker = std::make_unique<Tracker>(*image);
     TRY(tracker->open());
     if (!options.read_only)
@@ -158,15 +146,13 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
     Passage passage(gate_);
     std::vector<Extent> extents;
     while (length != 0 && extents.size() < extents_max) {
-        const MappedRun run = TRY(image_->map(offset, length));
-        const Extent extent = extent_of(run);
-        if (!extents.empty() && extents.back().hole == extent.hole &&
-            extents.back().zero == extent.zero)
+        const Extent extent = TRY(image_->status(offset.value, length));
+        if (!extents.empty() && extents.back().same_kind(extent))
             extents.back().length += extent.length;
         else
             extents.push_back(extent);
-        offset += run.length;
-        length -= run.length;
+        offset += extent.length;
+        length -= extent.length;
     }
     return extents;
 }

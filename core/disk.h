@@ -27,6 +27,7 @@
 #include "core/base/range.h"
 #include "core/base/result.h"
 #include "core/format/units.h"
+#include "core/image/backing.h"
 
 namespace qcow2 {
 
@@ -41,6 +42,12 @@ struct DiskOptions {
     std::optional<std::uint32_t> bitmap_granularity_bits;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 256 GiB.
     std::uint64_t cache_bytes = 0;
+    // Who opens the files that the image names (backing files); nullptr: such
+    // an image is refused. Must outlive the disk. And the path of the image
+    // itself, what names in it are relative to; empty if it is no local file.
+    FileOpener *files = nullptr;
+    std::string path;
+    std::string identity;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };
@@ -49,13 +56,6 @@ struct ZeroFlags {
     bool may_unmap = true;  // false: what is allocated stays allocated
     bool fast = false;      // unsupported at once if it is no faster than writing zeros
     bool fua = false;
-};
-
-// A part of the disk, for block status.
-struct Extent {
-    std::uint64_t length = 0;  // bytes
-    bool hole = false;         // nothing is allocated in the file
-    bool zero = false;         // reads as zeros
 };
 
 class Disk {

@@ -38,7 +38,7 @@ namespace qcow2 {
     X(encrypted, unsupported,                                                                      \
       "the image is encrypted (crypt_method), not supported; nbdkit's luks filter is for whole "   \
       "LUKS disks, not for this")                                                                  \
-    X(backing_file, unsupported, "the image has a backing file, not supported yet")                \
+    X(backing_file, unsupported, "the image has a backing file, and nobody said that it may be opened")                \
     X(backing_file_name_out_of_range, corrupt,                                                     \
       "the name of the backing file does not lie in the header cluster")                           \
     X(disk_size_too_large, unsupported, "the disk is larger than an L1 table of 32 MiB reaches")   \

@@ -218,16 +218,10 @@ std::optional<Error> unsupported_feature(const Header &h)
     const auto has = [&h](std::uint64_t bit) { return (h.incompatible_features & bit) != 0; };
     if (h.crypt_method != 0)
         return finding(Finding::encrypted, "crypt_method " + number(h.crypt_method));
-    if (has(incompatible::dirty))
-        return finding(Finding::dirty_bit_set);
-    if (has(incompatible::corrupt))
-        return finding(Finding::corrupt_bit_set);
     if (has(incompatible::external_data_file))
         return finding(Finding::external_data_file);
     if (has(incompatible::extended_l2))
         return finding(Finding::extended_l2_unsupported);
-    if (h.backing_file_offset != 0 && h.backing_file_size != 0)
-        return finding(Finding::backing_file);
     return std::nullopt;
 }
 

@@ -11,15 +11,6 @@
 
 namespace qcow2 {
 
-namespace {
-
-bool reads_as_zeros(const ClusterMapping &mapping)
-{
-    return std::holds_alternative<Unallocated>(mapping) || std::holds_alternative<Zero>(mapping);
-}
-
-}  // namespace
-
 DataPath::DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator,
                    Mapping &mapping, const Header &header)
     : store_(store),
@@ -30,6 +21,23 @@ DataPath::DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator
       disk_size_(header.disk_size()),
       compressed_(store, CompressionType(header.compression_type), geometry_.cluster_size())
 {
+}
+
+// Whether all bytes from this offset on that are mapped so read as zeros: past
+// the end of a backing file, too.
+bool DataPath::reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offset) const
+{
+    if (std::holds_alternative<Unallocated>(mapping))
+        return !backing_ || offset >= backing_->size();
+    return std::holds_alternative<Zero>(mapping);
+}
+
+Result<void> DataPath::read_backing(std::uint64_t offset, MutableBytes bytes)
+{
+    const std::uint64_t there =
+        offset < backing_->size() ? std::min<std::uint64_t>(bytes.size(), backing_->size() - offset) : 0;
+    std::memset(bytes.data() + there, 0, bytes.size() - there);
+    return there == 0 ? Result<void>() : backing_->read(offset, sub(bytes, 0, there));
 }
 
 Result<void> DataPath::read(GuestOffset offset, MutableBytes bytes)
@@ -56,8 +64,22 @@ Result<void> DataPath::read_run(const MappedRun &run, GuestOffset offset, Mutabl
         std::copy_n(cluster->begin() + in_cluster, bytes.size(), bytes.begin());
         return {};
     }
+    if (!reads_as_zeros(run.mapping, offset.value))
+        return read_backing(offset.value, bytes);
     std::memset(bytes.data(), 0, bytes.size());
     return {};
+}
+
+Result<Extent> DataPath::status(GuestOffset offset, std::uint64_t length_max)
+{
+    const MappedRun run = TRY(mapping_.map(offset, length_max));
+    if (std::holds_alternative<Unallocated>(run.mapping) && backing_ &&
+        offset.value < backing_->size())
+        return backing_->status(offset.value,
+                                std::min(run.length, backing_->size() - offset.value));
+    const auto *zero = std::get_if<Zero>(&run.mapping);
+    const bool hole = zero ? !zero->has_cluster() : std::holds_alternative<Unallocated>(run.mapping);
+    return Extent{run.length, hole, hole || zero};
 }
 
 Result<void> DataPath::look_up(Range range)
@@ -158,7 +180,8 @@ Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, 
     const std::uint64_t cluster_size = geometry_.cluster_size();
     const std::uint64_t in_cluster = geometry_.in_cluster(offset);
     const HostOffset host = geometry_.offset_of(target.run.first);
-    if (target.fresh && reads_as_zeros(old))
+    // What is there before the payload reads as the cluster's beginning does.
+    if (target.fresh && reads_as_zeros(old, align_down(offset.value, cluster_size)))
         return store_.write(host.value + in_cluster, payload);
 
     // Cluster by cluster where there is padding, the whole middle at once.
@@ -223,7 +246,7 @@ Result<void> DataPath::zero_bytes(Range range)
     static const Buffer zeros(256 << 10);
     while (!range.empty()) {
         const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
-        if (!reads_as_zeros(run.mapping)) {
+        if (!reads_as_zeros(run.mapping, range.begin)) {
             const Range part = Range::of(range.begin, run.length);
             for (std::uint64_t at = part.begin; at < part.end; at += zeros.size())
                 TRY(write(GuestOffset(at),
@@ -241,7 +264,8 @@ Result<void> DataPath::change_clusters(Range clusters, const Mapping::Change &ch
         const GuestCluster first(clusters.begin);
         const std::uint64_t in_table = geometry_.l2_entries() - geometry_.l2_index(first);
         const Range part = Range::of(first.value, std::min(in_table, clusters.length()));
-        if (!mapping_.has_table(first)) {
+        // Nothing is mapped there, so nothing is hidden and nothing freed.
+        if (!backing_ && !mapping_.has_table(first)) {
             clusters.begin = part.end;
             continue;
         }
@@ -263,24 +287,37 @@ Result<void> DataPath::change_clusters(Range clusters, const Mapping::Change &ch
     return {};
 }
 
+// What a whole cluster becomes that is to read as zeros.
+ClusterMapping DataPath::zeroed(const ClusterMapping &was, bool may_unmap) const
+{
+    if (geometry_.version < 3)
+        return Unallocated{};
+    if (std::holds_alternative<Unallocated>(was))
+        return backing_ ? ClusterMapping(Zero{}) : was;
+    if (may_unmap)
+        return Zero{};
+    if (const auto *zero = std::get_if<Zero>(&was))
+        return *zero;
+    const auto *data = std::get_if<Data>(&was);
+    return data && data->copied ? Zero{data->host, true} : Zero{};
+}
+
+// Version 2 has no zero flag: zeros are where nothing is, unless a backing file
+// shows through there.
+bool DataPath::must_write_zeros(bool may_unmap) const
+{
+    return geometry_.version < 3 && (!may_unmap || backing_);
+}
+
 Result<void> DataPath::zero(Range range, bool may_unmap)
 {
     const Range clusters = clusters_inside(range);
-    if (clusters.empty() || (geometry_.version < 3 && !may_unmap))
+    if (clusters.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
     const std::uint64_t cluster_size = geometry_.cluster_size();
     TRY(zero_bytes({range.begin, clusters.begin * cluster_size}));
-    TRY(change_clusters(clusters, [&](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
-        if (std::holds_alternative<Unallocated>(was))
-            return was;  // no backing file: reads as zeros
-        if (geometry_.version < 3)
-            return Unallocated{};
-        if (may_unmap)
-            return Zero{};
-        if (const auto *zero = std::get_if<Zero>(&was))
-            return *zero;
-        const auto *data = std::get_if<Data>(&was);
-        return data && data->copied ? Zero{data->host, true} : Zero{};
+    TRY(change_clusters(clusters, [&](GuestCluster, const ClusterMapping &was) {
+        return zeroed(was, may_unmap);
     }));
     return zero_bytes({clusters.end * cluster_size, range.end});
 }
@@ -290,14 +327,14 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
     const auto nothing_to_write = [&](Range part) -> Result<bool> {
         while (!part.empty()) {
             const MappedRun run = TRY(mapping_.map(GuestOffset(part.begin), part.length()));
-            if (!reads_as_zeros(run.mapping))
+            if (!reads_as_zeros(run.mapping, part.begin))
                 return false;
             part.begin += run.length;
         }
         return true;
     };
     const Range clusters = clusters_inside(range);
-    if (clusters.empty() || (geometry_.version < 3 && !may_unmap))
+    if (clusters.empty() || must_write_zeros(may_unmap))
         return nothing_to_write(range);
     const std::uint64_t cluster_size = geometry_.cluster_size();
     return TRY(nothing_to_write({range.begin, clusters.begin * cluster_size})) &&
@@ -306,12 +343,19 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
 
 Result<void> DataPath::trim(Range range)
 {
-    return change_clusters(clusters_inside(range),
-                           [](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
-                               if (std::holds_alternative<Zero>(was))
-                                   return Zero{};
-                               return Unallocated{};  // no backing file
-                           });
+    // The backing file must not show where the guest's own bytes were. Where
+    // nothing was of its own, it shows as before.
+    if (backing_ && geometry_.version < 3)
+        return {};
+    return change_clusters(
+        clusters_inside(range),
+        [this](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
+            if (std::holds_alternative<Unallocated>(was))
+                return was;
+            if (backing_ || std::holds_alternative<Zero>(was))
+                return Zero{};
+            return Unallocated{};
+        });
 }
 
 }  // namespace qcow2

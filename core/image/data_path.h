@@ -20,6 +20,7 @@
 #include "core/base/gate.h"
 #include "core/base/range.h"
 #include "core/base/range_lock.h"
+#include "core/image/backing.h"
 #include "core/image/compressed_clusters.h"
 #include "core/image/mapping.h"
 
@@ -29,6 +30,9 @@ class DataPath {
 public:
     DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator, Mapping &mapping,
              const Header &header);
+
+    // Once, before use: what unallocated clusters show; nullptr: zeros.
+    void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
     Result<void> write(GuestOffset offset, Bytes bytes);
@@ -40,6 +44,8 @@ public:
     Result<bool> zero_is_fast(Range range, bool may_unmap);
     // Brings the mapping of the range into memory.
     Result<void> look_up(Range range);
+    // The first extent from the offset on, at most length_max (not 0) long.
+    Result<Extent> status(GuestOffset offset, std::uint64_t length_max);
 
     // Returns when everybody who read or wrote by a mapping older than this
     // call is done (W3). Not from inside the other methods.
@@ -51,6 +57,10 @@ private:
 
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
+    bool reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offset) const;
+    Result<void> read_backing(std::uint64_t offset, MutableBytes bytes);
+    bool must_write_zeros(bool may_unmap) const;
+    ClusterMapping zeroed(const ClusterMapping &was, bool may_unmap) const;
     Result<void> read_run(const MappedRun &run, GuestOffset offset, MutableBytes bytes);
     Result<void> fill(const Allocator::Taken &target, GuestOffset offset, Bytes payload,
                       const ClusterMapping &old);
@@ -67,6 +77,7 @@ private:
     const Geometry geometry_;
     const std::uint64_t disk_size_;
 
+    std::unique_ptr<Backing> backing_;  // constant in use
     CompressedClusters compressed_;
     Gate readers_{Rank::readers};
     RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of

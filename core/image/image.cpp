@@ -20,6 +20,13 @@ constexpr std::uint64_t cache_bytes_min = 256 << 10;
 // One part in eight for refcount blocks, which are read in order.
 std::uint64_t refcount_share(std::uint64_t cache_bytes) { return cache_bytes / 8; }
 
+// Each image of a chain takes half of what the one above has, so that the whole
+// chain takes twice the first at most.
+std::uint64_t backing_share(std::uint64_t cache_bytes)
+{
+    return std::max(cache_bytes / 2, cache_bytes_min);
+}
+
 Result<Buffer> read_header_cluster(ByteStore &store)
 {
     Buffer bytes(std::min<std::uint64_t>(store.size(), 112));
@@ -43,7 +50,7 @@ Image::Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t ca
 {
 }
 
-Result<std::unique_ptr<Image>> Image::open(ByteStore &store, std::uint64_t cache_bytes)
+Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options)
 {
     Buffer cluster = TRY(read_header_cluster(store));
     const HeaderArea area = TRY(
@@ -51,10 +58,11 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, std::uint64_t cache
             .in("header"));
     if (auto error = unsupported_feature(area.header))
         return *std::move(error);
-    if (cache_bytes == 0)
-        cache_bytes = default_cache_bytes;
-    std::unique_ptr<Image> image(
-        new Image(store, area, std::move(cluster), std::max(cache_bytes, cache_bytes_min)));
+    const std::uint64_t cache_bytes =
+        std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
+    auto backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
+    std::unique_ptr<Image> image(new Image(store, area, std::move(cluster), cache_bytes));
+    image->data_.set_backing(std::move(backing));
     TRY(image->open_tables());
     return image;
 }
@@ -79,6 +87,10 @@ Result<void> Image::open_tables()
         why_read_only_ = std::move(writable).error();
     if (mapping_.why_read_only())
         why_read_only_ = mapping_.why_read_only();
+    if (header.incompatible_features & incompatible::corrupt)
+        why_read_only_ = finding(Finding::corrupt_bit_set);
+    if (header.incompatible_features & incompatible::dirty)
+        why_read_only_ = finding(Finding::dirty_bit_set);
     return {};
 }
 

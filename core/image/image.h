@@ -34,11 +34,19 @@
 
 namespace qcow2 {
 
+struct ImageOptions {
+    // For L2 tables and refcount blocks; 0: enough for 256 GiB.
+    std::uint64_t cache_bytes = 0;
+    // Who opens the files that the image names, and where it stands itself.
+    ChainPlace place;
+    // It will only be read.
+    bool read_only = false;
+};
+
 class Image {
 public:
-    // cache_bytes: for L2 tables and refcount blocks; 0: enough for 256 GiB.
     // Fails if the disk cannot even be read.
-    static Result<std::unique_ptr<Image>> open(ByteStore &store, std::uint64_t cache_bytes);
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options);
 
     // The finding that forbids writing, if any. Known after open().
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
@@ -61,7 +69,11 @@ public:
     Result<void> trim(Range range);
     Result<bool> zero_is_fast(Range range, bool may_unmap) { return data_.zero_is_fast(range, may_unmap); }
     Result<void> look_up(Range range) { return data_.look_up(range); }
-    Result<MappedRun> map(GuestOffset offset, std::uint64_t length_max) { return mapping_.map(offset, length_max); }
+    // The first extent from the offset on, at most length_max (not 0) long.
+    Result<Extent> status(std::uint64_t offset, std::uint64_t length_max)
+    {
+        return data_.status(GuestOffset(offset), length_max);
+    }
 
     // W4. Several callers share one write-back.
     Result<void> flush();
