@@ -9,23 +9,24 @@
 
 marker="FIX""ME|XX""X|TO""DO"
 
+mapfile -t files < <({
+    tree_files core filter tests man | grep -E '\.(h|cpp|sh|py|am|mk|pod|md|syms)$'
+    ls configure.ac Makefile.am common-rules.mk bootstrap .ci/run README.md
+})
+
+while read -r line; do
+    problem "$line"
+done < <(grep -HnwE "$marker" "${files[@]}")
+
+while read -r line; do
+    problem "$line: white space at the end"
+done < <(grep -HnE '[[:blank:]]+$' "${files[@]}" | cut -d: -f1,2)
+
 while read -r file; do
     case $file in
-        *.h|*.cpp|*.sh|*.py|*.am|*.mk|*.pod|*.ac|*.md|*.syms|bootstrap|.ci/run) ;;
-        *) continue ;;
-    esac
-    while read -r line; do
-        problem "$file:$line"
-    done < <(grep -nwE "$marker" "$file" || true)
-    while read -r line; do
-        problem "$file:$line: white space at the end"
-    done < <(grep -nE '[[:blank:]]+$' "$file" | cut -d: -f1 || true)
-    case $file in
         *.md|*.pod) ;;
-        *)
-            head -n 4 "$file" | grep -q 'SPDX-License-Identifier: BSD-3-Clause' ||
-                problem "$file: no SPDX-License-Identifier at the top" ;;
+        *) problem "$file: no SPDX-License-Identifier" ;;
     esac
-done < <(tree_files core filter tests man; ls configure.ac Makefile.am common-rules.mk bootstrap .ci/run README.md)
+done < <(grep -L 'SPDX-License-Identifier: BSD-3-Clause' "${files[@]}")
 
 finish
