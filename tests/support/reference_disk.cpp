@@ -52,12 +52,13 @@ void ReferenceDisk::mark(GuestOffset offset, std::uint64_t length)
 void ReferenceDisk::add_bitmap(const std::string &name, std::uint32_t granularity_bits, bool enabled)
 {
     bitmaps_[name] = {granularity_bits, enabled, false,
-                      BitVector(div_ceil(size_, std::uint64_t(1) << granularity_bits))};
+                      BitVector(div_ceil(size_, std::uint64_t(1) << granularity_bits)), 0};
 }
 
 GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset, std::uint64_t length,
                                          const ReferenceDisk &after)
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
     const Change change = changes_.size();
     changes_.emplace_back();
     const Range sectors = Range::of(offset.value, length).touched(sector_size);
@@ -69,15 +70,21 @@ GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset, 
     return change;
 }
 
-void GuestHistory::end(std::uint64_t now, Change change) { changes_[change].returned = now; }
+void GuestHistory::end(std::uint64_t now, Change change)
+{
+    const std::lock_guard<std::mutex> lock(mutex_);
+    changes_[change].returned = now;
+}
 
 void GuestHistory::end_durable(std::uint64_t now, Change change)
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
     changes_[change] = {now, now};
 }
 
 void GuestHistory::flushed(std::uint64_t begun, std::uint64_t returned)
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (Times &times : changes_)
         if (times.returned <= begun)
             times.durable = std::min(times.durable, returned);
@@ -86,6 +93,7 @@ void GuestHistory::flushed(std::uint64_t begun, std::uint64_t returned)
 std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &before,
                                   const std::function<void(GuestOffset, MutableBytes)> &read) const
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
     Buffer found(sector_size), original(sector_size);
     for (const auto &[sector, versions] : versions_) {
         const GuestOffset offset(sector * sector_size);
@@ -128,13 +136,29 @@ std::string GuestHistory::describe(std::uint64_t sector, std::uint64_t event) co
     return text + "; crash at event " + std::to_string(event);
 }
 
-std::vector<std::uint64_t> GuestHistory::sectors() const
+void GuestHistory::crashed(std::uint64_t event, std::uint64_t now, bool durable,
+                           const std::function<void(GuestOffset, MutableBytes)> &read,
+                           ReferenceDisk &into)
 {
-    std::vector<std::uint64_t> list;
-    for (const auto &entry : versions_)
-        list.push_back(entry.first);
-    std::sort(list.begin(), list.end());
-    return list;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (Times &times : changes_) {
+        if (times.returned > event)
+            times.returned = never;
+        if (times.durable > event)
+            times.durable = never;
+    }
+    const Change found = changes_.size();
+    changes_.push_back({now, durable ? now : never});
+    Buffer content(sector_size);
+    for (auto &[sector, versions] : versions_) {
+        std::erase_if(versions, [event](const Version &v) { return v.begun > event; });
+        std::fill(content.begin(), content.end(), 0);
+        const std::uint64_t offset = sector * sector_size;
+        const std::uint64_t inside = std::min(sector_size, into.size() - offset);
+        read(GuestOffset(offset), sub(MutableBytes(content), 0, inside));
+        into.preset(GuestOffset(offset), sub(Bytes(content), 0, inside));
+        versions.push_back({hash_of(content), now, found});
+    }
 }
 
 }  // namespace qcow2::test

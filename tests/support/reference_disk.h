@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -24,7 +25,9 @@ struct ReferenceBitmap {
     std::uint32_t granularity_bits = 16;
     bool enabled = true;
     bool in_use = false;  // found so: kept as it is
-    BitVector bits;
+    BitVector bits = {};
+    // The event by which it was made: before that it may be missing.
+    std::uint64_t made_at = 0;
 };
 
 // One thread.
@@ -56,8 +59,8 @@ private:
 
 // Which contents each sector of a disk may have after a crash: those of the
 // last change that a guest flush has made durable, or of any later one that
-// had begun. Times are events of a recording. Any sector is changed by one
-// thread at a time; different threads have histories of their own.
+// had begun. Times are events of a recording. Any thread; each sector is
+// changed by one at a time.
 class GuestHistory {
 public:
     static constexpr std::uint64_t never = ~std::uint64_t(0);
@@ -78,13 +81,17 @@ public:
     std::string verdict(std::uint64_t event, const ReferenceDisk &before,
                         const std::function<void(GuestOffset, MutableBytes)> &read) const;
 
-    // The sectors with changes that had begun before the event and are not
-    // certainly lost or certainly there: in words, for messages.
-    std::string describe(std::uint64_t sector, std::uint64_t event) const;
-
-    std::vector<std::uint64_t> sectors() const;
+    // There was a crash at `event`; what `read` finds is where life goes on at
+    // `now`, a later time: durably (the power failed), or not yet (the process
+    // was killed). Changes that had not begun never were. The content goes
+    // into `into`, too.
+    void crashed(std::uint64_t event, std::uint64_t now, bool durable,
+                 const std::function<void(GuestOffset, MutableBytes)> &read, ReferenceDisk &into);
 
 private:
+    // The changes of a sector up to the event in words.
+    std::string describe(std::uint64_t sector, std::uint64_t event) const;
+
     struct Version {
         std::uint64_t hash;
         std::uint64_t begun;
@@ -95,6 +102,8 @@ private:
         std::uint64_t durable = never;  // the earliest event at which it is known to be
     };
 
+    mutable std::mutex mutex_;
+    // Guarded by it:
     std::unordered_map<std::uint64_t, std::vector<Version>> versions_;  // by sector
     std::vector<Times> changes_;
 };

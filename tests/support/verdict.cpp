@@ -146,8 +146,11 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     const auto stored = reader->bitmaps();
     if (!stored)
         return stored.error().what;
-    if (stored->size() != before.bitmaps().size())
-        return std::to_string(stored->size()) + " bitmaps";
+    for (const auto &[name, was] : before.bitmaps())
+        if (was.made_at <= event &&
+            std::none_of(stored->begin(), stored->end(),
+                         [&](const StoredBitmap &bitmap) { return bitmap.entry.name == name; }))
+            return "bitmap '" + name + "' is gone";
     for (const StoredBitmap &bitmap : *stored) {
         const auto was = before.bitmaps().find(bitmap.entry.name);
         if (was == before.bitmaps().end())

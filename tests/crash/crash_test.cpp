@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What if the power fails, or the process is killed, at any moment? The engine
+// runs once over a CrashStore; then states of the disk are made for moments of
+// that run, and each is asked the four questions: it opens and check finds
+// leaks at worst; each flushed byte is there, each other old or new; each
+// enabled bitmap is in_use or covers what has changed; writing on works, up to
+// a second crash (and a third).
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "tests/support/crash_store.h"
+#include "tests/support/disk_driver.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/must.h"
+#include "tests/support/payload.h"
+#include "tests/support/qemu_img.h"
+#include "tests/support/verdict.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+struct Kind {
+    std::uint32_t cluster_bits = 0;  // 0: any
+    unsigned threads = 1;
+    int steps = 60;
+    bool limited = false;
+    bool failing_flush = false;
+    std::uint64_t length_max = 100000;
+};
+
+// Lives of one image, each ended by a crash.
+class Lives {
+public:
+    Lives(std::uint64_t seed, const Kind &kind)
+        : kind_(kind), random_(seed), spec_(spec_of(random_, kind)), built_(build_image(spec_)),
+          before_(built_.reference), current_(built_.reference), life_(Life::of(built_.image))
+    {
+    }
+
+    const ImageSpec &spec() const { return spec_; }
+    std::uint64_t states() const { return states_; }
+
+    void run(int lives)
+    {
+        for (int i = 0; i < lives; ++i) {
+            live(i == 0);
+            crash();
+        }
+    }
+
+private:
+    static ImageSpec spec_of(Random &random, const Kind &kind)
+    {
+        ImageSpec spec = random_spec(random, kind.cluster_bits,
+                                     kind.cluster_bits >= 18 ? std::uint64_t(6) << kind.cluster_bits
+                                                             : 1 << 20);
+        return spec;
+    }
+
+    // From here on times are those of this life.
+    std::uint64_t now() const { return base_ + store_->now(); }
+
+    void live(bool first)
+    {
+        StoreOptions options;
+        options.growth_step = random_.pick<std::uint64_t>({1, 512, 65536, 1 << 20});
+        options.discarded = random_.pick({Discarded::zero, Discarded::kept, Discarded::garbage});
+        if (kind_.limited)
+            options.size_limit = life_.cache.size + random_.below(1 << 20);
+        store_ = std::make_unique<CrashStore>(life_, options);
+        if (kind_.failing_flush)
+            store_->flush_faults().arm({.kinds = Fault::flushes, .nth = random_.between(1, 30)});
+        if (kind_.threads > 1)
+            store_->stir(random_());
+
+        DiskOptions disk_options;
+        disk_options.cache_bytes = random_.coin() ? 1 : 0;
+        if (first && spec_.version >= 3 && random_.one_in(3)) {
+            disk_options.bitmaps = {"made"};
+            disk_options.bitmap_granularity_bits = random_.pick<std::uint32_t>({9, 12, 16});
+            before_.add_bitmap("made", *disk_options.bitmap_granularity_bits);
+            before_.bitmaps().at("made").made_at = GuestHistory::never;
+        }
+        auto disk = must(Disk::open(*store_, disk_options));
+        BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
+        const Result<void> begun = disk->begin_writing();
+        if (!begun) {
+            BOOST_REQUIRE_MESSAGE(kind_.limited || kind_.failing_flush, words(begun));
+            return;
+        }
+        if (!disk_options.bitmaps.empty())
+            before_.bitmaps().at("made").made_at = now();
+        change(*disk);
+        // Sometimes the life ends well; the crash comes before, or after.
+        if (random_.coin()) {
+            const std::uint64_t time = now();
+            const Result<void> closed = disk->close();
+            BOOST_REQUIRE_MESSAGE(closed || kind_.limited || kind_.failing_flush, words(closed));
+            if (closed)
+                history_.flushed(time, now());
+        }
+    }
+
+    DiskDriver::Options driver_options() const
+    {
+        DiskDriver::Options options;
+        options.grain = kind_.threads > 1 ? 512 : 1;
+        options.length_max = kind_.length_max;
+        if (kind_.limited)
+            options.accepted = {Errc::no_space};
+        if (kind_.failing_flush)
+            options.accepted = {Errc::io};
+        options.fast_zero = false;
+        return options;
+    }
+
+    DiskDriver::Clock clock()
+    {
+        return {[this] { return now(); }, &history_,
+                [this](std::uint64_t begun, std::uint64_t returned) {
+                    history_.flushed(begun, returned);
+                }};
+    }
+
+    void change(Disk &disk)
+    {
+        if (kind_.threads == 1) {
+            DiskDriver driver(disk, current_, random_, generation_, driver_options());
+            driver.keep_history(clock());
+            for (int step = 0; step < kind_.steps; ++step)
+                driver.step({0, current_.size()});
+            return;
+        }
+        const std::uint64_t stripe =
+            random_.pick<std::uint64_t>({512, 4096, disk.cluster_size(), 3 * disk.cluster_size()});
+        std::vector<ReferenceDisk> references(kind_.threads, current_);
+        std::vector<Random> randoms;
+        for (unsigned t = 0; t < kind_.threads; ++t)
+            randoms.emplace_back(random_());
+        std::vector<std::string> faults(kind_.threads);
+        std::vector<std::thread> workers;
+        for (unsigned t = 0; t < kind_.threads; ++t)
+            workers.emplace_back([&, t] {
+                try {
+                    work(disk, references[t], randoms[t], t, stripe);
+                } catch (const std::exception &e) {
+                    faults[t] = e.what();
+                }
+            });
+        for (auto &worker : workers)
+            worker.join();
+        for (const std::string &fault : faults)
+            BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+    }
+
+    void work(Disk &disk, ReferenceDisk &reference, Random &random, unsigned thread,
+              std::uint64_t stripe)
+    {
+        DiskDriver driver(disk, reference, random, generation_, driver_options());
+        driver.keep_history(clock());
+        const std::uint64_t size = reference.size();
+        const std::uint64_t all = div_ceil(size, stripe);
+        if (all <= thread)
+            return;
+        const std::uint64_t mine = std::min<std::uint64_t>(div_ceil(all - thread, kind_.threads), 12);
+        for (int step = 0; step < kind_.steps; ++step) {
+            const std::uint64_t begin = (random.below(mine) * kind_.threads + thread) * stripe;
+            driver.step({begin, std::min(size, begin + stripe)});
+        }
+    }
+
+    // Looks at moments of the life that is over, and chooses how it ended.
+    void crash()
+    {
+        CrashWalk walk(*store_);
+        const std::uint64_t end = random_.between(walk.events() / 2, walk.events());
+        const std::uint64_t step = std::max<std::uint64_t>(1, walk.events() / 150);
+        for (std::uint64_t event = random_.below(step + 1); event < end; event += random_.between(1, step)) {
+            walk.advance_to(event);
+            for (int i = 0; i < 3; ++i)
+                judge(walk);
+        }
+        walk.advance_to(end);
+        for (int i = 0; i < 10; ++i)
+            judge(walk);
+        const bool power = random_.coin();
+        life_ = power ? Life::of(walk.power_cut(random_)) : walk.kept(random_);
+        judge_state(life_.cache, walk, "where life goes on");
+        go_on(walk.position(), power);
+    }
+
+    void judge(const CrashWalk &walk)
+    {
+        const CrashMode mode = static_cast<CrashMode>(random_.below(crash_modes));
+        const StoreImage image = walk.power_cut(random_, mode);
+        judge_state(image, walk, "mode " + std::to_string(static_cast<int>(mode)));
+        if (random_.one_in(15))
+            reopen(image, walk);
+    }
+
+    void judge_state(const StoreImage &image, const CrashWalk &walk, const std::string &how)
+    {
+        ++states_;
+        const std::uint64_t event = base_ + walk.position();
+        std::string verdict = crash_verdict(image, before_, history_, event);
+        if (verdict.empty() && random_.one_in(1500) && spec_.qemu_opens())
+            verdict = qemu_verdict(image, true);
+        if (verdict.empty())
+            return;
+        BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict << "\nlife's event " << walk.position()
+                                                       << ", " << how << ", "
+                                                       << keep(image, "crashed")
+                                                       << recording_around(walk));
+    }
+
+    // With QCOW2_LOG: what the store was asked up to the crash.
+    static std::string recording_around(const CrashWalk &walk)
+    {
+        if (!std::getenv("QCOW2_LOG"))
+            return {};
+        std::string lines = "\n";
+        for (const Operation &operation : walk.recording().operations)
+            if (operation.begun < walk.position())
+                lines += to_string(operation) + "\n";
+        return lines;
+    }
+
+    // The engine reads the same, writes on, and stops.
+    void reopen(const StoreImage &image, const CrashWalk &walk)
+    {
+        BOOST_TEST_INFO_SCOPE("reopened after event " << walk.position());
+        ReferenceDisk found(current_.size());
+        ImageView view(image);
+        const ImageReader reader = must(ImageReader::open(view));
+        Buffer content(found.size());
+        must(reader.read(GuestOffset(0), content));
+        found.preset(GuestOffset(0), content);
+
+        MemoryStore store(image);
+        auto disk = must(Disk::open(store, {}));
+        BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
+        must(disk->begin_writing());
+        DiskDriver driver(*disk, found, random_, generation_, {.accepted = {}});
+        driver.read({0, found.size()});
+        for (int step = 0; step < 12; ++step)
+            driver.step({0, found.size()});
+        must(disk->close());
+        const StoreImage after = store.image();
+        ImageView after_view(after);
+        const CheckReport report = must(check(after_view));
+        BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text() << keep(after, "reopened"));
+        must(must(ImageReader::open(after_view)).read(GuestOffset(0), content));
+        const std::string fault =
+            payload_difference(GuestOffset(0), found.read(GuestOffset(0), found.size()), content);
+        BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+    }
+
+    void go_on(std::uint64_t position, bool power)
+    {
+        const std::uint64_t event = base_ + position;
+        base_ += std::uint64_t(1) << 32;
+        ImageView view(life_.cache);
+        const ImageReader reader = must(ImageReader::open(view));
+        history_.crashed(event, base_, power,
+                         [&](GuestOffset offset, MutableBytes bytes) { must(reader.read(offset, bytes)); },
+                         current_);
+        const auto made = before_.bitmaps().find("made");
+        if (made == before_.bitmaps().end())
+            return;
+        // Made but not durably so: it may be there or not; from now on it is
+        // where this state has it.
+        bool there = false;
+        for (const StoredBitmap &bitmap : must(reader.bitmaps()))
+            there = there || bitmap.entry.name == "made";
+        if (!there && power)
+            before_.bitmaps().erase(made);
+        else if (made->second.made_at > event)
+            made->second.made_at = GuestHistory::never;
+    }
+
+    const Kind kind_;
+    Random random_;
+    const ImageSpec spec_;
+    BuiltImage built_;
+    ReferenceDisk before_;   // the beginning of all lives
+    ReferenceDisk current_;
+    Life life_;
+    std::unique_ptr<CrashStore> store_;
+    GuestHistory history_;
+    std::uint64_t base_ = 0;
+    std::atomic<std::uint32_t> generation_{1};
+    std::uint64_t states_ = 0;
+};
+
+std::uint64_t run(std::uint64_t seed, const Kind &kind)
+{
+    SEEDED(seed);
+    Lives lives(seed, kind);
+    BOOST_TEST_INFO_SCOPE(lives.spec().text());
+    lives.run(3);
+    return lives.states();
+}
+
+void run_all(unsigned smoke, const Kind &kind)
+{
+    std::uint64_t states = 0;
+    for (const std::uint64_t seed : seeds(smoke))
+        states += run(seed, kind);
+    BOOST_TEST_MESSAGE(states << " crash states");
+    BOOST_TEST(states > 0u);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(crash)
+
+BOOST_AUTO_TEST_CASE(any_image) { run_all(20, {}); }
+
+BOOST_AUTO_TEST_CASE(small_clusters) { run_all(12, {.cluster_bits = 9, .length_max = 20000}); }
+
+BOOST_AUTO_TEST_CASE(middle_clusters) { run_all(8, {.cluster_bits = 12, .length_max = 40000}); }
+
+BOOST_AUTO_TEST_CASE(default_clusters) { run_all(8, {.cluster_bits = 16}); }
+
+BOOST_AUTO_TEST_CASE(largest_clusters)
+{
+    run_all(2, {.cluster_bits = 21, .steps = 25, .length_max = 5000000});
+}
+
+BOOST_AUTO_TEST_CASE(threads) { run_all(8, {.threads = 3, .steps = 40}); }
+
+BOOST_AUTO_TEST_CASE(a_store_that_gets_full) { run_all(8, {.limited = true}); }
+
+BOOST_AUTO_TEST_CASE(a_flush_that_fails) { run_all(8, {.failing_flush = true}); }
+
+BOOST_AUTO_TEST_SUITE_END()
