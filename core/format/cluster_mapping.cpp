@@ -65,11 +65,13 @@ Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geomet
     if (!geometry.is_aligned(host))
         return finding(Finding::l2_entry_unaligned, "it is " + hex(raw));
 
-    // Bit 63 says nothing where there is no cluster.
-    const bool copied = host.value != 0 && (raw & entry_copied);
+    // Bit 63 says nothing where there is no cluster, but with an external data
+    // file it tells the cluster at offset 0 from none.
+    const bool present = host.value != 0 || (geometry.data_file && (raw & entry_copied));
+    const bool copied = present && (raw & entry_copied);
     if (zero)
-        return ClusterMapping(Zero{host, copied});
-    if (host.value != 0)
+        return ClusterMapping(Zero{host, copied && host.value != 0});
+    if (present)
         return ClusterMapping(Data{host, copied});
     return ClusterMapping(Unallocated{});
 }
@@ -84,8 +86,52 @@ std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geo
                           },
                           [](const Data &d) { return standard(d.host, d.copied); },
                           [&](const Compressed &c) { return encode_compressed(c, geometry); },
+                          [](const Subclusters &) -> std::uint64_t {
+                              INVARIANT(!"an entry of one word has no subclusters");
+                              return 0;
+                          },
                       },
                       mapping);
+}
+
+Result<ClusterMapping> decode_extended_l2_entry(ExtendedL2Entry raw, const Geometry &geometry)
+{
+    const ClusterMapping cluster = TRY(decode_l2_entry(raw.descriptor, geometry));
+    const auto wrong = [&] {
+        return finding(Finding::l2_subclusters_wrong,
+                       "it is " + hex(raw.descriptor) + ", " + hex(raw.subclusters));
+    };
+    if (std::holds_alternative<Compressed>(cluster))
+        return raw.subclusters == 0 ? Result<ClusterMapping>(cluster) : wrong();
+    Subclusters parts;
+    if (const auto *data = std::get_if<Data>(&cluster)) {
+        parts.host = data->host;
+        parts.copied = data->copied;
+    }
+    parts.allocated = static_cast<std::uint32_t>(raw.subclusters);
+    parts.zero = static_cast<std::uint32_t>(raw.subclusters >> 32);
+    if ((parts.allocated & parts.zero) || (parts.allocated && !parts.has_cluster()))
+        return wrong();
+    return ClusterMapping(parts);
+}
+
+ExtendedL2Entry encode_extended_l2_entry(const ClusterMapping &mapping, const Geometry &geometry)
+{
+    constexpr std::uint64_t all = 0xffffffff;
+    return std::visit(
+        Overloaded{
+            [](const Unallocated &) { return ExtendedL2Entry{}; },
+            [](const Zero &z) {
+                return ExtendedL2Entry{standard(z.host, z.copied && z.has_cluster()), all << 32};
+            },
+            [](const Data &d) { return ExtendedL2Entry{standard(d.host, d.copied), all}; },
+            [&](const Compressed &c) { return ExtendedL2Entry{encode_compressed(c, geometry), 0}; },
+            [](const Subclusters &s) {
+                return ExtendedL2Entry{standard(s.host, s.copied && s.has_cluster()),
+                                       std::uint64_t(s.zero) << 32 | s.allocated};
+            },
+        },
+        mapping);
 }
 
 }  // namespace qcow2

@@ -3,8 +3,8 @@
 //
 // What an L2 entry means. Every use covers every meaning. Pure.
 //
-// Subclusters (extended L2) will add a second word and a sixth meaning of
-// their own; compressed clusters are decoded, but not yet served.
+// With extended L2 entries a cluster is a Subclusters or a Compressed; the data
+// path sees its parts as Unallocated, Zero or Data, one subcluster at a time.
 
 #pragma once
 
@@ -44,7 +44,31 @@ struct Compressed {
     friend constexpr bool operator==(const Compressed &, const Compressed &) = default;
 };
 
-using ClusterMapping = std::variant<Unallocated, Zero, Data, Compressed>;
+// Extended L2: 32 parts, part k in bit k. A part is allocated, or reads as
+// zeros, or neither (the backing file). Never both.
+struct Subclusters {
+    HostOffset host;  // 0: none; then no part is allocated
+    bool copied = false;
+    std::uint32_t allocated = 0;
+    std::uint32_t zero = 0;
+
+    static constexpr std::uint32_t count = 32;
+    constexpr bool has_cluster() const { return host.value != 0; }
+    // What part k is.
+    constexpr auto part(std::uint32_t k) const;
+    friend constexpr bool operator==(const Subclusters &, const Subclusters &) = default;
+};
+
+using ClusterMapping = std::variant<Unallocated, Zero, Data, Compressed, Subclusters>;
+
+constexpr auto Subclusters::part(std::uint32_t k) const
+{
+    if (zero >> k & 1)
+        return ClusterMapping(Zero{host, copied});
+    if (allocated >> k & 1)
+        return ClusterMapping(Data{host, copied});
+    return ClusterMapping(Unallocated{});
+}
 
 // Lambdas joined into one visitor.
 template <class... F>
@@ -56,5 +80,16 @@ Overloaded(F...) -> Overloaded<F...>;
 
 Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geometry);
 std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geometry);
+
+// The two words of an extended entry. Encoding takes every meaning: Data and
+// Zero are those of all parts.
+struct ExtendedL2Entry {
+    std::uint64_t descriptor = 0;
+    std::uint64_t subclusters = 0;  // allocated in bits 0-31, zero in bits 32-63
+    friend constexpr bool operator==(const ExtendedL2Entry &, const ExtendedL2Entry &) = default;
+};
+
+Result<ClusterMapping> decode_extended_l2_entry(ExtendedL2Entry raw, const Geometry &geometry);
+ExtendedL2Entry encode_extended_l2_entry(const ClusterMapping &mapping, const Geometry &geometry);
 
 }  // namespace qcow2

@@ -29,12 +29,12 @@ namespace qcow2 {
       "the image was not closed cleanly (dirty bit); 'qemu-img check -r all' repairs it")          \
     X(corrupt_bit_set, unsupported,                                                                \
       "the image is marked as corrupt; 'qemu-img check -r all' may repair it")                     \
-    X(external_data_file, unsupported, "the image has an external data file, not supported yet")   \
+    X(external_data_file, unsupported,                                                             \
+      "the image has an external data file, and nobody said that it may be opened")                \
+    X(data_file_name_missing, corrupt, "the image does not name its external data file")           \
     X(compression_type_unknown, unsupported, "the compression type is not known")                  \
     X(compression_type_mismatch, corrupt,                                                          \
       "compression type field and feature bit contradict each other")                              \
-    X(extended_l2_unsupported, unsupported,                                                        \
-      "the image has extended L2 entries (subclusters), not supported yet")                        \
     X(encrypted, unsupported,                                                                      \
       "the image is encrypted (crypt_method), not supported; nbdkit's luks filter is for whole "   \
       "LUKS disks, not for this")                                                                  \

@@ -18,6 +18,7 @@ struct Geometry {
     std::uint32_t cluster_bits = 16;
     std::uint32_t refcount_order = 4;
     bool extended_l2 = false;
+    bool data_file = false;  // guest clusters are in an external data file
 
     constexpr std::uint64_t cluster_size() const { return std::uint64_t(1) << cluster_bits; }
 
@@ -27,6 +28,11 @@ struct Geometry {
     constexpr std::uint64_t l2_entries() const { return std::uint64_t(1) << l2_bits(); }
     // Bytes of guest that one L2 table, one L1 entry, covers.
     constexpr std::uint64_t l2_reach() const { return std::uint64_t(1) << (l2_bits() + cluster_bits); }
+
+    // What one bit, or one entry, says something of: the parts of a cluster.
+    constexpr std::uint32_t part_bits() const { return extended_l2 ? cluster_bits - 5 : cluster_bits; }
+    constexpr std::uint64_t part_size() const { return std::uint64_t(1) << part_bits(); }
+    constexpr std::uint64_t parts_per_cluster() const { return extended_l2 ? 32 : 1; }
 
     // Refcount blocks: one cluster each.
     constexpr std::uint32_t refcount_bits() const { return std::uint32_t(1) << refcount_order; }

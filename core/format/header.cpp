@@ -165,6 +165,7 @@ Geometry Header::geometry() const
     g.cluster_bits = cluster_bits;
     g.refcount_order = refcount_order;
     g.extended_l2 = incompatible_features & incompatible::extended_l2;
+    g.data_file = incompatible_features & incompatible::external_data_file;
     return g;
 }
 
@@ -215,13 +216,8 @@ void encode_header(const Header &h, MutableBytes bytes)
 
 std::optional<Error> unsupported_feature(const Header &h)
 {
-    const auto has = [&h](std::uint64_t bit) { return (h.incompatible_features & bit) != 0; };
     if (h.crypt_method != 0)
         return finding(Finding::encrypted, "crypt_method " + number(h.crypt_method));
-    if (has(incompatible::external_data_file))
-        return finding(Finding::external_data_file);
-    if (has(incompatible::extended_l2))
-        return finding(Finding::extended_l2_unsupported);
     return std::nullopt;
 }
 

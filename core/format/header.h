@@ -115,8 +115,7 @@ Result<Header> decode_header(Bytes bytes);
 // fields that we do not know stay as they are. bytes: header_length or more.
 void encode_header(const Header &header, MutableBytes bytes);
 
-// The first known feature that this engine cannot serve, if any: encryption,
-// and (yet) external data file, extended L2.
+// The first known feature that this engine cannot serve, if any: encryption.
 std::optional<Error> unsupported_feature(const Header &header);
 
 }  // namespace qcow2

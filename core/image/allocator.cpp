@@ -238,6 +238,22 @@ Result<std::uint64_t> Allocator::refcount(HostCluster cluster)
     return refcounts_.get(cluster);
 }
 
+std::vector<HostRun> Allocator::last_references(HostRun run)
+{
+    Locked lock(mutex_);
+    std::vector<HostRun> runs;
+    for (HostCluster cluster = run.first; cluster < run.end(); ++cluster) {
+        const auto count = refcounts_.get(cluster);
+        if (!count || *count != 1)
+            continue;
+        if (!runs.empty() && runs.back().end() == cluster)
+            ++runs.back().count;
+        else
+            runs.push_back({cluster, 1});
+    }
+    return runs;
+}
+
 Result<void> Allocator::settle()
 {
     Locked lock(mutex_);

@@ -54,6 +54,9 @@ public:
     void lower(HostRun run) EXCLUDES(mutex_);
 
     Result<std::uint64_t> refcount(HostCluster cluster) EXCLUDES(mutex_);
+    // The parts of the run that are used once, by whom the caller is about to
+    // let go: nobody else can begin to use them meanwhile.
+    std::vector<HostRun> last_references(HostRun run) EXCLUDES(mutex_);
 
     // Gives the reserve back and writes refcounts; the caller flushes.
     Result<void> settle() EXCLUDES(mutex_);

@@ -11,14 +11,15 @@
 
 namespace qcow2 {
 
-DataPath::DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator,
-                   Mapping &mapping, const Header &header)
-    : store_(store),
+DataPath::DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata,
+                   Allocator &allocator, Mapping &mapping, const Header &header)
+    : data_(data),
       metadata_(metadata),
       allocator_(allocator),
       mapping_(mapping),
       geometry_(header.geometry()),
       disk_size_(header.disk_size()),
+      raw_data_file_(header.autoclear_features & autoclear::raw_external_data),
       compressed_(store, CompressionType(header.compression_type), geometry_.cluster_size())
 {
 }
@@ -57,7 +58,7 @@ Result<void> DataPath::read_run(const MappedRun &run, GuestOffset offset, Mutabl
 {
     const std::uint64_t in_cluster = geometry_.in_cluster(offset);
     if (const auto *data = std::get_if<Data>(&run.mapping))
-        return store_.read(data->host.value + in_cluster, bytes);
+        return data_.read(data->host.value + in_cluster, bytes);
     if (const auto *compressed = std::get_if<Compressed>(&run.mapping)) {
         const auto cluster =
             TRY(compressed_.get(*compressed).in("guest offset " + hex(offset.value)));
@@ -110,6 +111,8 @@ bool DataPath::may_write_in_place(const ClusterMapping &mapping) const
 // Images lie: is this the guest's to write?
 Result<void> DataPath::check_target(HostOffset host, std::uint64_t length, GuestOffset guest) const
 {
+    if (geometry_.data_file)
+        return {};
     const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
     if (metadata_.overlaps({HostCluster(clusters.begin), clusters.length()}))
         return finding(Finding::data_cluster_is_metadata, "guest offset " + hex(guest.value) +
@@ -127,7 +130,7 @@ Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
         return std::uint64_t(0);
     const HostOffset host = std::get<Data>(run.mapping).host + geometry_.in_cluster(offset);
     TRY(check_target(host, run.length, offset));
-    TRY(store_.write(host.value, sub(bytes, 0, run.length)));
+    TRY(data_.write(host.value, sub(bytes, 0, run.length)));
     return run.length;
 }
 
@@ -137,24 +140,28 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
 {
     const Range clusters = Range::of(offset.value, bytes.size()).touched(geometry_.cluster_size());
     RangeLock::Guard guard(in_flight_, clusters);
-    const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
+    MappedRun run = TRY(mapping_.map(offset, bytes.size()));
     if (may_write_in_place(run.mapping))
         return std::uint64_t(0);
 
     const GuestCluster first = geometry_.cluster_of(offset);
     const std::uint64_t in_cluster = geometry_.in_cluster(offset);
+    const auto *zero = std::get_if<Zero>(&run.mapping);
+    const bool kept = zero && zero->has_cluster() && zero->copied;
+    if (geometry_.extended_l2) {
+        if (in_cluster != 0 || run.length < geometry_.cluster_size() || kept)
+            return write_parts(offset, bytes);
+        run.length = align_down(run.length, geometry_.cluster_size());
+    }
     const std::uint64_t count =
         std::min(geometry_.clusters_for(in_cluster + run.length),
                  geometry_.l2_entries() - geometry_.l2_index(first));  // one L2 table
     Allocator::Taken target;
-    bool taken = true;
-    const auto *zero = std::get_if<Zero>(&run.mapping);
-    if (zero && zero->has_cluster() && zero->copied) {
+    if (kept) {
         TRY(check_target(zero->host, count * geometry_.cluster_size(), offset));
         target.run = {geometry_.cluster_of(zero->host), count};
-        taken = false;
     } else {
-        target = TRY(allocator_.take(count));
+        target = TRY(take(first, count));
     }
 
     const std::uint64_t length =
@@ -163,12 +170,39 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     if (result)
         result = mapping_.make_table(first);
     if (!result) {
-        if (taken)
-            allocator_.give_back(target.run);
+        if (!kept)
+            give_back(target.run);
         return std::move(result).error();
     }
     TRY(name(first, target.run));
     return length;
+}
+
+// Clusters for guest clusters from `first` on. In an external data file each
+// has its place, and nothing is counted.
+Result<Allocator::Taken> DataPath::take(GuestCluster first, std::uint64_t count)
+{
+    if (!geometry_.data_file)
+        return allocator_.take(count);
+    const std::uint64_t end =
+        std::min((first.value + count) << geometry_.cluster_bits, disk_size_);
+    if (end > data_.size())
+        TRY(data_.grow(end));
+    return Allocator::Taken{{HostCluster(first.value), count}, false};
+}
+
+void DataPath::give_back(HostRun run)
+{
+    if (!geometry_.data_file)
+        allocator_.give_back(run);
+}
+
+// The last cluster of a data file ends with the disk.
+Result<void> DataPath::write_cluster_bytes(std::uint64_t offset, Bytes bytes)
+{
+    if (geometry_.data_file)
+        bytes = sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), disk_size_ - offset));
+    return data_.write(offset, bytes);
 }
 
 // W2: all that the mapping will make readable is written before it is changed.
@@ -182,7 +216,7 @@ Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, 
     const HostOffset host = geometry_.offset_of(target.run.first);
     // What is there before the payload reads as the cluster's beginning does.
     if (target.fresh && reads_as_zeros(old, align_down(offset.value, cluster_size)))
-        return store_.write(host.value + in_cluster, payload);
+        return data_.write(host.value + in_cluster, payload);
 
     // Cluster by cluster where there is padding, the whole middle at once.
     Buffer padded;
@@ -192,7 +226,7 @@ Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, 
         const std::uint64_t left = payload.size() - done;
         if (begin == 0 && left >= cluster_size) {
             const std::uint64_t whole = align_down(left, cluster_size);
-            TRY(store_.write(host.value + at, sub(payload, done, whole)));
+            TRY(data_.write(host.value + at, sub(payload, done, whole)));
             done += whole;
             at += whole;
             continue;
@@ -205,7 +239,7 @@ Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, 
         TRY(read_run(was, cluster, padded).in("copy-on-write"));
         const std::uint64_t length = std::min(left, cluster_size - begin);
         std::copy_n(payload.begin() + done, length, padded.begin() + begin);
-        TRY(store_.write(host.value + at, padded));
+        TRY(write_cluster_bytes(host.value + at, padded));
         done += length;
         at += cluster_size;
     }
@@ -232,13 +266,15 @@ Result<void> DataPath::name(GuestCluster first, HostRun run)
     return {};
 }
 
-// Whole clusters inside the range; what lies behind the end of the disk does
-// not keep the last one from being whole.
-Range DataPath::clusters_inside(Range range) const
+// Whole clusters (or subclusters) inside the range, in bytes; what lies behind
+// the end of the disk does not keep the last one from being whole.
+Range DataPath::whole_parts(Range range) const
 {
+    const std::uint64_t part_size = geometry_.part_size();
     if (range.end == disk_size_)
         range.end = geometry_.clusters_for(disk_size_) * geometry_.cluster_size();
-    return range.whole(geometry_.cluster_size());
+    const Range parts = range.whole(part_size);
+    return {parts.begin * part_size, parts.end * part_size};
 }
 
 Result<void> DataPath::zero_bytes(Range range)
@@ -257,8 +293,10 @@ Result<void> DataPath::zero_bytes(Range range)
     return {};
 }
 
-Result<void> DataPath::change_clusters(Range clusters, const Mapping::Change &change)
+// range: bytes, whole clusters.
+Result<void> DataPath::change_clusters(Range range, const Mapping::Change &change)
 {
+    Range clusters = range.touched(geometry_.cluster_size());
     while (!clusters.empty()) {
         // One L2 table at a time.
         const GuestCluster first(clusters.begin);
@@ -303,23 +341,25 @@ ClusterMapping DataPath::zeroed(const ClusterMapping &was, bool may_unmap) const
 }
 
 // Version 2 has no zero flag: zeros are where nothing is, unless a backing file
-// shows through there.
+// shows through there. A raw data file must say it too.
 bool DataPath::must_write_zeros(bool may_unmap) const
 {
-    return geometry_.version < 3 && (!may_unmap || backing_);
+    return raw_data_file_ || (geometry_.version < 3 && (!may_unmap || backing_));
 }
 
 Result<void> DataPath::zero(Range range, bool may_unmap)
 {
-    const Range clusters = clusters_inside(range);
-    if (clusters.empty() || must_write_zeros(may_unmap))
+    const Range whole = whole_parts(range);
+    if (whole.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
-    const std::uint64_t cluster_size = geometry_.cluster_size();
-    TRY(zero_bytes({range.begin, clusters.begin * cluster_size}));
-    TRY(change_clusters(clusters, [&](GuestCluster, const ClusterMapping &was) {
-        return zeroed(was, may_unmap);
-    }));
-    return zero_bytes({clusters.end * cluster_size, range.end});
+    TRY(zero_bytes({range.begin, whole.begin}));
+    if (geometry_.extended_l2)
+        TRY(change_parts(whole, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
+    else
+        TRY(change_clusters(whole, [&](GuestCluster, const ClusterMapping &was) {
+            return zeroed(was, may_unmap);
+        }));
+    return zero_bytes({whole.end, range.end});
 }
 
 Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
@@ -333,29 +373,36 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
         }
         return true;
     };
-    const Range clusters = clusters_inside(range);
-    if (clusters.empty() || must_write_zeros(may_unmap))
+    const Range whole = whole_parts(range);
+    if (whole.empty() || must_write_zeros(may_unmap))
         return nothing_to_write(range);
-    const std::uint64_t cluster_size = geometry_.cluster_size();
-    return TRY(nothing_to_write({range.begin, clusters.begin * cluster_size})) &&
-           TRY(nothing_to_write({clusters.end * cluster_size, range.end}));
+    return TRY(nothing_to_write({range.begin, whole.begin})) &&
+           TRY(nothing_to_write({whole.end, range.end}));
+}
+
+// What a whole cluster becomes that the guest does not need. The backing file
+// must not show where the guest's own bytes were; where nothing was of its own,
+// it shows as before.
+ClusterMapping DataPath::trimmed(const ClusterMapping &was) const
+{
+    if (std::holds_alternative<Unallocated>(was))
+        return was;
+    if (backing_ || std::holds_alternative<Zero>(was))
+        return Zero{};
+    return Unallocated{};
 }
 
 Result<void> DataPath::trim(Range range)
 {
-    // The backing file must not show where the guest's own bytes were. Where
-    // nothing was of its own, it shows as before.
-    if (backing_ && geometry_.version < 3)
+    const Range whole = whole_parts(range);
+    if (raw_data_file_)
+        return zero_bytes(range);
+    if (whole.empty() || (backing_ && geometry_.version < 3))
         return {};
+    if (geometry_.extended_l2)
+        return change_parts(whole, PartChange::trim);
     return change_clusters(
-        clusters_inside(range),
-        [this](GuestCluster, const ClusterMapping &was) -> ClusterMapping {
-            if (std::holds_alternative<Unallocated>(was))
-                return was;
-            if (backing_ || std::holds_alternative<Zero>(was))
-                return Zero{};
-            return Unallocated{};
-        });
+        whole, [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
 }
 
 }  // namespace qcow2

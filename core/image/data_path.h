@@ -28,8 +28,9 @@ namespace qcow2 {
 
 class DataPath {
 public:
-    DataPath(ByteStore &store, MetadataMap &metadata, Allocator &allocator, Mapping &mapping,
-             const Header &header);
+    // data: where guest clusters are, the store itself or an external data file.
+    DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata, Allocator &allocator,
+             Mapping &mapping, const Header &header);
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
@@ -61,21 +62,34 @@ private:
     Result<void> read_backing(std::uint64_t offset, MutableBytes bytes);
     bool must_write_zeros(bool may_unmap) const;
     ClusterMapping zeroed(const ClusterMapping &was, bool may_unmap) const;
+    ClusterMapping trimmed(const ClusterMapping &was) const;
     Result<void> read_run(const MappedRun &run, GuestOffset offset, MutableBytes bytes);
     Result<void> fill(const Allocator::Taken &target, GuestOffset offset, Bytes payload,
                       const ClusterMapping &old);
     Result<void> name(GuestCluster first, HostRun run);
-    Result<void> zero_bytes(Range range);
-    // Range of guest clusters.
-    Result<void> change_clusters(Range clusters, const Mapping::Change &change);
-    Range clusters_inside(Range range) const;
 
-    ByteStore &store_;
+    Result<Allocator::Taken> take(GuestCluster first, std::uint64_t count);
+    void give_back(HostRun run);
+    Result<void> write_cluster_bytes(std::uint64_t offset, Bytes bytes);
+
+    // Bytes of the guest, whole clusters (or subclusters).
+    Range whole_parts(Range range) const;
+    Result<void> zero_bytes(Range range);
+    Result<void> change_clusters(Range range, const Mapping::Change &change);
+
+    // Extended L2 entries, in subclusters.cpp.
+    enum class PartChange { zero, zero_and_keep, trim };
+    Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
+    Result<void> change_parts(Range range, PartChange change);
+    Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
+
+    ByteStore &data_;
     MetadataMap &metadata_;
     Allocator &allocator_;
     Mapping &mapping_;
     const Geometry geometry_;
     const std::uint64_t disk_size_;
+    const bool raw_data_file_;
 
     std::unique_ptr<Backing> backing_;  // constant in use
     CompressedClusters compressed_;

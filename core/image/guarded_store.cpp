@@ -3,6 +3,8 @@
 
 #include "core/image/guarded_store.h"
 
+#include "core/base/arith.h"
+
 namespace qcow2 {
 
 Error GuardedStore::error_state()
@@ -35,6 +37,15 @@ Result<void> GuardedStore::before_change()
     return {};
 }
 
+// Only the cluster in which the file ends: what lies behind it is a finding.
+Result<void> GuardedStore::pad_last_cluster(std::uint64_t offset, std::uint64_t length)
+{
+    const std::uint64_t size = below_.size();
+    if (offset + length <= size || align_down(offset, cluster_size_) >= size)
+        return {};
+    return below_.grow(align_up(size, cluster_size_)).in("padding the last cluster of the file");
+}
+
 Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
 {
     return below_.read(offset, bytes);
@@ -43,12 +54,14 @@ Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
 Result<void> GuardedStore::write(std::uint64_t offset, Bytes bytes)
 {
     TRY(before_change());
+    TRY(pad_last_cluster(offset, bytes.size()));
     return below_.write(offset, bytes);
 }
 
 Result<void> GuardedStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
 {
     TRY(before_change());
+    TRY(pad_last_cluster(offset, length));
     return below_.zero(offset, length, may_unmap);
 }
 

@@ -2,12 +2,14 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // GuardedStore: the way by which the whole engine reaches its store. It keeps
-// two rules in one place:
+// these in one place:
 //
 // O1  On a writable open nothing that was read counts as durable until one
 //     flush begun after it has succeeded: a flush goes before the first write.
 // W5  A failed flush is final. It cannot be known what was lost, so nothing is
 //     sent down any more: reads go on, all else answers with the first cause.
+// The last cluster of a file may be cut short (QEMU does not pad it) and in
+// use: before something is written behind the file's end, it is padded.
 //
 // Any thread.
 
@@ -23,7 +25,11 @@ namespace qcow2 {
 
 class GuardedStore final : public ByteStore {
 public:
-    explicit GuardedStore(ByteStore &below) : below_(below) {}
+    // cluster_size: bytes, a power of two; 1 where a file has no clusters.
+    explicit GuardedStore(ByteStore &below, std::uint64_t cluster_size = 1)
+        : below_(below), cluster_size_(cluster_size)
+    {
+    }
 
     std::uint64_t size() const override { return below_.size(); }
     std::uint64_t fresh_from() const override { return below_.fresh_from(); }
@@ -46,10 +52,12 @@ public:
 private:
     // What stands before everything that changes the store: O1 and W5.
     Result<void> before_change();
+    Result<void> pad_last_cluster(std::uint64_t offset, std::uint64_t length);
     Result<void> after_flush(Result<void> result);
     Error error_state();
 
     ByteStore &below_;
+    const std::uint64_t cluster_size_;
     std::atomic<bool> opened_{false};  // O1: the first flush has succeeded
     std::atomic<bool> failed_{false};
     Mutex mutex_{Rank::store};

@@ -37,16 +37,33 @@ Result<Buffer> read_header_cluster(ByteStore &store)
     return bytes;
 }
 
+Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const ImageOptions &options)
+{
+    if (!area.header.geometry().data_file)
+        return std::optional<NamedFile>();
+    const Extension *extension = area.find(ExtensionType::data_file);
+    if (!extension || extension->data.empty())
+        return finding(Finding::data_file_name_missing);
+    const std::string name(extension->data.begin(), extension->data.end());
+    if (!options.place.opener)
+        return finding(Finding::external_data_file, "'" + name + "'");
+    auto file = options.place.opener->open(name, options.place.path, !options.read_only);
+    return std::optional<NamedFile>(TRY(std::move(file).in("external data file")));
+}
+
 }  // namespace
 
-Image::Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t cache_bytes)
-    : store_(store),
+Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area,
+             Buffer cluster, std::uint64_t cache_bytes)
+    : store_(store, area.header.geometry().cluster_size()),
+      data_file_(std::move(data_file)),
+      data_store_(data_file_ ? std::make_unique<GuardedStore>(*data_file_->store) : nullptr),
       header_(store_, area, std::move(cluster)),
       geometry_(area.header.geometry()),
       disk_size_(area.header.disk_size()),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
       mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
-      data_(store_, metadata_, allocator_, mapping_, area.header)
+      data_(store_, data_store_ ? *data_store_ : store_, metadata_, allocator_, mapping_, area.header)
 {
 }
 
@@ -61,7 +78,9 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
     const std::uint64_t cache_bytes =
         std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
     auto backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
-    std::unique_ptr<Image> image(new Image(store, area, std::move(cluster), cache_bytes));
+    auto data_file = TRY(open_data_file(area, options));
+    std::unique_ptr<Image> image(
+        new Image(store, std::move(data_file), area, std::move(cluster), cache_bytes));
     image->data_.set_backing(std::move(backing));
     TRY(image->open_tables());
     return image;
@@ -85,6 +104,8 @@ Result<void> Image::open_tables()
         writable = finding(Finding::tables_overlap, "header, L1 table, refcount table");
     if (!writable)
         why_read_only_ = std::move(writable).error();
+    if (data_store_ && data_store_->read_only())
+        why_read_only_ = Error(Errc::read_only, data_file_->path + " cannot be written");
     if (mapping_.why_read_only())
         why_read_only_ = mapping_.why_read_only();
     if (header.incompatible_features & incompatible::corrupt)
@@ -195,10 +216,18 @@ Result<void> Image::flush()
     return {};
 }
 
+// The guest's bytes first: what the other store has says where they are.
+Result<void> Image::flush_stores()
+{
+    if (data_store_)
+        TRY(data_store_->flush().in("external data file"));
+    return store_.flush();
+}
+
 Result<void> Image::write_back()
 {
     Mapping::Sealed sealed = mapping_.seal();
-    Result<void> result = store_.flush();  // W2, W1
+    Result<void> result = flush_stores();  // W2, W1
     if (sealed.empty())
         return result;
     if (result)
@@ -210,11 +239,25 @@ Result<void> Image::write_back()
     if (!result || released.empty())
         return result;
 
-    // W3: the names are durably gone.
+    // W3: the names are durably gone, and then the readers.
     data_.drain();
     for (const HostRun &run : released)
-        allocator_.lower(run);
+        give_back(run);
     return {};
+}
+
+// W3: what nobody else names is punched out of the file before anybody can take
+// it again.
+void Image::give_back(HostRun run)
+{
+    for (const HostRun &last : allocator_.last_references(run)) {
+        const HostOffset offset = geometry_.offset_of(last.first);
+        const std::uint64_t end = std::min(geometry_.offset_of(last.end()).value, store_.size());
+        const auto discarded = store_.discard(offset.value, end - offset.value);
+        if (!discarded)
+            log_debug("discard: " + discarded.error().what);
+    }
+    allocator_.lower(run);
 }
 
 Result<void> Image::settle()

@@ -84,16 +84,21 @@ public:
     Result<void> cut();
 
 private:
-    Image(ByteStore &store, HeaderArea area, Buffer cluster, std::uint64_t cache_bytes);
+    Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
+          std::uint64_t cache_bytes);
 
     Result<void> open_tables();
     Result<SnapshotTable> read_snapshots(const Header &header);
     Result<void> note_snapshots(const Header &header);
+    Result<void> flush_stores();
     Result<void> write_back();
+    void give_back(HostRun run);
     template <class Operation>
     Result<void> with_room(Operation operation);
 
     GuardedStore store_;
+    std::optional<NamedFile> data_file_;         // external, if the image has one
+    std::unique_ptr<GuardedStore> data_store_;   // its bytes; none: they are in store_
     ImageHeader header_;
     const Geometry geometry_;
     const std::uint64_t disk_size_;

@@ -23,6 +23,7 @@ HostOffset host_of(const ClusterMapping &mapping)
                           [](const Zero &zero) { return zero.host; },
                           [](const Data &data) { return data.host; },
                           [](const Compressed &) { return HostOffset(); },
+                          [](const Subclusters &parts) { return parts.host; },
                       },
                       mapping);
 }
@@ -33,19 +34,28 @@ void clear_copied(ClusterMapping &mapping)
         data->copied = false;
     else if (auto *zero = std::get_if<Zero>(&mapping))
         zero->copied = false;
+    else if (auto *parts = std::get_if<Subclusters>(&mapping))
+        parts->copied = false;
 }
 
-// Whether `next` goes on where `run`, of so many clusters, ends.
-bool continues(const ClusterMapping &run, std::uint64_t clusters, const ClusterMapping &next,
-               std::uint64_t cluster_size)
+// What the data path sees of part k of a cluster.
+ClusterMapping part_of(const ClusterMapping &mapping, std::uint64_t k)
 {
-    const std::uint64_t bytes = clusters * cluster_size;
+    const auto *parts = std::get_if<Subclusters>(&mapping);
+    return parts ? parts->part(static_cast<std::uint32_t>(k)) : mapping;
+}
+
+// Whether `next`, in the cluster that lies so many bytes behind the first one of
+// the run, goes on where the run ends.
+bool continues(const ClusterMapping &run, std::uint64_t bytes, const ClusterMapping &next)
+{
     if (const auto *data = std::get_if<Data>(&run))
         return next == ClusterMapping(Data{data->host + bytes, data->copied});
     if (const auto *zero = std::get_if<Zero>(&run))
         return zero->has_cluster() ? next == ClusterMapping(Zero{zero->host + bytes, zero->copied})
                                    : next == run;
-    return std::holds_alternative<Unallocated>(run) && next == run;
+    // The parts of one compressed cluster go together.
+    return next == run && (bytes == 0 || std::holds_alternative<Unallocated>(run));
 }
 
 }  // namespace
@@ -110,18 +120,31 @@ L1Entry Mapping::l1_entry(GuestCluster cluster) const
     return index < l1_.size() ? l1_[index] : L1Entry();
 }
 
-Result<ClusterMapping> Mapping::decode(std::uint64_t raw, GuestCluster cluster) const
+Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster cluster) const
 {
     const auto where = [&] { return "guest offset " + hex(geometry_.offset_of(cluster).value); };
-    Result<ClusterMapping> mapping = decode_l2_entry(raw, geometry_);
+    Result<ClusterMapping> mapping =
+        geometry_.extended_l2
+            ? decode_extended_l2_entry({load_be64(entry), load_be64(entry + 8)}, geometry_)
+            : decode_l2_entry(load_be64(entry), geometry_);
     if (!mapping)
         return std::move(mapping).in(where());
     const auto *compressed = std::get_if<Compressed>(&*mapping);
     const HostOffset host = compressed ? compressed->host : host_of(*mapping);
-    if (host.value >= store_.size())
+    if (geometry_.data_file ? host.value != 0 && host.value != geometry_.offset_of(cluster).value
+                            : host.value >= store_.size())
         return finding(Finding::data_cluster_past_end,
                        where() + ", host offset " + hex(host.value));
     return mapping;
+}
+
+void Mapping::encode(const ClusterMapping &mapping, std::uint8_t *entry) const
+{
+    if (!geometry_.extended_l2)
+        return store_be64(entry, encode_l2_entry(mapping, geometry_));
+    const ExtendedL2Entry raw = encode_extended_l2_entry(mapping, geometry_);
+    store_be64(entry, raw.descriptor);
+    store_be64(entry + 8, raw.subclusters);
 }
 
 // Clusters from this one on that have no L2 table.
@@ -133,65 +156,78 @@ std::uint64_t Mapping::absent_length(GuestCluster cluster, std::uint64_t cluster
     return std::min(cluster - first, clusters_max);
 }
 
+// The cluster's entry, decoded, from the window if it is there. Else the lock
+// is let go of while a table is read.
+Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
+{
+    for (;;) {
+        const L1Entry l1 = l1_entry(cluster);
+        if (!l1.present())
+            return geometry_.extended_l2 ? ClusterMapping(Subclusters{}) : Unallocated{};
+        const HostOffset place = entry_place(l1, cluster);
+        if (place < window.begin || place - window.begin >= window.bytes.size()) {
+            if (const auto checked = check_l1_entry(l1); !checked)
+                return Error(checked.error())
+                    .in("guest offset " + hex(geometry_.offset_of(cluster).value));
+            window.bytes = TRY(cache_.get(place));
+            window.begin = HostOffset(align_down(place.value, cache_.piece_bytes()));
+            continue;
+        }
+        ClusterMapping mapping = TRY(decode(&window.bytes[place - window.begin], cluster));
+        if (!l1.copied())
+            clear_copied(mapping);
+        return mapping;
+    }
+}
+
+Result<ClusterMapping> Mapping::cluster(GuestCluster cluster)
+{
+    Locked lock(cache_.mutex);
+    Window window;
+    return load(cluster, window);
+}
+
 Result<MappedRun> Mapping::map(GuestOffset offset, std::uint64_t length_max)
 {
     INVARIANT(length_max != 0);
-    const GuestCluster first = geometry_.cluster_of(offset);
-    const std::uint64_t in_cluster = geometry_.in_cluster(offset);
-    const std::uint64_t clusters_max = geometry_.clusters_for(in_cluster + length_max);
-    const auto run_of = [&](ClusterMapping mapping, std::uint64_t clusters) {
-        const std::uint64_t bytes = clusters * geometry_.cluster_size() - in_cluster;
-        return MappedRun{std::move(mapping), std::min(bytes, length_max)};
-    };
+    // Part by part; a part is a cluster, or a subcluster.
+    const std::uint64_t part_size = geometry_.part_size();
+    const std::uint64_t per_cluster = geometry_.parts_per_cluster();
+    const std::uint64_t first = offset.value / part_size;
+    const std::uint64_t in_part = offset.value % part_size;
+    const std::uint64_t end = first + div_ceil(in_part + length_max, part_size);
+    const GuestCluster first_cluster = geometry_.cluster_of(offset);
 
     Locked lock(cache_.mutex);
+    Window window;
     ClusterMapping run;
-    std::uint64_t clusters = 0;
-    while (clusters < clusters_max) {
-        const GuestCluster cluster = first + clusters;
-        const L1Entry l1 = l1_entry(cluster);
-        if (!l1.present()) {
-            if (clusters != 0 && !std::holds_alternative<Unallocated>(run))
+    std::uint64_t at = first;
+    bool same = true;
+    while (same && at < end) {
+        const GuestCluster cluster(at / per_cluster);
+        if (!l1_entry(cluster).present()) {
+            same = at == first || std::holds_alternative<Unallocated>(run);
+            if (!same)
                 break;
             run = Unallocated();
-            clusters += absent_length(cluster, clusters_max - clusters);
+            at = (cluster.value + absent_length(cluster, div_ceil(end, per_cluster) - cluster.value)) *
+                 per_cluster;
             continue;
         }
-        const Result<void> checked = check_l1_entry(l1);
-        if (!checked) {
-            if (clusters != 0)
-                break;
-            return Error(checked.error()).in("guest offset " + hex(offset.value));
-        }
-        const HostOffset place = entry_place(l1, cluster);
-        const MutableBytes piece = TRY(cache_.get(place));
-        if (l1_entry(cluster) != l1) {  // the lock was let go of: all anew
-            clusters = 0;
-            continue;
-        }
-        // Entry by entry to the end of the piece.
-        std::uint64_t at = place.value % cache_.piece_bytes();
-        bool same = true;
-        for (; same && at < piece.size() && clusters < clusters_max; at += geometry_.l2_entry_bytes()) {
-            Result<ClusterMapping> decoded = decode(load_be64(&piece[at]), first + clusters);
-            if (!decoded) {
-                if (clusters == 0)
-                    return std::move(decoded).error();
-                same = false;  // told when somebody asks for that place
-                break;
-            }
-            if (!l1.copied())
-                clear_copied(*decoded);
-            if (clusters == 0)
-                run = *decoded;
+        const Result<ClusterMapping> mapping = load(cluster, window);
+        if (!mapping && at == first)
+            return mapping.error();
+        same = mapping.has_value();  // else told when somebody asks for that place
+        const std::uint64_t bytes = (cluster - first_cluster) * geometry_.cluster_size();
+        for (; same && at < std::min((cluster.value + 1) * per_cluster, end); at += same) {
+            const ClusterMapping part = part_of(*mapping, at % per_cluster);
+            if (at == first)
+                run = part;
             else
-                same = continues(run, clusters, *decoded, geometry_.cluster_size());
-            clusters += same;
+                same = continues(run, bytes, part);
         }
-        if (!same)
-            break;
     }
-    return run_of(std::move(run), clusters);
+    return MappedRun{std::move(run), std::min((at - first) * part_size - in_part, length_max)};
 }
 
 bool Mapping::has_table(GuestCluster cluster) const
@@ -324,13 +360,13 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
 
     std::vector<ClusterMapping> was;
     for (std::uint64_t i = 0; i < count; ++i)
-        was.push_back(TRY(decode(load_be64(word(i)), first + i)));
+        was.push_back(TRY(decode(word(i), first + i)));
     // From here on nothing fails.
     for (std::uint64_t i = 0; i < count; ++i) {
         const ClusterMapping is = change(first + i, was[i]);
         if (is == was[i])
             continue;
-        store_be64(word(i), encode_l2_entry(is, geometry_));
+        encode(is, word(i));
         cache_.mark_dirty(place);
         release(was[i], is);
     }
@@ -341,6 +377,8 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
 // their sectors touch.
 void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
 {
+    if (geometry_.data_file)
+        return;
     HostOffset host = host_of(was);
     std::uint64_t length = geometry_.cluster_size();
     if (const auto *compressed = std::get_if<Compressed>(&was)) {

@@ -29,7 +29,7 @@ namespace qcow2 {
 
 // A part of the disk that is mapped in one way.
 struct MappedRun {
-    ClusterMapping mapping;    // of the cluster that holds its first byte
+    ClusterMapping mapping;    // of the cluster, or subcluster, that holds its first byte
     std::uint64_t length = 0;  // bytes; Data, and Zero with a cluster: side by side in the file
 };
 
@@ -56,6 +56,10 @@ public:
     // length_max (not 0). A `copied` of it means that the cluster, and the
     // table that names it, may be written in place. corrupt: names the place.
     Result<MappedRun> map(GuestOffset offset, std::uint64_t length_max);
+
+    // What the whole cluster is mapped to: with extended L2 entries Subclusters
+    // or Compressed. `copied` as in map().
+    Result<ClusterMapping> cluster(GuestCluster cluster);
 
     // Makes sure that the L2 table of this cluster exists and is ours alone.
     // No lock may be held but ranges.
@@ -87,7 +91,14 @@ private:
     Result<void> check_l1_entry(L1Entry l1) const;
     HostOffset entry_place(L1Entry l1, GuestCluster cluster) const;
     L1Entry l1_entry(GuestCluster cluster) const REQUIRES(cache_.mutex);
-    Result<ClusterMapping> decode(std::uint64_t raw, GuestCluster cluster) const;
+    Result<ClusterMapping> decode(const std::uint8_t *entry, GuestCluster cluster) const;
+    void encode(const ClusterMapping &mapping, std::uint8_t *entry) const;
+    // A piece of an L2 table that is looked at; good while the lock is held.
+    struct Window {
+        HostOffset begin;
+        MutableBytes bytes;
+    };
+    Result<ClusterMapping> load(GuestCluster cluster, Window &window) REQUIRES(cache_.mutex);
     std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
         REQUIRES(cache_.mutex);
     void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);
