@@ -36,7 +36,12 @@ idle_ms=300
 skip() { echo "$*"; exit 77; }
 
 # fail WHAT
-fail() { echo "FAILED: $*" >&2; exit 1; }
+fail()
+{
+    echo "FAILED: $*" >&2
+    failed_at="line ${BASH_LINENO[*]}"
+    exit 1
+}
 
 # same FOUND EXPECTED [WHAT]
 same()
@@ -62,17 +67,19 @@ clean_up()
     trap '' INT TERM
     set +e
     if [ $status -ne 0 ] && [ $status -ne 77 ]; then
-        [ -z "${BASH_LINENO[0]-}" ] || echo "$0: ended with $status, near line ${BASH_LINENO[0]}"
+        echo "$0: ended with $status${failed_at:+ at $failed_at}"
         for i in "$tmp"/*.log; do
             [ ! -s "$i" ] || { echo "== $(basename "$i"), the end of it"; tail -n 25 "$i"; }
         done
     fi
     for ((i = ${#cleanup_commands[@]} - 1; i >= 0; i--)); do
-        eval "${cleanup_commands[i]}"
+        eval "${cleanup_commands[i]}" 2>/dev/null
     done
     exit $status
 }
 trap clean_up EXIT
+set -E
+trap 'failed_at=$(basename "${BASH_SOURCE[0]}"):$LINENO' ERR
 trap 'exit 130' INT TERM
 
 # --- What a test needs.
@@ -166,11 +173,11 @@ stop()
     [ "$status" -eq 0 ] || fail "server $name ended with exit status $status"
 }
 
-# kill_server [NAME]: kill -9.
+# kill_server [NAME]: kill -9, if it still is there.
 kill_server()
 {
     local name=${1:-main}
-    kill -9 "${server_pids[$name]}"
+    kill -9 "${server_pids[$name]}" 2>/dev/null || true
     forget "$name" 2>/dev/null || true
 }
 
@@ -302,13 +309,11 @@ check_image_leaks_at_worst()
     case $status in 0|3) ;; *) fail "qemu-img check: $(qemu-img check -f qcow2 "$1" 2>&1)" ;; esac
 }
 
-# same_disk QCOW2 RAW: QEMU reads the same bytes from both. The raw twin may be
-# longer or shorter only in zeros, unless -s comes first.
+# same_disk QCOW2 RAW: QEMU reads the same bytes from both. One may be longer, by
+# zeros.
 same_disk()
 {
-    local strict=
-    [ "$1" != -s ] || { strict=-s; shift; }
-    qemu-img compare -q $strict -f qcow2 -F raw "$1" "$2" || fail "$1 and $2 are different"
+    qemu-img compare -q -f qcow2 -F raw "$1" "$2" || fail "$1 and $2 are different"
 }
 
 # bitmap_info FILE NAME: "granularity flags" as QEMU sees them, flags joined by

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Clients that come and go, at the same time and without a word, leave nothing
+# behind: no descriptor, and no request that was not done.
+
+. "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+make_qcow2 disk.qcow2 64M
+serve file disk.qcow2 bitmap=b0
+client <<'PYTHON'
+import socket
+
+pid = int(open("main.pid").read())
+def descriptors():
+    return len(os.listdir("/proc/%d/fd" % pid))
+
+h.pwrite(b"here", 0)
+before = descriptors()
+for round in range(12):
+    others = [connect() for i in range(4)]
+    for other in others:
+        # The line is cut in the middle of a request. (Not after several whole
+        # ones: when their answers cannot be sent, nbdkit 1.32 itself stops,
+        # with any plugin.)
+        other.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"v" * 8000000)), round * 1000000)
+        del other
+    del others
+# Somebody who never gets as far as a request.
+for i in range(4):
+    line = socket.socket(socket.AF_UNIX)
+    line.connect("main.sock")
+    line.recv(8)
+    line.close()
+assert h.pread(4, 0) == b"here"
+import time
+deadline = time.monotonic() + 10
+while descriptors() > before and time.monotonic() < deadline:
+    time.sleep(0.05)
+assert descriptors() <= before, "%d descriptors, before %d" % (descriptors(), before)
+h.shutdown()
+PYTHON
+is_running || fail "the server has gone"
+stop
+check_image disk.qcow2
