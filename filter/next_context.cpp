@@ -25,12 +25,16 @@ constexpr std::uint64_t block_bytes_max = 512;
 constexpr std::size_t zeros_bytes = 64 << 10;
 const std::array<std::uint8_t, zeros_bytes> zeros{};
 
+// The variable for an errno must be 0 before the call: nbdkit asks a plugin for
+// it only then.
+int errno_of(int cause) { return cause != 0 ? cause : EIO; }
+
 Error failed(const char *what, const Range &range, int cause)
 {
     const bool full = cause == ENOSPC || cause == EDQUOT || cause == EFBIG;
     return Error(full ? Errc::no_space : Errc::io,
                  std::string(what) + " " + std::to_string(range.length()) + " bytes at " +
-                     hex(range.begin) + ": " + std::strerror(cause));
+                     hex(range.begin) + ": " + std::strerror(errno_of(cause)));
 }
 
 }  // namespace
@@ -142,7 +146,7 @@ Result<void> NextContext::ask_block_size()
 
 Result<void> NextContext::call_read(const Range &io, std::uint8_t *bytes)
 {
-    int cause = EIO;
+    int cause = 0;
     const auto count = static_cast<std::uint32_t>(io.length());
     if (call([&] { return next_->pread(next_, bytes, count, io.begin, 0, &cause); }) == -1)
         return failed("reading", io, cause);
@@ -151,7 +155,7 @@ Result<void> NextContext::call_read(const Range &io, std::uint8_t *bytes)
 
 Result<void> NextContext::call_write(const Range &io, const std::uint8_t *bytes)
 {
-    int cause = EIO;
+    int cause = 0;
     const auto count = static_cast<std::uint32_t>(io.length());
     if (call([&] { return next_->pwrite(next_, bytes, count, io.begin, 0, &cause); }) == -1)
         return failed("writing", io, cause);
@@ -160,7 +164,7 @@ Result<void> NextContext::call_write(const Range &io, const std::uint8_t *bytes)
 
 Result<void> NextContext::call_zero(const Range &io, bool may_unmap)
 {
-    int cause = EIO;
+    int cause = 0;
     const auto count = static_cast<std::uint32_t>(io.length());
     const std::uint32_t flags = may_unmap ? NBDKIT_FLAG_MAY_TRIM : 0;
     if (call([&] { return next_->zero(next_, count, io.begin, flags, &cause); }) == -1)
@@ -170,7 +174,7 @@ Result<void> NextContext::call_zero(const Range &io, bool may_unmap)
 
 Result<void> NextContext::call_trim(const Range &io)
 {
-    int cause = EIO;
+    int cause = 0;
     const auto count = static_cast<std::uint32_t>(io.length());
     if (call([&] { return next_->trim(next_, count, io.begin, 0, &cause); }) == -1)
         return failed("trimming", io, cause);
@@ -179,9 +183,9 @@ Result<void> NextContext::call_trim(const Range &io)
 
 Result<void> NextContext::flush()
 {
-    int cause = EIO;
+    int cause = 0;
     if (call([&] { return next_->flush(next_, 0, &cause); }) == -1)
-        return Error(Errc::io, std::string("flushing: ") + std::strerror(cause));
+        return Error(Errc::io, std::string("flushing: ") + std::strerror(errno_of(cause)));
     return {};
 }
 

@@ -55,10 +55,9 @@ int call(nbdkit_next *next, const char *name, const Range &range, int *err, Body
     if (cause == 0)
         cause = body();
     --layer.calls_at_once;
-    if (cause == 0)
-        return 0;
-    *err = cause;
-    return -1;
+    if (cause != 0 && *err == 0)  // so does nbdkit
+        *err = cause;
+    return cause == 0 ? 0 : -1;
 }
 
 Range data_range(nbdkit_next *next, std::uint32_t count, std::uint64_t offset)
@@ -307,7 +306,7 @@ nbdkit_next *nbdkit_next_context_open(nbdkit_backend *backend, int readonly, con
 {
     auto *layer = reinterpret_cast<FakeLayer *>(backend);
     INVARIANT(shared == 1 && *exportname == '\0');
-    int ignored;
+    int ignored = 0;
     auto *context = new FakeContext;
     *static_cast<nbdkit_next_ops *>(context) = nbdkit_next_ops{
         fake_prepare,  fake_finalize, fake_get_size, nullptr, fake_block_size, fake_can_write,
