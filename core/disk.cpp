@@ -50,7 +50,8 @@ Disk::~Disk() = default;
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
-    auto image = TRY(Image::open(store, {options.cache_bytes, place, options.read_only}));
+    auto image = TRY(Image::open(
+        store, {options.cache_bytes, place, options.read_only, options.keep_clusters}));
     auto tracker = std::make_unique<Tracker>(*image);
     TRY(tracker->open());
     if (!options.read_only)

@@ -48,6 +48,8 @@ struct DiskOptions {
     FileOpener *files = nullptr;
     std::string path;
     std::string identity;
+    // Trim and zero leave what is allocated allocated.
+    bool keep_clusters = false;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };

@@ -103,12 +103,31 @@ Result<void> take_qcow2_cache(Config &config, const char *value)
     return {};
 }
 
+Result<void> take_qcow2_discard(Config &config, const char *value)
+{
+    const std::string_view word = value;
+    if (word != "unmap" && word != "keep")
+        return invalid(std::string("qcow2-discard=") + value + ": the word must be unmap or keep");
+    config.disk.keep_clusters = word == "keep";
+    return {};
+}
+
+Result<void> take_qcow2_files(Config &config, const char *value)
+{
+    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
+    if (!path)
+        return invalid(std::string("qcow2-files=") + value + ": no absolute path can be made of this");
+    return config.named_files.allow(path.get()).in("qcow2-files=");
+}
+
 Result<void> take_qcow2_lock(Config &config, const char *value)
 {
     const int on = nbdkit_parse_bool(value);
     if (on == -1)
         return invalid(std::string("qcow2-lock=") + value + ": must be on or off");
     config.lock = on == 1;
+    if (!config.lock)
+        config.named_files.do_not_lock();
     return {};
 }
 
@@ -128,6 +147,10 @@ constexpr Key keys[] = {
      "Store bitmaps when the disk is idle and at the end."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
      "Memory for metadata (default: enough for 256G)."},
+    {"qcow2-discard", "unmap|keep", take_qcow2_discard,
+     "Trim and zero give clusters back (default), or keep them."},
+    {"qcow2-files", "<DIR>", take_qcow2_files,
+     "Files that the image names may be opened below; repeatable."},
     {"qcow2-lock", "on|off", take_qcow2_lock,
      "Keep QEMU and us off each other's files (default on)."},
 };

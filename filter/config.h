@@ -13,12 +13,14 @@
 
 #include "core/base/result.h"
 #include "core/disk.h"
+#include "filter/named_files.h"
 
 namespace qcow2 {
 
 struct Config {
     DiskOptions disk;
     bool lock = true;
+    NamedFiles named_files;  // qcow2-files=
 
     // What file= and fd= named on the way to the plugin: absolute paths. More
     // than one, and we do not know which bytes are where.

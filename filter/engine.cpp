@@ -55,6 +55,19 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     return stack.identity ? check_image() : Result<void>();
 }
 
+// Relative names in the image are relative to the image, if its bytes are those
+// of a file that we know.
+DiskOptions Engine::disk_options()
+{
+    DiskOptions options = config_.disk;
+    options.files = &config_.named_files;
+    if (file_ && stack_.identity) {
+        options.path = file_->path();
+        options.identity = file_->identity();
+    }
+    return options;
+}
+
 Result<void> Engine::check_image()
 {
     const bool for_reading = !file_->writable() && !stack_.overlay;
@@ -68,7 +81,9 @@ Result<void> Engine::check_image()
         read_only_said_ = true;
     }
     const auto store = TRY(FileStore::open(*file_, for_reading));
-    const auto disk = TRY(Disk::open(*store, config_.disk).in(path));
+    DiskOptions options = disk_options();
+    options.read_only = for_reading;
+    const auto disk = TRY(Disk::open(*store, options).in(path));
     if (disk->why_read_only() && !for_reading) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
@@ -95,7 +110,7 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
-    DiskOptions options = config_.disk;
+    DiskOptions options = disk_options();
     options.read_only = read_only;
     disk_ = TRY(Disk::open(*store_, options));
     say_what_is_there(read_only);

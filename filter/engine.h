@@ -53,6 +53,7 @@ private:
     Engine();
     ~Engine();
 
+    DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
     Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);

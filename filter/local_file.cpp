@@ -5,7 +5,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -75,12 +77,51 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
     }
     if (descriptor == -1)
         return Error(to_errc(errno), path + ": " + std::strerror(errno));
+    return adopt(path, descriptor, why_not_writable);
+}
+
+Result<std::unique_ptr<LocalFile>> LocalFile::adopt(const std::string &path, int descriptor,
+                                                    int why_not_writable)
+{
+    struct stat status;
     if (::fstat(descriptor, &status) == -1) {
         const int cause = errno;
         ::close(descriptor);
         return Error(to_errc(cause), path + ": " + std::strerror(cause));
     }
+    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+        ::close(descriptor);
+        return Error(Errc::invalid, path + ": neither a regular file nor a block device");
+    }
     return std::unique_ptr<LocalFile>(new LocalFile(path, descriptor, why_not_writable, status));
+}
+
+Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const std::string &rest,
+                                                           const std::string &path, bool writable)
+{
+    // Non-blocking: a pipe would wait for somebody at its other end.
+    struct open_how how{};
+    how.flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+    // glibc 2.36 has no function for it.
+    const auto open = [&] {
+        return static_cast<int>(::syscall(SYS_openat2, directory, rest.c_str(), &how, sizeof how));
+    };
+    int why_not_writable = writable ? 0 : EROFS;
+    int descriptor = open();
+    if (descriptor == -1 && writable && (errno == EACCES || errno == EPERM || errno == EROFS)) {
+        why_not_writable = errno;
+        how.flags = (how.flags & ~static_cast<decltype(how.flags)>(O_ACCMODE)) | O_RDONLY;
+        descriptor = open();
+    }
+    if (descriptor == -1)
+        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+    return adopt(path, descriptor, why_not_writable);
+}
+
+std::string LocalFile::identity() const
+{
+    return std::to_string(status_.st_dev) + ":" + std::to_string(status_.st_ino);
 }
 
 Result<std::uint64_t> LocalFile::length() const
@@ -148,6 +189,27 @@ Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
         offset += static_cast<std::uint64_t>(n);
         bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
+    return {};
+}
+
+Result<void> LocalFile::write(std::uint64_t offset, Bytes bytes)
+{
+    while (!bytes.empty()) {
+        const ssize_t n = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n == -1)
+            return failed("writing at " + hex(offset), errno);
+        offset += static_cast<std::uint64_t>(n);
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
+    return {};
+}
+
+Result<void> LocalFile::flush()
+{
+    if (::fdatasync(descriptor_) == -1)
+        return failed("flushing", errno);
     return {};
 }
 

@@ -26,6 +26,11 @@ public:
     // A regular file or a block device; anything else is invalid. For writing
     // if that is permitted.
     static Result<std::unique_ptr<LocalFile>> open(const std::string &path);
+    // The same for an absolute path without symbolic links, below a directory,
+    // which it does not leave even if somebody changes the path meanwhile
+    // (openat2). directory: a descriptor of it; rest: the path from there.
+    static Result<std::unique_ptr<LocalFile>> open_beneath(int directory, const std::string &rest,
+                                                           const std::string &path, bool writable);
     ~LocalFile();
     LocalFile(const LocalFile &) = delete;
     LocalFile &operator=(const LocalFile &) = delete;
@@ -45,12 +50,20 @@ public:
     enum class Held { no, for_reading, for_writing };
     Held held_by_layer() const;
 
+    // "device:inode": the same for two names of one file.
+    std::string identity() const;
+
     // Past the end is an error.
     Result<void> read(std::uint64_t offset, MutableBytes bytes) const;
+    Result<void> write(std::uint64_t offset, Bytes bytes);
+    // fdatasync.
+    Result<void> flush();
     // no_space if the file system or a limit of the process says so.
     Result<void> truncate(std::uint64_t length);
 
 private:
+    static Result<std::unique_ptr<LocalFile>> adopt(const std::string &path, int descriptor,
+                                                    int why_not_writable);
     LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status);
     bool is_same(const struct stat &other) const;
     Error failed(const std::string &what, int cause) const;

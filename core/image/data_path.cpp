@@ -349,6 +349,7 @@ bool DataPath::must_write_zeros(bool may_unmap) const
 
 Result<void> DataPath::zero(Range range, bool may_unmap)
 {
+    may_unmap &= !keep_clusters_;
     const Range whole = whole_parts(range);
     if (whole.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
@@ -373,6 +374,7 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
         }
         return true;
     };
+    may_unmap &= !keep_clusters_;
     const Range whole = whole_parts(range);
     if (whole.empty() || must_write_zeros(may_unmap))
         return nothing_to_write(range);
@@ -397,6 +399,10 @@ Result<void> DataPath::trim(Range range)
     const Range whole = whole_parts(range);
     if (raw_data_file_)
         return zero_bytes(range);
+    if (keep_clusters_)  // without a zero flag there is nothing to gain
+        return geometry_.version < 3 || whole.empty()
+                   ? Result<void>()
+                   : zero({whole.begin, std::min(whole.end, disk_size_)}, false);
     if (whole.empty() || (backing_ && geometry_.version < 3))
         return {};
     if (geometry_.extended_l2)

@@ -35,6 +35,9 @@ public:
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
 
+    // Once, before use: trim and zero leave what is allocated allocated.
+    void keep_clusters() { keep_clusters_ = true; }
+
     Result<void> read(GuestOffset offset, MutableBytes bytes);
     Result<void> write(GuestOffset offset, Bytes bytes);
     // may_unmap false: what has a cluster keeps one.
@@ -90,6 +93,7 @@ private:
     const Geometry geometry_;
     const std::uint64_t disk_size_;
     const bool raw_data_file_;
+    bool keep_clusters_ = false;  // constant in use
 
     std::unique_ptr<Backing> backing_;  // constant in use
     CompressedClusters compressed_;

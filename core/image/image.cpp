@@ -82,6 +82,8 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
     std::unique_ptr<Image> image(
         new Image(store, std::move(data_file), area, std::move(cluster), cache_bytes));
     image->data_.set_backing(std::move(backing));
+    if (options.keep_clusters)
+        image->data_.keep_clusters();
     TRY(image->open_tables());
     return image;
 }

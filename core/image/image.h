@@ -41,6 +41,8 @@ struct ImageOptions {
     ChainPlace place;
     // It will only be read.
     bool read_only = false;
+    // Trim and zero leave what is allocated allocated.
+    bool keep_clusters = false;
 };
 
 class Image {

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/named_files.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/base/arith.h"
+#include "core/base/mutex.h"
+#include "filter/image_lock.h"
+#include "filter/local_file.h"
+
+namespace qcow2 {
+
+namespace {
+
+// The file itself, its lock, and its bytes.
+class NamedFileStore final : public ByteStore {
+public:
+    NamedFileStore(std::unique_ptr<LocalFile> file, std::uint64_t size)
+        : file_(std::move(file)), lock_(*file_), size_(size), fresh_from_(size)
+    {
+    }
+
+    ImageLock &lock() { return lock_; }
+
+    std::uint64_t size() const override { return size_; }
+    std::uint64_t fresh_from() const override { return fresh_from_; }
+    bool can_flush() const override { return true; }
+    bool can_grow() const override { return file_->regular() && file_->writable(); }
+    bool read_only() const override { return !file_->writable(); }
+
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override
+    {
+        const std::uint64_t size = size_;
+        const std::uint64_t there =
+            offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+        TRY(file_->read(offset, bytes.first(there)));
+        std::ranges::fill(bytes.subspan(there), 0);
+        return {};
+    }
+
+    Result<void> write(std::uint64_t offset, Bytes bytes) override
+    {
+        if (!fits(offset, bytes.size(), size_))
+            return Error(Errc::no_space, file_->path() + " is too short");
+        return file_->write(offset, bytes);
+    }
+
+    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool) override
+    {
+        const Buffer zeros(std::min<std::uint64_t>(length, 256 << 10));
+        for (std::uint64_t done = 0; done < length; done += zeros.size())
+            TRY(write(offset + done,
+                      Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));
+        return {};
+    }
+
+    Result<void> discard(std::uint64_t, std::uint64_t) override { return {}; }
+    Result<void> flush() override { return file_->flush(); }
+
+    Result<void> grow(std::uint64_t size_min) override
+    {
+        Locked lock(mutex_);
+        if (size_min <= size_)
+            return {};
+        if (!can_grow())
+            return Error(Errc::no_space, file_->path() + " cannot grow");
+        TRY(file_->truncate(size_min));
+        size_ = size_min;
+        return {};
+    }
+
+    Result<void> cut(std::uint64_t) override { return {}; }
+
+private:
+    const std::unique_ptr<LocalFile> file_;
+    ImageLock lock_;
+    std::atomic<std::uint64_t> size_;
+    const std::uint64_t fresh_from_;
+    Mutex mutex_{Rank::store};  // growing
+};
+
+// "nbd:", "json:", "https:": what QEMU would take for more than a path.
+bool is_protocol(const std::string &name)
+{
+    const std::size_t colon = name.find(':');
+    return colon != std::string::npos && name.find('/') > colon;
+}
+
+Result<std::string> resolved(const std::string &path)
+{
+    char buffer[PATH_MAX];
+    if (!::realpath(path.c_str(), buffer))
+        return Error(errno == ENOENT ? Errc::not_found : Errc::io, path + ": " + std::strerror(errno));
+    return std::string(buffer);
+}
+
+// Whether a resolved path lies below a resolved directory; then what follows.
+const char *below(const std::string &path, const std::string &directory)
+{
+    const std::size_t length = directory == "/" ? 0 : directory.size();
+    if (path.compare(0, length, directory, 0, length) != 0 || path[length] != '/')
+        return nullptr;
+    return path.c_str() + length + 1;
+}
+
+Error not_allowed(const std::string &what, const std::string &directory)
+{
+    return Error(Errc::read_only, what + ": the image names this file; qcow2-files=" + directory +
+                                      " allows it to be opened");
+}
+
+}  // namespace
+
+NamedFiles::~NamedFiles()
+{
+    for (const Directory &directory : directories_)
+        ::close(directory.descriptor);
+}
+
+Result<void> NamedFiles::allow(const std::string &directory)
+{
+    const std::string path = TRY(resolved(directory));
+    const int descriptor = ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor == -1)
+        return Error(Errc::invalid, path + ": " + std::strerror(errno));
+    directories_.push_back({path, descriptor});
+    return {};
+}
+
+const NamedFiles::Directory *NamedFiles::directory_of(const std::string &path) const
+{
+    const auto found = std::ranges::find_if(
+        directories_, [&](const Directory &directory) { return below(path, directory.path); });
+    return found == directories_.end() ? nullptr : &*found;
+}
+
+Result<NamedFile> NamedFiles::open(const std::string &name, const std::string &namer, bool writable)
+{
+    if (name.empty() || name.find('\0') != std::string::npos)
+        return Error(Errc::invalid, "the image names a file without a name");
+    if (is_protocol(name))
+        return Error(Errc::unsupported, "'" + name + "': the image names something that is no path "
+                                                     "of a local file, which is not supported");
+    if (name[0] != '/' && namer.empty())
+        return Error(Errc::invalid, "'" + name + "': a relative name, but the image is no local file");
+    const std::string whole =
+        name[0] == '/' ? name : namer.substr(0, namer.rfind('/') + 1) + name;
+    // What is not allowed is not even looked for.
+    if (directories_.empty())
+        return not_allowed(whole, whole.substr(0, std::max<std::size_t>(whole.rfind('/'), 1)));
+    const std::string path = TRY(resolved(whole));
+    const Directory *directory = directory_of(path);
+    if (!directory)
+        return not_allowed(path, path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)));
+
+    auto file = TRY(LocalFile::open_beneath(directory->descriptor, below(path, directory->path),
+                                            path, writable));
+    const std::uint64_t size = TRY(file->length());
+    const std::string identity = file->identity();
+    const bool for_writing = writable && file->writable();
+    auto store = std::make_unique<NamedFileStore>(std::move(file), size);
+    if (lock_)
+        TRY(store->lock().take(for_writing ? ImageLock::Kind::writer : ImageLock::Kind::reader));
+    return NamedFile{std::move(store), path, identity};
+}
+
+}  // namespace qcow2

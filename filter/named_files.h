@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// NamedFiles: opens the files that an image names (backing files, external data
+// file) if they lie below a directory that the user gave by qcow2-files=.
+//
+// An image may come from anybody, so the names in it are not trusted: the path
+// is resolved first (no "..", no symbolic link that leads out), compared with
+// the directories, and then opened from the directory without following any
+// link, so that nothing changes by somebody who is faster.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/image/backing.h"
+
+namespace qcow2 {
+
+class NamedFiles final : public FileOpener {
+public:
+    ~NamedFiles() override;
+
+    // qcow2-files=DIR, an absolute path. invalid: it is no directory.
+    Result<void> allow(const std::string &directory);
+    // qcow2-lock=off.
+    void do_not_lock() { lock_ = false; }
+
+    // Files are locked as QEMU locks them.
+    Result<NamedFile> open(const std::string &name, const std::string &namer,
+                           bool writable) override;
+
+private:
+    struct Directory {
+        std::string path;  // resolved
+        int descriptor;
+    };
+
+    const Directory *directory_of(const std::string &path) const;
+
+    std::vector<Directory> directories_;
+    bool lock_ = true;
+};
+
+}  // namespace qcow2
