@@ -103,6 +103,15 @@ Result<void> take_qcow2_cache(Config &config, const char *value)
     return {};
 }
 
+Result<void> take_qcow2_create(Config &config, const char *value)
+{
+    const std::int64_t size = nbdkit_parse_size(value);
+    if (size < 0)
+        return invalid(std::string("qcow2-create=") + value + ": not a size");
+    config.create_size = static_cast<std::uint64_t>(size);
+    return {};
+}
+
 Result<void> take_qcow2_discard(Config &config, const char *value)
 {
     const std::string_view word = value;
@@ -147,6 +156,8 @@ constexpr Key keys[] = {
      "Store bitmaps when the disk is idle and at the end."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
      "Memory for metadata (default: enough for 256G)."},
+    {"qcow2-create", "<SIZE>", take_qcow2_create,
+     "Where nothing is, make an image of this size first."},
     {"qcow2-discard", "unmap|keep", take_qcow2_discard,
      "Trim and zero give clusters back (default), or keep them."},
     {"qcow2-files", "<DIR>", take_qcow2_files,

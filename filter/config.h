@@ -7,6 +7,8 @@
 
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +22,7 @@ namespace qcow2 {
 struct Config {
     DiskOptions disk;
     bool lock = true;
+    std::optional<std::uint64_t> create_size;  // qcow2-create=, bytes
     NamedFiles named_files;  // qcow2-files=
 
     // What file= and fd= named on the way to the plugin: absolute paths. More
@@ -27,7 +30,7 @@ struct Config {
     std::vector<std::string> files;
 
     // True if a key asks for a change of the image.
-    bool asks_for_change() const { return !disk.bitmaps.empty(); }
+    bool asks_for_change() const { return !disk.bitmaps.empty() || create_size; }
 };
 
 // True: the key was ours and is done with. False: it goes on to the next layer.

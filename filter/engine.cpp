@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/base/log.h"
+#include "core/image/create.h"
 #include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
@@ -76,11 +77,13 @@ Result<void> Engine::check_image()
         const std::string what =
             path + " cannot be written: " + std::strerror(file_->why_not_writable());
         if (config_.asks_for_change())
-            return Error(Errc::read_only, what + "; but bitmap= asks for a change of the image");
+            return Error(Errc::read_only, what + "; but a parameter asks for a change of the image");
         log_warning(what + "; the disk is served read-only");
         read_only_said_ = true;
     }
     const auto store = TRY(FileStore::open(*file_, for_reading));
+    if (config_.create_size && TRY(is_empty(*store)))
+        return {};  // made when the first client comes
     DiskOptions options = disk_options();
     options.read_only = for_reading;
     const auto disk = TRY(Disk::open(*store, options).in(path));
@@ -110,11 +113,23 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
+    if (config_.create_size && !store_->read_only())
+        TRY(create());
     DiskOptions options = disk_options();
     options.read_only = read_only;
     disk_ = TRY(Disk::open(*store_, options));
     say_what_is_there(read_only);
     return {};
+}
+
+// qcow2-create=: an image that is there already is left as it is, and what is
+// there and no image is told by who opens it.
+Result<void> Engine::create()
+{
+    if (!TRY(is_empty(*store_)))
+        return {};
+    log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");
+    return create_image(*store_, *config_.create_size).in("qcow2-create=");
 }
 
 // After a failure, as if nothing had been tried.
@@ -169,7 +184,7 @@ void Engine::say_what_is_there(bool read_only)
     if (!read_only && !read_only_said_)
         log_warning("the disk is served read-only: " + disk_->why_read_only()->what);
     if (config_.asks_for_change())
-        log_warning("bitmap= is ignored: the disk is served read-only");
+        log_warning("bitmap= and qcow2-create= are ignored: the disk is served read-only");
     read_only_said_ = true;
 }
 

@@ -56,6 +56,7 @@ private:
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
     Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);
+    Result<void> create() REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);
     void find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/create.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/format/extensions.h"
+#include "core/format/limits.h"
+#include "core/format/refcount_block.h"
+
+namespace qcow2 {
+
+namespace {
+
+struct FeatureName {
+    std::uint8_t kind;  // 0 incompatible, 1 compatible, 2 autoclear
+    std::uint8_t bit;
+    const char *name;
+};
+
+// For programs that do not know a feature, and must say which one they miss.
+constexpr FeatureName feature_names[] = {
+    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},           {0, 2, "external data file"},
+    {0, 3, "compression type"}, {0, 4, "extended L2 entries"},   {1, 0, "lazy refcounts"},
+    {2, 0, "bitmaps"},          {2, 1, "raw external data"},
+};
+
+Extension feature_name_table()
+{
+    constexpr std::size_t entry_bytes = 48;
+    Extension table{ExtensionType::feature_names, Buffer(std::size(feature_names) * entry_bytes)};
+    std::uint8_t *entry = table.data.data();
+    for (const FeatureName &feature : feature_names) {
+        entry[0] = feature.kind;
+        entry[1] = feature.bit;
+        std::memcpy(entry + 2, feature.name, std::strlen(feature.name));
+        entry += entry_bytes;
+    }
+    return table;
+}
+
+// Cluster by cluster: header, refcount table, refcount block, L1 table.
+constexpr std::uint64_t refcount_table_cluster = 1;
+constexpr std::uint64_t refcount_block_cluster = 2;
+constexpr std::uint64_t l1_cluster = 3;
+
+Result<Header> header_for(std::uint64_t disk_size)
+{
+    Header header;
+    header.size = align_up(disk_size, limits::sector);
+    while (header.geometry().l1_entries_for(header.size) * 8 > limits::l1_bytes_max) {
+        if (header.cluster_bits == limits::cluster_bits_max)
+            return Error(Errc::invalid, "no image can have a disk of " +
+                                            std::to_string(disk_size) + " bytes");
+        ++header.cluster_bits;
+    }
+    const Geometry geometry = header.geometry();
+    const auto place = [&](std::uint64_t cluster) { return geometry.offset_of(HostCluster(cluster)); };
+    header.l1_size = static_cast<std::uint32_t>(geometry.l1_entries_for(header.size));
+    header.l1_table_offset = header.l1_size == 0 ? HostOffset() : place(l1_cluster);
+    header.refcount_table_offset = place(refcount_table_cluster);
+    header.refcount_table_clusters = 1;
+    return header;
+}
+
+}  // namespace
+
+Result<bool> is_empty(ByteStore &store)
+{
+    Buffer bytes(1 << 20);
+    for (std::uint64_t at = 0; at < store.size(); at += bytes.size()) {
+        TRY(store.read(at, bytes));  // zeros behind the end
+        if (!all_zero(bytes))
+            return false;
+    }
+    return true;
+}
+
+Result<void> create_image(ByteStore &store, std::uint64_t disk_size)
+{
+    if (disk_size > std::uint64_t(1) << 62)
+        return Error(Errc::invalid, "no image can have a disk of " + std::to_string(disk_size) + " bytes");
+    const Header header = TRY(header_for(disk_size));
+    const Geometry geometry = header.geometry();
+    const std::uint64_t cluster_size = geometry.cluster_size();
+    const std::uint64_t clusters =
+        l1_cluster + geometry.clusters_for(std::uint64_t(header.l1_size) * 8);
+
+    Buffer tables((clusters - 1) * cluster_size);  // all but the header
+    const auto table = [&](std::uint64_t cluster) {
+        return sub(MutableBytes(tables), (cluster - 1) * cluster_size, cluster_size);
+    };
+    store_be64(table(refcount_table_cluster).data(), refcount_block_cluster * cluster_size);
+    for (std::uint64_t i = 0; i < clusters; ++i)
+        store_refcount(table(refcount_block_cluster), header.refcount_order, i, 1);
+    HeaderArea area;
+    area.header = header;
+    area.extensions.push_back(feature_name_table());
+    const Buffer first = TRY(encode_header_area(area, Buffer(cluster_size)));
+
+    TRY(store.flush());
+    if (store.size() < clusters * cluster_size)
+        TRY(store.grow(clusters * cluster_size));
+    TRY(store.write(cluster_size, tables));
+    TRY(store.write(limits::sector, sub(Bytes(first), limits::sector, cluster_size - limits::sector)));
+    TRY(store.flush());
+    return store.write_durable(0, sub(Bytes(first), 0, limits::sector));  // H1
+}
+
+}  // namespace qcow2

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// A new image, where nothing is. One thread; nobody else uses the store.
+
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/byte_store.h"
+
+namespace qcow2 {
+
+// Whether the store has no bytes, or only zeros. Reads all of it.
+Result<bool> is_empty(ByteStore &store);
+
+// Writes a version 3 image with a disk of this size (bytes; rounded up to 512),
+// clusters of 64K or, if the disk is too large for these, more. Durable; until
+// the last write, which is the header's, there is no image. The store is empty.
+// no_space: it is too small. invalid: no image can be so large.
+Result<void> create_image(ByteStore &store, std::uint64_t disk_size);
+
+}  // namespace qcow2
