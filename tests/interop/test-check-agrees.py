@@ -22,7 +22,7 @@ import tempfile
 CHECK_IMAGE = os.environ.get(
     "CHECK_IMAGE", os.path.join(os.environ.get("builddir", "."), "support/check_image"))
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-COUNT = int(sys.argv[2]) if len(sys.argv) > 2 else 12
+COUNT = int(sys.argv[2]) if len(sys.argv) > 2 else 9
 ONLY = sys.argv[3] if len(sys.argv) > 3 else None  # the name of one image
 
 PATTERN = 0xAA  # of guest data: what is not this is metadata

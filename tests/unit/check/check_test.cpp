@@ -567,6 +567,33 @@ BOOST_AUTO_TEST_CASE(every_truncation_ends_in_an_answer)
     }
 }
 
+// Words of the metadata changed at random: an answer, in time, and no crash.
+BOOST_AUTO_TEST_CASE(random_damage_ends_in_an_answer)
+{
+    for (const std::uint64_t seed : seeds(100)) {
+        SEEDED(seed);
+        Random random(seed);
+        const StoreImage image = build_image(random_spec(random, 0, 1 << 20)).image;
+        std::vector<std::uint64_t> places;
+        image.bytes.for_each_page([&](std::uint64_t offset, Bytes bytes) {
+            for (std::size_t i = 0; i < bytes.size(); i += 8)
+                if (!all_zero(sub(bytes, i, 8)))
+                    places.push_back(offset + i);
+        });
+        for (int round = 0; round < 20; ++round) {
+            StoreImage damaged = image;
+            for (std::uint64_t n = random.between(1, 4); n > 0; --n) {
+                Buffer word = damaged.bytes.copy(random.pick(places), 8);
+                const std::uint64_t at = random.coin() ? random.pick(places) : random.below(112) & ~7u;
+                word[random.below(8)] ^= static_cast<std::uint8_t>(1u << random.below(8));
+                damaged.bytes.write(at, word);
+            }
+            MemoryStore store(damaged);
+            BOOST_TEST(text_of(check(store)) != "");
+        }
+    }
+}
+
 // A file of 2^48 bytes with next to nothing in it.
 BOOST_AUTO_TEST_CASE(a_sparse_file_costs_what_is_in_it)
 {
