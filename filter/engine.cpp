@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/image/create.h"
+#include "filter/command_line.h"
 #include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
@@ -37,8 +38,16 @@ bool Engine::rotational() const { return store_->rotational(); }
 
 // --- At the prompt.
 
-// It is not known yet whether the server is read-only, so that only the lock of
-// a reader is taken. The file stays open: it carries the lock.
+// The lock that will be needed, as far as that is known: so a second server, or
+// one on a file that others read, is told at the prompt. The file stays open:
+// it carries the lock.
+ImageLock::Kind Engine::lock_at_prompt() const
+{
+    const bool will_write = stack_.identity && !stack_.overlay && file_->writable() &&
+                            !server_asked_for_read_only();
+    return will_write ? ImageLock::Kind::writer : ImageLock::Kind::reader;
+}
+
 Result<void> Engine::get_ready(const Stack &stack, int thread_model)
 {
     Locked lock(mutex_);
@@ -52,7 +61,7 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     file_ = std::move(*file);
     lock_ = std::make_unique<ImageLock>(*file_);
     if (config_.lock)
-        TRY(lock_->take(ImageLock::Kind::reader));
+        TRY(lock_->take(lock_at_prompt()));
     return stack.identity ? check_image() : Result<void>();
 }
 
@@ -71,9 +80,10 @@ DiskOptions Engine::disk_options()
 
 Result<void> Engine::check_image()
 {
-    const bool for_reading = !file_->writable() && !stack_.overlay;
+    const bool asked = server_asked_for_read_only();
+    const bool for_reading = asked || (!file_->writable() && !stack_.overlay);
     const std::string &path = file_->path();
-    if (for_reading) {
+    if (for_reading && !asked) {
         const std::string what =
             path + " cannot be written: " + std::strerror(file_->why_not_writable());
         if (config_.asks_for_change())
@@ -82,7 +92,7 @@ Result<void> Engine::check_image()
         read_only_said_ = true;
     }
     const auto store = TRY(FileStore::open(*file_, for_reading));
-    if (config_.create_size && TRY(is_empty(*store)))
+    if (config_.create_size && !for_reading && TRY(is_empty(*store)))
         return {};  // made when the first client comes
     DiskOptions options = disk_options();
     options.read_only = for_reading;
@@ -137,8 +147,8 @@ void Engine::abandon()
 {
     disk_.reset();
     store_.reset();
-    if (lock_ && lock_->kind() == ImageLock::Kind::writer) {
-        if (const auto done = lock_->take(ImageLock::Kind::reader); !done)
+    if (lock_ && config_.lock) {
+        if (const auto done = lock_->take(lock_at_prompt()); !done)
             log_debug(done.error().what);
     }
 }

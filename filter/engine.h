@@ -24,12 +24,12 @@
 #include "core/base/result.h"
 #include "core/disk.h"
 #include "filter/config.h"
+#include "filter/image_lock.h"
 #include "filter/stack.h"
 
 namespace qcow2 {
 
 class IdleThread;
-class ImageLock;
 class LocalFile;
 class NextStore;
 
@@ -53,6 +53,7 @@ private:
     Engine();
     ~Engine();
 
+    ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
     Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);

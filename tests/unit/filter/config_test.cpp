@@ -102,7 +102,7 @@ BOOST_AUTO_TEST_CASE(durable_comes_later)
 
 BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 {
-    BOOST_CHECK_NE(refused("qcow2-create", "1G").find("'qcow2-create'"), std::string::npos);
+    BOOST_CHECK_NE(refused("qcow2-grow", "1G").find("'qcow2-grow'"), std::string::npos);
     BOOST_CHECK_NE(refused("bitmap-recover", "keep").find("'bitmap-recover'"), std::string::npos);
     BOOST_CHECK_NE(refused("bitmaps", "b0").find("'bitmaps'"), std::string::npos);
     refused("dir", "/tmp");
