@@ -68,13 +68,26 @@ void StoredBitmap::mask_tail(std::uint64_t first_byte, MutableBytes bytes) const
     std::fill(bytes.begin() + last + 1, bytes.end(), 0);
 }
 
+// A cluster of zeros, written so that the file system has given it room.
+Result<HostRun> StoredBitmap::take_zeroed()
+{
+    const HostRun run = TRY(image_.allocator().take(1)).run;
+    Result<void> zeroed = image_.store().write(geometry_.offset_of(run.first).value,
+                                               Buffer(geometry_.cluster_size()));
+    if (!zeroed) {
+        image_.allocator().give_back(run);
+        return std::move(zeroed).error();
+    }
+    return run;
+}
+
 void StoredBitmap::reserve_last()
 {
     const std::uint64_t last = table_.size() - 1;
     if (table_[last].has_cluster() || reserved_.count != 0 || !has_tail(last))
         return;
-    if (const auto taken = image_.allocator().take(1))
-        reserved_ = taken->run;
+    if (const auto run = take_zeroed())
+        reserved_ = *run;
 }
 
 void StoredBitmap::give_back_reserved()
@@ -121,29 +134,20 @@ Result<void> StoredBitmap::add_page(std::uint64_t page, Bytes bits)
 
 Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
 {
-    Allocator::Taken taken;
+    HostRun run;
     if (entry == table_.size() - 1 && reserved_.count != 0) {
-        taken.run = std::exchange(reserved_, {});
+        run = std::exchange(reserved_, {});
     } else {
-        auto result = image_.allocator().take(1);
-        if (!result && result.error().code == Errc::no_space && !has_tail(entry)) {
+        auto taken = take_zeroed();
+        if (!taken && taken.error().code == Errc::no_space && !has_tail(entry)) {
             table_[entry].all_ones = true;  // B7
             table_dirty_.insert(entry / entries_per_sector);
             return {};
         }
-        taken = TRY(std::move(result));
+        run = TRY(std::move(taken));
     }
-    const HostOffset data = geometry_.offset_of(taken.run.first);
-    if (!taken.fresh) {
-        const Result<void> zeroed =
-            image_.store().write(data.value, Buffer(geometry_.cluster_size()));
-        if (!zeroed) {
-            image_.allocator().give_back(taken.run);
-            return zeroed.error();
-        }
-    }
-    image_.metadata().add(taken.run);
-    table_[entry].data = data;
+    image_.metadata().add(run);
+    table_[entry].data = geometry_.offset_of(run.first);
     table_dirty_.insert(entry / entries_per_sector);
     return {};
 }

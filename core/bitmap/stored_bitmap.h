@@ -43,6 +43,7 @@ public:
 
 private:
     Result<void> add_page(std::uint64_t page, Bytes bits);
+    Result<HostRun> take_zeroed();
     Result<void> make_cluster(std::uint64_t entry);
     Result<void> write_table();
     bool has_tail(std::uint64_t entry) const;

@@ -258,7 +258,7 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     // now, and the L1 entry not before the next flush.
     const Allocator::Taken taken = TRY(allocator_.take(1));
     const HostOffset table = geometry_.offset_of(taken.run.first);
-    Result<void> result = fill_table(taken, old);
+    Result<void> result = fill_table(table, old);
     if (result && !metadata_.add(taken.run))
         result = finding(Finding::tables_overlap, "new L2 table at " + hex(table.value));
     if (!result) {
@@ -277,10 +277,11 @@ Result<void> Mapping::make_table(GuestCluster cluster)
 
 // The new table says what the old one says. Bit 63 stays only where it is
 // true: under a shared table nobody has kept it so (W6).
-Result<void> Mapping::fill_table(const Allocator::Taken &taken, L1Entry old)
+//
+// It is written even where it reads as zeros already: so the file system has
+// given it room, and no flush fails later for the lack of it.
+Result<void> Mapping::fill_table(HostOffset table, L1Entry old)
 {
-    if (!old.present() && taken.fresh)
-        return {};
     Buffer bytes(geometry_.cluster_size());
     if (old.present()) {
         TRY(store_.read(old.l2_table().value, bytes));
@@ -293,7 +294,7 @@ Result<void> Mapping::fill_table(const Allocator::Taken &taken, L1Entry old)
                 store_be64(&bytes[at], raw & ~entry_copied);
         }
     }
-    return store_.write(geometry_.offset_of(taken.run.first).value, bytes);
+    return store_.write(table.value, bytes);
 }
 
 std::uint64_t Mapping::l1_entries() const

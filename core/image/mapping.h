@@ -103,7 +103,7 @@ private:
         REQUIRES(cache_.mutex);
     void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);
 
-    Result<void> fill_table(const Allocator::Taken &taken, L1Entry old);
+    Result<void> fill_table(HostOffset table, L1Entry old);
 
     ByteStore &store_;
     ImageHeader &header_;
