@@ -202,7 +202,7 @@ private:
         const CrashMode mode = static_cast<CrashMode>(random_.below(crash_modes));
         const StoreImage image = walk.power_cut(random_, mode);
         judge_state(image, walk, "mode " + std::to_string(static_cast<int>(mode)));
-        if (random_.one_in(15))
+        if (random_.one_in(25))
             reopen(image, walk);
     }
 

@@ -69,9 +69,10 @@ std::string describe_payload(Bytes unit)
 
 std::string payload_difference(GuestOffset offset, Bytes expected, Bytes found)
 {
-    const auto [e, f] = std::mismatch(expected.begin(), expected.end(), found.begin(), found.end());
-    if (e == expected.end() && f == found.end())
+    if (expected.size() == found.size() &&
+        std::memcmp(expected.data(), found.data(), found.size()) == 0)
         return {};
+    const auto [e, f] = std::mismatch(expected.begin(), expected.end(), found.begin(), found.end());
     const std::uint64_t at = e - expected.begin();
     // The unit around it, as far as it is there.
     const std::uint64_t in_unit = (offset.value + at) % unit_size;
