@@ -263,7 +263,12 @@ Result<Buffer> encode_header_area(const HeaderArea &area, Bytes old)
             header.backing_file_offset = used + record_head;
         header.backing_file_size = static_cast<std::uint32_t>(name.size());
     }
-    if (!ends_well_at(cluster_size) ||
+    // QEMU writes the header anew when it opens an image with bitmaps, always
+    // with an empty record and the name behind it: without room for that it
+    // could open the image for reading only.
+    const bool room_for_qemu = !area.find(ExtensionType::bitmaps) ||
+                               fits(used + record_head, name.size(), cluster_size);
+    if (!ends_well_at(cluster_size) || !room_for_qemu ||
         !fits(header.backing_file_offset, name.size(), cluster_size))
         return Error(Errc::no_space, "the header, its extensions and the name of the backing file "
                                      "do not fit in a cluster");

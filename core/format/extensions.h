@@ -71,7 +71,7 @@ Result<HeaderArea> decode_header_area(Bytes cluster);
 // Cluster 0 anew. old: the cluster as it is; header fields that we do not know
 // are taken from it. The backing file name keeps its place if the extensions
 // leave it room, else it comes right behind them. no_space if all that does
-// not fit in a cluster.
+// not fit in a cluster; with bitmaps, if QEMU could not write it anew there.
 Result<Buffer> encode_header_area(const HeaderArea &area, Bytes old);
 
 // The extensions with the bitmaps extension put first (rule H2); `bitmaps`

@@ -210,6 +210,29 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_no_space)
     BOOST_TEST((decode_header_area(encoded(area))->backing_file_name == area.backing_file_name));
 }
 
+// Else it could not open the image for writing.
+BOOST_AUTO_TEST_CASE(with_bitmaps_there_is_room_for_an_empty_record_of_qemu)
+{
+    HeaderArea area;
+    area.header = good_header();
+    const std::uint64_t room = 4096 - 112 - 32 - 8 - 8;
+    area.extensions = {encode_bitmaps_extension({1, 32, HostOffset(0x10000)}),
+                       {ExtensionType(1), Buffer(room)}};
+    BOOST_TEST((decode_header_area(encoded(area))->extensions == area.extensions));
+    area.extensions[1].data.resize(room + 8);  // to the last byte
+    const auto bytes = encode_header_area(area, {});
+    BOOST_REQUIRE(!bytes);
+    BOOST_TEST((bytes.error().code == Errc::no_space));
+
+    // The name right behind them, or where it was: QEMU puts it elsewhere.
+    area.extensions[1].data.resize(room - 16);
+    area.backing_file_name.assign(16, 'n');
+    BOOST_TEST((decode_header_area(encoded(area))->backing_file_name == area.backing_file_name));
+    area.extensions[1].data.resize(room - 8);
+    area.header.backing_file_offset = 4096 - 16;
+    BOOST_TEST(!encode_header_area(area, {}).has_value());
+}
+
 BOOST_AUTO_TEST_CASE(version_2_has_extensions_too)
 {
     HeaderArea area;
