@@ -74,9 +74,11 @@ Result<void> Disk::begin_writing()
         return {};
     Exclusive alone(gate_);
     TRY(image_->begin_writing());
-    TRY(tracker_->make(request_of(options_)));
+    const Result<void> made = tracker_->make(request_of(options_));
     begun_ = true;
-    return image_->settle();
+    // Also what a failure has given back.
+    const Result<void> settled = image_->settle();
+    return made ? settled : made;
 }
 
 Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)

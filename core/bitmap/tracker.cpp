@@ -135,6 +135,11 @@ Result<void> Tracker::check(const BitmapRequest &request) const
     }
     if (entries_.size() + absent > limits::bitmaps_max)
         return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
+    if (absent != 0) {
+        HeaderArea area = image_.header().area();
+        area.extensions = with_bitmaps_extension(area.extensions, BitmapsExtension());
+        TRY(encode_header_area(area, {}).in("bitmap=: no room for the bitmaps extension"));
+    }
     return {};
 }
 
