@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What if the n-th operation of the store fails? For each request, each kind
+// of fault and each n until the request meets none. Afterwards, with the fault
+// gone: reading works; either writing works too, or the disk is in the error
+// state and says the first cause; and what is in the file is sound.
+
+#include <algorithm>
+#include <vector>
+
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "tests/support/disk_driver.h"
+#include "tests/support/fault_store.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/must.h"
+#include "tests/support/payload.h"
+#include "tests/support/verdict.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+// Small ones: an L2 table reaches 128 of them.
+constexpr std::uint32_t cluster_bits = 10;
+constexpr std::uint64_t cs = 1 << cluster_bits;
+
+ImageSpec fault_spec()
+{
+    ImageSpec spec;
+    spec.cluster_bits = cluster_bits;
+    spec.size = 512 * cs;
+    spec.clusters = {{0, Preset::data},        {1, Preset::data},
+                     {2, Preset::zero},        {3, Preset::zero_with_cluster},
+                     {4, Preset::shared_data}, {5, Preset::data},
+                     {140, Preset::shared_data}};
+    spec.bitmaps = {{.name = "b0", .granularity_bits = 10, .set = {{7, 9}}, .extra_data = {}},
+                    {.name = "off", .enabled = false, .set = {{0, 3}}, .extra_data = {}}};
+    return spec;
+}
+
+struct FaultKind {
+    const char *name;
+    Fault fault;
+};
+
+const std::vector<FaultKind> fault_kinds = {
+    {"read", {.kinds = Fault::reads}},
+    {"write", {.kinds = Fault::writes}},
+    {"write, from then on", {.kinds = Fault::writes, .forever = true}},
+    {"write that lands", {.kinds = Fault::writes, .lands = true}},
+    {"write without space", {.kinds = Fault::writes, .errc = Errc::no_space}},
+    {"flush", {.kinds = Fault::flushes}},
+    {"flush that lands", {.kinds = Fault::flushes, .lands = true}},
+    {"growth", {.kinds = Fault::grows, .errc = Errc::no_space}},
+    {"growth, from then on", {.kinds = Fault::grows, .forever = true, .errc = Errc::no_space}},
+    {"growth that fails otherwise", {.kinds = Fault::grows}},
+    {"zero or discard", {.kinds = Fault::zeros | Fault::discards}},
+    {"cut", {.kinds = Fault::cuts}},
+};
+
+// One disk that lives through a fault.
+class Trial {
+public:
+    explicit Trial(FaultPlan &plan, const ImageSpec &spec = fault_spec(), DiskOptions options = {})
+        : plan_(plan), fault_(plan.fault()), built_(build_image(spec)), before_(built_.reference),
+          memory_(built_.image, {.growth_step = 4096}), store_(memory_, plan), random_(1)
+    {
+        plan.disarm();
+        disk_ = must(Disk::open(store_, options));
+        must(disk_->begin_writing());
+        DiskDriver::Options driver_options;
+        driver_options.accepted = {Errc::io, Errc::no_space};
+        driver_.emplace(*disk_, built_.reference, random_, generation_, driver_options);
+        driver_->keep_history({[this] { return ++time_; }, &history_,
+                               [this](std::uint64_t begun, std::uint64_t returned) {
+                                   history_.flushed(begun, returned);
+                               }});
+    }
+
+    DiskDriver &driver() { return *driver_; }
+    Disk &disk() { return *disk_; }
+
+    // The fault is there for this long.
+    template <class Request>
+    void with_fault(Request request)
+    {
+        plan_.arm(fault_);
+        request();
+        plan_.disarm();
+    }
+
+    void judge()
+    {
+        driver_->read({0, built_.reference.size()});
+        judge_writing();
+        const std::uint64_t begun = ++time_;
+        const Result<void> closed = disk_->close();
+        if (closed)
+            history_.flushed(begun, ++time_);
+        else
+            expect_first_cause(closed.error());
+        disk_.reset();
+
+        const StoreImage image = memory_.image();
+        const std::string verdict = crash_verdict(image, before_, history_, ++time_);
+        BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict);
+        if (closed)
+            judge_closed(image);
+        judge_next_life(image);
+    }
+
+private:
+    void judge_writing()
+    {
+        const GuestOffset offset(5 * cs);
+        const Result<void> written = disk_->write(offset, payload(offset, 512, 77777), false);
+        if (!written) {
+            expect_first_cause(written.error());
+            BOOST_REQUIRE(!disk_->flush());
+            return;
+        }
+        // The same again, so that the model knows.
+        driver_->write({5 * cs, 6 * cs}, false);
+        const std::uint64_t failures = driver_->failures();
+        driver_->flush();
+        BOOST_REQUIRE_EQUAL(driver_->failures(), failures);
+    }
+
+    static void expect_first_cause(const Error &error)
+    {
+        BOOST_REQUIRE_MESSAGE(error.code == Errc::io, words(Result<void>(error)));
+        BOOST_REQUIRE_MESSAGE(error.what.find("injected fault") != std::string::npos, error.what);
+    }
+
+    // The bitmap is exact, but for changes that failed; nothing of use is lost.
+    void judge_closed(const StoreImage &image)
+    {
+        ImageView view(image);
+        const ImageReader reader = must(ImageReader::open(view));
+        Buffer found(built_.reference.size());
+        must(reader.read(GuestOffset(0), found));
+        const std::string fault = payload_difference(
+            GuestOffset(0), built_.reference.read(GuestOffset(0), found.size()), found);
+        BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+        for (const StoredBitmap &bitmap : must(reader.bitmaps())) {
+            const ReferenceBitmap &reference = built_.reference.bitmaps().at(bitmap.entry.name);
+            BOOST_REQUIRE_EQUAL(bitmap.entry.in_use(), reference.in_use);
+            BOOST_REQUIRE(bitmap.bits == reference.bits);
+        }
+    }
+
+    void judge_next_life(const StoreImage &image)
+    {
+        MemoryStore store(image);
+        auto disk = must(Disk::open(store, {}));
+        must(disk->begin_writing());
+        Buffer expected(built_.reference.size()), found(built_.reference.size());
+        ImageView view(image);
+        must(must(ImageReader::open(view)).read(GuestOffset(0), expected));
+        must(disk->read(GuestOffset(0), found));
+        BOOST_REQUIRE_EQUAL(payload_difference(GuestOffset(0), expected, found), "");
+        must(disk->write(GuestOffset(0), Buffer(std::min<std::uint64_t>(disk->size(), 100000), 1), true));
+        must(disk->close());
+        const StoreImage after = store.image();
+        ImageView after_view(after);
+        const CheckReport report = must(check(after_view));
+        BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text());
+    }
+
+    FaultPlan &plan_;
+    const Fault fault_;
+    BuiltImage built_;
+    const ReferenceDisk before_;
+    MemoryStore memory_;
+    FaultStore store_;
+    Random random_;
+    std::atomic<std::uint32_t> generation_{1};
+    std::unique_ptr<Disk> disk_;
+    GuestHistory history_;
+    std::uint64_t time_ = 0;
+    std::optional<DiskDriver> driver_;
+};
+
+using Request = std::function<void(Trial &)>;
+
+constexpr Range cluster(std::uint64_t n, std::uint64_t count = 1) { return Range::of(n * cs, count * cs); }
+
+const std::vector<std::pair<const char *, Request>> requests = {
+    {"write in place", [](Trial &t) { t.driver().write({100, 900}, false); }},
+    {"write in place with fua", [](Trial &t) { t.driver().write({100, 900}, true); }},
+    {"write new", [](Trial &t) { t.driver().write(cluster(20, 3), false); }},
+    {"write part of new", [](Trial &t) { t.driver().write({20 * cs + 5, 22 * cs + 7}, false); }},
+    {"write under a new table", [](Trial &t) { t.driver().write({300 * cs + 5, 301 * cs}, true); }},
+    {"write over zeros", [](Trial &t) { t.driver().write({2 * cs + 5, 3 * cs + 77}, true); }},
+    {"write to shared", [](Trial &t) { t.driver().write({4 * cs + 5, 4 * cs + 99}, true); }},
+    {"write under a shared table",
+     [](Trial &t) { t.driver().write({140 * cs + 5, 140 * cs + 99}, true); }},
+    {"zero", [](Trial &t) { t.driver().zero({100, 3 * cs + 100}, {}); }},
+    {"zero, kept", [](Trial &t) { t.driver().zero({100, 5 * cs}, {.may_unmap = false, .fua = true}); }},
+    {"trim", [](Trial &t) { t.driver().trim(cluster(0, 7), true); }},
+    {"flush", [](Trial &t) {
+         t.driver().write(cluster(30, 40), false);
+         t.driver().flush();
+     }},
+    {"settle", [](Trial &t) {
+         t.driver().write(cluster(0, 40), false);
+         t.driver().trim(cluster(0, 3), false);
+         t.driver().settle();
+     }},
+    {"read", [](Trial &t) {
+         Buffer bytes(100000);
+         const Result<void> result = t.disk().read(GuestOffset(0), bytes);
+         if (!result)
+             BOOST_TEST((result.error().code == Errc::io));
+     }},
+    {"many", [](Trial &t) {
+         for (int step = 0; step < 12; ++step) {
+             t.driver().write(cluster(10 + 40 * step, 2), step % 3 == 0);
+             t.driver().trim(cluster(40 * step, 12), false);
+         }
+         t.driver().settle();
+     }},
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(fault)
+
+BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
+{
+    std::uint64_t struck = 0;
+    for (const auto &[request_name, request] : requests)
+        for (const FaultKind &kind : fault_kinds) {
+            BOOST_TEST_INFO_SCOPE(request_name << " meets a fault of " << kind.name);
+            struck += for_each_fault(kind.fault, [&](FaultPlan &plan) {
+                BOOST_TEST_INFO_SCOPE("number " << plan.fault().nth);
+                Trial trial(plan);
+                trial.with_fault([&] { request(trial); });
+                trial.judge();
+            });
+        }
+    BOOST_TEST_MESSAGE(struck << " faults");
+    BOOST_TEST(struck > 300u);
+}
+
+// Opening writes nothing; begin_writing() makes a bitmap.
+BOOST_AUTO_TEST_CASE(opening_survives_each_fault)
+{
+    std::uint64_t struck = 0;
+    for (const FaultKind &kind : fault_kinds) {
+        BOOST_TEST_INFO_SCOPE(kind.name);
+        struck += for_each_fault(kind.fault, [&](FaultPlan &plan) {
+            BOOST_TEST_INFO_SCOPE("number " << plan.fault().nth);
+            const BuiltImage built = build_image(fault_spec());
+            MemoryStore memory(built.image);
+            FaultStore store(memory, plan);
+            DiskOptions options;
+            options.bitmaps = {"new"};
+            {
+                auto disk = Disk::open(store, options);
+                if (disk) {
+                    const Result<void> begun = (*disk)->begin_writing();
+                    plan.disarm();
+                    const Result<void> closed = (*disk)->close();
+                    BOOST_REQUIRE(!begun || closed);
+                } else {
+                    BOOST_REQUIRE(memory.image().bytes == built.image.bytes);
+                }
+                plan.disarm();
+            }
+            const StoreImage image = memory.image();
+            ImageView view(image);
+            const CheckReport report = must(check(view));
+            BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text());
+            const std::size_t bitmaps = must(must(ImageReader::open(view)).bitmaps()).size();
+            BOOST_REQUIRE(bitmaps == 2 || bitmaps == 3);
+            // And now without a fault.
+            auto disk = must(Disk::open(memory, options));
+            must(disk->begin_writing());
+            must(disk->close());
+            const StoreImage after = memory.image();
+            ImageView after_view(after);
+            BOOST_REQUIRE_EQUAL(must(must(ImageReader::open(after_view)).bitmaps()).size(), 3u);
+        });
+    }
+    BOOST_TEST(struck > 20u);
+}
+
+BOOST_AUTO_TEST_CASE(random_lives_survive_a_fault)
+{
+    for (const std::uint64_t seed : seeds(150)) {
+        SEEDED(seed);
+        Random random(seed);
+        const ImageSpec spec = random_spec(random, 0, 1 << 20);
+        BOOST_TEST_INFO_SCOPE(spec.text());
+        const FaultKind &kind = random.pick(fault_kinds);
+        if (kind.fault.kinds == Fault::reads)
+            continue;  // the driver reads to learn
+        BOOST_TEST_INFO_SCOPE(kind.name);
+        Fault fault = kind.fault;
+        fault.nth = random.between(1, 60);
+        FaultPlan plan(fault);
+                Trial trial(plan, spec);
+        trial.with_fault([&] {
+            for (int step = 0; step < 60; ++step)
+                trial.driver().step({0, trial.disk().size()});
+        });
+        trial.judge();
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
