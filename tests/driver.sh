@@ -28,6 +28,7 @@ rm -f "$report" "$base.trs"
 export srcdir builddir top_srcdir top_builddir
 export FILTER SANITIZER_PRELOAD PYTHON CXX PROJECT_CXXFLAGS
 export LC_ALL=C
+export PYTHONDONTWRITEBYTECODE=1
 # Memory that was not set, or is used after free, is not zero.
 export MALLOC_PERTURB_=${MALLOC_PERTURB_-$(($$ % 255 + 1))}
 export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS-}

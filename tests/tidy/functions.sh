@@ -21,13 +21,12 @@ finish()
     [ "$problems" -eq 0 ] || { echo "$problems found"; exit 1; }
 }
 
-# tree_files FOLDER...: what git has there; in a tarball, what is there.
+# tree_files FOLDER...: what git has there; without git, the sources there.
 tree_files()
 {
     if [ -e .git ] && git ls-files >/dev/null 2>&1; then
         git ls-files -- "$@"
     else
-        find "$@" -type f ! -name Makefile.in ! -name Makefile ! -path '*/.*' ! -name '*.[oa]' \
-            ! -name '*.l[oa]' ! -name '*.log*' ! -name '*.trs' ! -name '*_tests' ! -name '*.1'
+        find "$@" -type f -regextype posix-extended -regex '.*\.(am|cpp|h|md|pod|py|sh|syms)'
     fi | LC_ALL=C sort
 }
