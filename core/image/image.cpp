@@ -134,7 +134,7 @@ Result<SnapshotTable> Image::read_snapshots(const Header &header)
     }
 }
 
-// Where snapshots keep their records and L1 tables. (What lies under these is
+// Where snapshots keep their records and L1 tables, if these can be. (What lies under these is
 // counted, and bit 63 keeps us from it.)
 Result<void> Image::note_snapshots(const Header &header)
 {
@@ -144,8 +144,9 @@ Result<void> Image::note_snapshots(const Header &header)
     metadata_.add({geometry_.cluster_of(header.snapshots_offset),
                    geometry_.clusters_for(table.encoded_size)});
     for (const Snapshot &snapshot : table.snapshots)
-        metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset),
-                       geometry_.clusters_for(std::uint64_t(snapshot.l1_size) * 8)});
+        if (!snapshot.finding)
+            metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset),
+                           geometry_.clusters_for(std::uint64_t(snapshot.l1_size) * 8)});
     return {};
 }
 
