@@ -50,13 +50,14 @@ same "$(qemu-img map -f qcow2 --output=json disk.qcow2 | "$PYTHON" -c '
 import json, sys
 joined = []
 for e in json.load(sys.stdin):
-    kind = (e["zero"], e["data"])
+    # A data cluster of which the file has only a part reads as zeros there.
+    kind = "data" if e["data"] else "zero" if e["zero"] else "?"
     if joined and joined[-1][2] == kind:
         joined[-1][1] += e["length"]
     else:
         joined.append([e["start"], e["length"], kind])
-for start, length, (zero, data) in joined:
-    print(start // 1024, length // 1024, "data" if data else "zero" if zero else "?")')" \
+for start, length, kind in joined:
+    print(start // 1024, length // 1024, kind)')" \
 "0 256 zero
 256 64 data
 320 704 zero
