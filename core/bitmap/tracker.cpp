@@ -204,10 +204,10 @@ Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries,
         TRY(write_aside(std::move(bytes), taken).in("bitmap directory"));
     TRY(image_.store().flush());
 
-    HeaderArea area = image_.header().area();
-    area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
-    area.header.autoclear_features |= autoclear::bitmaps;
-    TRY(image_.header().commit(area));
+    TRY(image_.header().commit([&](HeaderArea &area) {
+        area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
+        area.header.autoclear_features |= autoclear::bitmaps;
+    }));
 
     const HostRun old = std::exchange(directory_clusters_, taken.back());
     taken.clear();

@@ -109,15 +109,16 @@ bool DataPath::may_write_in_place(const ClusterMapping &mapping) const
 }
 
 // Images lie: is this the guest's to write?
-Result<void> DataPath::check_target(HostOffset host, std::uint64_t length, GuestOffset guest) const
+Result<void> DataPath::check_target(HostOffset host, std::uint64_t length, GuestOffset guest)
 {
     if (geometry_.data_file)
         return {};
     const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
-    if (metadata_.overlaps({HostCluster(clusters.begin), clusters.length()}))
-        return finding(Finding::data_cluster_is_metadata, "guest offset " + hex(guest.value) +
-                                                              ", host offset " + hex(host.value));
-    return {};
+    if (!metadata_.overlaps({HostCluster(clusters.begin), clusters.length()}))
+        return {};
+    met_metadata_ = true;
+    return finding(Finding::data_cluster_is_metadata,
+                   "guest offset " + hex(guest.value) + ", host offset " + hex(host.value));
 }
 
 // Writes the first bytes where they are; returns how many, 0 if that may not

@@ -15,6 +15,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "core/base/gate.h"
@@ -51,13 +52,16 @@ public:
     // The first extent from the offset on, at most length_max (not 0) long.
     Result<Extent> status(GuestOffset offset, std::uint64_t length_max);
 
+    // A request would have written to metadata, and was refused.
+    bool met_metadata() const { return met_metadata_.load(); }
+
     // Returns when everybody who read or wrote by a mapping older than this
     // call is done (W3). Not from inside the other methods.
     void drain() { readers_.drain(); }
 
 private:
     bool may_write_in_place(const ClusterMapping &mapping) const;
-    Result<void> check_target(HostOffset host, std::uint64_t length, GuestOffset guest) const;
+    Result<void> check_target(HostOffset host, std::uint64_t length, GuestOffset guest);
 
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
@@ -96,6 +100,7 @@ private:
     bool keep_clusters_ = false;  // constant in use
 
     std::unique_ptr<Backing> backing_;  // constant in use
+    std::atomic<bool> met_metadata_{false};
     CompressedClusters compressed_;
     Gate readers_{Rank::readers};
     RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of

@@ -152,44 +152,63 @@ Result<void> Image::note_snapshots(const Header &header)
 
 Result<void> Image::begin_writing()
 {
-    HeaderArea area = header_.area();
-    if (area.header.autoclear_features & ~autoclear::known) {
-        area.header.autoclear_features &= autoclear::known;  // H4
-        TRY(header_.commit(area));
-    }
+    if (header_.header().autoclear_features & ~autoclear::known)
+        TRY(header_.commit([](HeaderArea &area) {
+            area.header.autoclear_features &= autoclear::known;  // H4
+        }));
     const std::uint64_t l1_entries = geometry_.l1_entries_for(disk_size_);
     if (mapping_.l1_entries() < l1_entries)
         TRY(mapping_.grow_l1(l1_entries));
     return {};
 }
 
-// No room may be a matter of clusters that only wait for a flush.
+// No room may be a matter of clusters that only wait for a flush. And who meets
+// metadata where the guest's bytes should go does not go on.
 template <class Operation>
-Result<void> Image::with_room(Operation operation)
+Result<void> Image::change(Operation operation)
 {
+    if (corrupt_)
+        return finding(Finding::corrupt_bit_set);
     Result<void> result = operation();
     if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
         TRY(flush());
         result = operation();
     }
+    if (!result && data_.met_metadata())
+        mark_corrupt(result.error());
     if (result && mapping_.wants_write_back())
         TRY(flush());
     return result;
 }
 
+void Image::mark_corrupt(const Error &cause)
+{
+    corrupt_ = true;
+    if (corrupt_marked_.exchange(true))
+        return;
+    log_warning("the disk is not written any more: " + cause.what);
+    if (geometry_.version < 3)
+        return;  // has no bit for it
+    const auto marked = header_.commit([](HeaderArea &area) {
+        area.header.incompatible_features |= incompatible::corrupt;
+    });
+    if (!marked)
+        log_warning("the corrupt bit could not be set: " + marked.error().what);
+}
+
 Result<void> Image::write(GuestOffset offset, Bytes bytes)
 {
-    return with_room([&] { return data_.write(offset, bytes); });
+    return change([&] { return data_.write(offset, bytes); });
 }
 
 Result<void> Image::zero(Range range, bool may_unmap)
 {
-    return with_room([&] { return data_.zero(range, may_unmap); });
+    return change([&] { return data_.zero(range, may_unmap); });
 }
 
 Result<void> Image::trim(Range range)
 {
-    return with_room([&] { return data_.trim(range); });
+    return change([&] { return data_.trim(range); });
 }
 
 Result<void> Image::flush()

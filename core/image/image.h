@@ -23,6 +23,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -96,7 +97,8 @@ private:
     Result<void> write_back();
     void give_back(HostRun run);
     template <class Operation>
-    Result<void> with_room(Operation operation);
+    Result<void> change(Operation operation);
+    void mark_corrupt(const Error &cause);
 
     GuardedStore store_;
     std::optional<NamedFile> data_file_;         // external, if the image has one
@@ -110,6 +112,10 @@ private:
     Allocator allocator_;
     Mapping mapping_;
     DataPath data_;
+
+    // Set when a pointer led to metadata: the disk is not changed any more.
+    std::atomic<bool> corrupt_{false};
+    std::atomic<bool> corrupt_marked_{false};  // or somebody is at it
 
     // Write-backs by number: one runs at a time, and who asks while one runs
     // needs the next.

@@ -65,9 +65,11 @@ Result<void> ImageHeader::write_sectors(const Buffer &cluster, std::size_t first
     return {};
 }
 
-Result<void> ImageHeader::commit(const HeaderArea &area)
+Result<void> ImageHeader::commit(const Change &change)
 {
     Locked lock(mutex_);
+    HeaderArea area = area_;
+    change(area);
     const Buffer cluster = TRY(encode_header_area(area, cluster_).in("header"));
     const std::size_t sectors = cluster.size() / sector;
     auto [first, end] = differing(cluster_, cluster);

@@ -17,6 +17,8 @@
 
 #pragma once
 
+#include <functional>
+
 #include "core/base/byte_store.h"
 #include "core/base/mutex.h"
 #include "core/format/extensions.h"
@@ -32,10 +34,11 @@ public:
     HeaderArea area() const EXCLUDES(mutex_);
     Header header() const { return area().header; }
 
-    // Makes the file say `area`, durably. What it names must be durable.
+    // Changes what the file says, durably. What it will name must be durable.
     // On failure the file says the old, or the new: area() tells what was
     // last known to be durable, and a failed flush is the error state.
-    Result<void> commit(const HeaderArea &area) EXCLUDES(mutex_);
+    using Change = std::function<void(HeaderArea &)>;
+    Result<void> commit(const Change &change) EXCLUDES(mutex_);
 
 private:
     Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)

@@ -326,10 +326,10 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
     const auto publish = [&]() -> Result<void> {
         TRY(store_.write(offset.value, bytes));
         TRY(store_.flush());
-        HeaderArea area = header_.area();
-        area.header.l1_table_offset = offset;
-        area.header.l1_size = static_cast<std::uint32_t>(entries);
-        return header_.commit(area);  // H1
+        return header_.commit([&](HeaderArea &area) {  // H1
+            area.header.l1_table_offset = offset;
+            area.header.l1_size = static_cast<std::uint32_t>(entries);
+        });
     };
     Result<void> result = publish();
     if (!result) {

@@ -283,10 +283,10 @@ Result<void> Refcounts::publish_table(HostOffset where, Bytes aside, HostOffset 
     TRY(write_back());
     TRY(store_.write(where.value, aside));
     TRY(store_.flush());
-    HeaderArea area = header_.area();
-    area.header.refcount_table_offset = table;
-    area.header.refcount_table_clusters = static_cast<std::uint32_t>(table_clusters);
-    return header_.commit(area);
+    return header_.commit([&](HeaderArea &area) {
+        area.header.refcount_table_offset = table;
+        area.header.refcount_table_clusters = static_cast<std::uint32_t>(table_clusters);
+    });
 }
 
 Result<void> Refcounts::write_back()
