@@ -254,16 +254,17 @@ class Server:
 
 class Nbdkit(Server):
     """nbdkit with our filter over a file. `idle_ms`: after so many milliseconds
-    without a change the file is as a clean stop leaves it."""
+    without a change the file is as a clean stop leaves it. `below`: filters
+    between us and the file."""
 
-    def __init__(self, t, path, *arguments, options=(), below=(), idle_ms=60000, our_filter=True):
-        program = ["nbdkit", "-f", "-D", f"qcow2bitmap.idle_ms={idle_ms}"] if our_filter else \
-            ["nbdkit", "-f"]
-        filters = [f"--filter={os.environ['FILTER']}"] if our_filter else []
+    def __init__(self, t, path, *arguments, options=(), below=(), idle_ms=60000):
+        program = ["nbdkit", "-f"]
+        if idle_ms is not None:
+            program += ["-D", f"qcow2bitmap.idle_ms={idle_ms}"]
         preload = os.environ.get("SANITIZER_PRELOAD")
         _lengths[path] = os.path.getsize(path)
         super().__init__("nbdkit", t.folder, lambda socket, pid: [
-            *program, "-U", socket, "-P", pid, *options, *filters,
+            *program, "-U", socket, "-P", pid, *options, f"--filter={os.environ['FILTER']}",
             *(f"--filter={name}" for name in below), "file", path, *arguments],
             {"LD_PRELOAD": preload} if preload else None)
 
