@@ -192,6 +192,14 @@ std::string make_help()
 
 }  // namespace
 
+std::string Config::keys_that_change() const
+{
+    std::string keys = disk.bitmaps.empty() ? "" : "bitmap=";
+    if (create_size)
+        keys += keys.empty() ? "qcow2-create=" : ", qcow2-create=";
+    return keys;
+}
+
 Result<bool> take_key(Config &config, std::string_view key, const char *value)
 {
     for (const Key &known : keys) {

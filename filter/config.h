@@ -29,8 +29,9 @@ struct Config {
     // than one, and we do not know which bytes are where.
     std::vector<std::string> files;
 
-    // True if a key asks for a change of the image.
-    bool asks_for_change() const { return !disk.bitmaps.empty() || create_size; }
+    // The keys that ask for a change of the image, "bitmap=" and so on; empty if
+    // there is none.
+    std::string keys_that_change() const;
 };
 
 // True: the key was ours and is done with. False: it goes on to the next layer.

@@ -86,8 +86,8 @@ Result<void> Engine::check_image()
     if (for_reading && !asked) {
         const std::string what =
             path + " cannot be written: " + std::strerror(file_->why_not_writable());
-        if (config_.asks_for_change())
-            return Error(Errc::read_only, what + "; but a parameter asks for a change of the image");
+        if (const std::string keys = config_.keys_that_change(); !keys.empty())
+            return Error(Errc::read_only, what + "; but " + keys + " asks for a change");
         log_warning(what + "; the disk is served read-only");
         read_only_said_ = true;
     }
@@ -193,8 +193,8 @@ void Engine::say_what_is_there(bool read_only)
         return;
     if (!read_only && !read_only_said_)
         log_warning("the disk is served read-only: " + disk_->why_read_only()->what);
-    if (config_.asks_for_change())
-        log_warning("bitmap= and qcow2-create= are ignored: the disk is served read-only");
+    if (const std::string keys = config_.keys_that_change(); !keys.empty())
+        log_warning(keys + " is ignored: the disk is served read-only");
     read_only_said_ = true;
 }
 
