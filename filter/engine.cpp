@@ -200,13 +200,32 @@ void Engine::say_what_is_there(bool read_only)
 
 Result<void> Engine::begin_writing()
 {
-    Locked lock(mutex_);
     if (writing_ || disk_->why_read_only())
         return {};
     TRY(disk_->begin_writing());
     idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;
     return {};
+}
+
+Result<void> Engine::enter(bool read_only)
+{
+    Locked lock(mutex_);
+    // A filter above may open us for reading in a server for writing.
+    if (!read_only)
+        TRY(begin_writing());
+    ++clients_;
+    return {};
+}
+
+// Not left to close(): when the server is about to end, layers below may refuse
+// to work (delay and rate do, for nbdkit does not let them sleep), and it may be
+// killed before.
+void Engine::leave()
+{
+    Locked lock(mutex_);
+    if (--clients_ == 0 && writing_)
+        idle_->settle_now();
 }
 
 Result<void> Engine::close()

@@ -7,10 +7,13 @@
 //   get_ready()      what a local file can tell is told at the prompt;
 //   connect()        before each client; the first one opens all, because only
 //                    then it is known whether the server is read-only (-r);
-//   begin_writing()  before the first client that may write is let in;
+//   enter()          when a client is let in; before the first that may write,
+//                    what the keys ask for is done;
+//   leave()          when a client has gone; after the last one the file is
+//                    brought to what a clean stop leaves;
 //   close()          after the last client.
 //
-// A failure of connect() or begin_writing() turns that client away; the next
+// A failure of connect() or enter() turns that client away; the next
 // one tries again, for the cause may have passed.
 
 #pragma once
@@ -42,7 +45,8 @@ public:
 
     Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
-    Result<void> begin_writing() EXCLUDES(mutex_);
+    Result<void> enter(bool read_only) EXCLUDES(mutex_);
+    void leave() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
 
     // Between connect() and close().
@@ -62,6 +66,7 @@ private:
     void find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
+    Result<void> begin_writing() REQUIRES(mutex_);
 
     // Constant after get_ready().
     Config config_;
@@ -72,6 +77,7 @@ private:
     std::unique_ptr<LocalFile> file_ GUARDED_BY(mutex_);
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
+    unsigned clients_ GUARDED_BY(mutex_) = 0;
     bool read_only_said_ GUARDED_BY(mutex_) = false;
 
     // Set and reset under mutex_, while no client uses them.

@@ -38,15 +38,38 @@ IdleThread::~IdleThread()
         const std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
     }
-    stopped_.notify_all();
+    wanted_.notify_all();
     thread_.join();
+}
+
+void IdleThread::settle_now()
+{
+    std::unique_lock<std::mutex> lock(mutex_);
+    const std::uint64_t mine = ++asked_;
+    wanted_.notify_all();
+    done_.wait(lock, [&] { return answered_ >= mine; });
 }
 
 // True if it goes on.
 bool IdleThread::wait()
 {
     std::unique_lock<std::mutex> lock(mutex_);
-    return !stopped_.wait_for(lock, quiet_ / looks, [this] { return stop_; });
+    wanted_.wait_for(lock, quiet_ / looks, [this] { return stop_ || asked_ != answered_; });
+    return !stop_;
+}
+
+// To those who have asked until now.
+void IdleThread::answer()
+{
+    std::unique_lock<std::mutex> lock(mutex_);
+    const std::uint64_t asked = asked_;
+    if (asked == answered_)
+        return;
+    lock.unlock();
+    settle();
+    lock.lock();
+    answered_ = asked;
+    done_.notify_all();
 }
 
 void IdleThread::run()
@@ -54,6 +77,7 @@ void IdleThread::run()
     std::uint64_t seen = disk_.changes();
     int quiet_looks = 0;
     while (wait()) {
+        answer();
         const std::uint64_t changes = disk_.changes();
         quiet_looks = changes == seen ? quiet_looks + 1 : 0;
         seen = changes;

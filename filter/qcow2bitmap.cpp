@@ -90,13 +90,19 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
         if (!engine)
             return Error(Errc::not_found, "there is no export '" + std::string(exportname) +
                                               "'; the disk is the one named ''");
-        // A filter above may open us for reading in a server for writing.
-        return readonly ? Result<void>() : engine->begin_writing();
+        return engine->enter(readonly);
     });
     return done == 0 ? engine : nullptr;
 }
 
-void filter_close(void *) {}
+void filter_close(void *handle)
+{
+    run([&]() -> Result<void> {
+        engine_of(handle).leave();
+        return {};
+    });
+}
+
 int filter_prepare(nbdkit_next *, void *, int) { return 0; }
 int filter_finalize(nbdkit_next *, void *) { return 0; }
 
