@@ -32,10 +32,12 @@ using ProofBlock = std::array<std::uint8_t, proof_bytes>;
 // "Not proven" is the code of the failures after which we never try again.
 Error not_proven(const std::string &why) { return Error(Errc::unsupported, why); }
 
-// A failure on the way: lack of space stays what it is.
+// A failure on the way. Trouble that may pass proves nothing and disproves
+// nothing: it stays what it is.
 Error as_unproven(Error error)
 {
-    return error.code == Errc::no_space ? std::move(error) : not_proven(error.what);
+    const bool may_pass = error.code == Errc::no_space || error.code == Errc::io;
+    return may_pass ? std::move(error) : not_proven(error.what);
 }
 
 Result<void> same_bytes(NextContext &context, const LocalFile &file, std::uint64_t offset,

@@ -45,7 +45,7 @@ public:
     Result<void> check(NextContext &context) const;
 
     // A new context of a file that is longer than that of the old one, by
-    // size_min at least. no_space: not now; any other error: never again.
+    // size_min at least. no_space, io: not now; unsupported: never again.
     Result<std::unique_ptr<NextContext>> grow(NextContext &old, std::uint64_t size_min,
                                               const OpenContext &open);
 

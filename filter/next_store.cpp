@@ -149,10 +149,10 @@ Result<void> NextStore::grow(std::uint64_t size_min)
     auto context = growth_->grow(*context_, size_min, [this] { return open_context(); });
     if (context)
         return switch_to(std::move(*context));
-    if (context.error().code != Errc::no_space) {
-        log_warning("the file will not grow from here on: " + context.error().what);
-        can_grow_ = false;
-    }
+    if (context.error().code != Errc::unsupported)
+        return std::move(context).error();
+    log_warning("the file will not grow from here on: " + context.error().what);
+    can_grow_ = false;
     return Error(Errc::no_space, context.error().what);
 }
 
