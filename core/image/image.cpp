@@ -29,10 +29,13 @@ std::uint64_t backing_share(std::uint64_t cache_bytes)
 
 Result<Buffer> read_header_cluster(ByteStore &store)
 {
-    Buffer bytes(std::min<std::uint64_t>(store.size(), 112));
+    // More than the header: the image may name a feature that we do not know.
+    Buffer bytes(std::min<std::uint64_t>(store.size(), 4096));
     TRY(store.read(0, bytes).in("header"));
-    const Header header = TRY(decode_header(bytes).in("header"));
-    bytes.resize(header.geometry().cluster_size());
+    const auto header = decode_header(bytes);
+    if (!header)
+        return decode_header_area(bytes).error().in("header");
+    bytes.resize(header->geometry().cluster_size());
     TRY(store.read(0, bytes).in("header"));
     return bytes;
 }
