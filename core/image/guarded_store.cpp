@@ -14,6 +14,11 @@ Error GuardedStore::error_state()
                                first_cause_->what);
 }
 
+Result<void> GuardedStore::state()
+{
+    return failed_ ? Result<void>(error_state()) : Result<void>();
+}
+
 Result<void> GuardedStore::after_flush(Result<void> result)
 {
     if (!result) {
@@ -27,8 +32,7 @@ Result<void> GuardedStore::after_flush(Result<void> result)
 
 Result<void> GuardedStore::before_change()
 {
-    if (failed_)
-        return error_state();
+    TRY(state());
     // Two threads may both flush: one flush too many, none too few.
     if (!opened_) {
         TRY(after_flush(below_.flush()).in("flush before the first write"));  // O1
@@ -73,8 +77,7 @@ Result<void> GuardedStore::discard(std::uint64_t offset, std::uint64_t length)
 
 Result<void> GuardedStore::flush()
 {
-    if (failed_)
-        return error_state();
+    TRY(state());
     TRY(after_flush(below_.flush()));
     opened_ = true;
     return {};

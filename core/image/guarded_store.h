@@ -46,8 +46,8 @@ public:
     Result<void> grow(std::uint64_t size_min) override;
     Result<void> cut(std::uint64_t size) override;
 
-    // True in the error state.
-    bool failed() const { return failed_.load(); }
+    // In the error state: the first cause.
+    Result<void> state();
 
 private:
     // What stands before everything that changes the store: O1 and W5.

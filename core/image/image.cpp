@@ -172,6 +172,10 @@ Result<void> Image::change(Operation operation)
 {
     if (corrupt_)
         return finding(Finding::corrupt_bit_set);
+    // W5, also for what changes nothing but tables in memory.
+    TRY(store_.state());
+    if (data_store_)
+        TRY(data_store_->state());
     Result<void> result = operation();
     if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
         TRY(flush());
