@@ -353,6 +353,65 @@ BOOST_AUTO_TEST_CASE(random_steps_until_the_store_is_full)
         random_lives(seed, 0, true, 600);
 }
 
+// MemoryStore ends the test if it is written to.
+BOOST_AUTO_TEST_CASE(a_store_that_cannot_be_written_is_not_touched)
+{
+    for (const std::uint64_t seed : seeds(20)) {
+        SEEDED(seed);
+        Random random(seed);
+        const ImageSpec spec = random_spec(random, 0, 1 << 20);
+        BOOST_TEST_INFO_SCOPE(spec.text());
+        BuiltImage built = build_image(spec);
+        MemoryStore store(built.image, {.read_only = true});
+        auto disk = must(Disk::open(store, {}));
+        BOOST_REQUIRE(disk->why_read_only());
+        must(disk->begin_writing());
+        std::atomic<std::uint32_t> generation{1};
+        DiskDriver driver(*disk, built.reference, random, generation, {.accepted = {}});
+        driver.read({0, disk->size()});
+        driver.block_status({0, disk->size()});
+        for (const Result<void> &refused :
+             {disk->write(GuestOffset(0), Buffer(512), false), disk->zero(GuestOffset(0), 512, {}),
+              disk->trim(GuestOffset(0), 512, false)}) {
+            BOOST_REQUIRE(!refused);
+            BOOST_REQUIRE(refused.error().code == Errc::read_only);
+        }
+        must(disk->flush());
+        must(disk->settle());
+        must(disk->close());
+        BOOST_REQUIRE(store.image().bytes == built.image.bytes);
+        BOOST_REQUIRE_EQUAL(store.image().size, built.image.size);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_disk_of_8T_is_written_at_its_end)
+{
+    ImageSpec spec;
+    spec.size = std::uint64_t(8) << 40;
+    spec.bitmaps = {{.name = "b0", .granularity_bits = 20, .set = {}, .extra_data = {}}};
+    const BuiltImage built = build_image(spec);
+    MemoryStore store(built.image, {.growth_step = 1 << 20});
+    auto disk = must(Disk::open(store, {}));
+    must(disk->begin_writing());
+    const GuestOffset offset(spec.size - 5000);
+    const Buffer data = payload(offset, 5000, 7);
+    must(disk->write(offset, data, false));
+    must(disk->close());
+
+    const StoreImage image = store.image();
+    BOOST_TEST(image.size < built.image.size + (1 << 20));
+    ImageView view(image);
+    const CheckReport report = must(check(view));
+    BOOST_TEST(report.sound(), report.text());
+    const ImageReader reader = must(ImageReader::open(view));
+    Buffer found(5000);
+    must(reader.read(offset, found));
+    BOOST_TEST(payload_difference(offset, data, found) == "");
+    const auto bitmaps = must(reader.bitmaps());
+    BOOST_TEST(bitmaps.at(0).bits.count() == 1u);
+    BOOST_TEST(bitmaps.at(0).bits.test((std::uint64_t(8) << 20) - 1));
+}
+
 BOOST_AUTO_TEST_CASE(threads_at_stripes_of_their_own)
 {
     for (const std::uint64_t seed : seeds(20))
