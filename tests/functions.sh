@@ -27,8 +27,6 @@ export LC_ALL=C
 
 PYTHON=${PYTHON:-/usr/bin/python3}
 FILTER=${FILTER:?is not set: run this by make check TESTS=...}
-# So short that a test can wait for it.
-idle_ms=300
 
 # --- How a test ends.
 
@@ -50,7 +48,7 @@ same()
 }
 
 # step WHAT: for the log.
-step() { printf '\n-- %s\n' "$*"; }
+step() { printf "\n-- %s (%s s)\n" "$*" "$SECONDS"; }
 
 # cleanup_fn COMMAND...: when the test ends, the last one first.
 cleanup_commands=()
@@ -147,13 +145,14 @@ start()
 server_is_up_or_gone() { [ -s "$tmp/$1.pid" ] || ! kill -0 "${server_pids[$1]}" 2>/dev/null; }
 
 # serve_plain NAME ARGUMENTS...: nbdkit without our filter, or with it in any
-# place of the arguments, as --filter=$FILTER.
+# place of the arguments, as --filter=$FILTER. It takes a disk to be idle after
+# IDLE_MS, a minute if that is not set.
 serve_plain()
 {
-    local name=$1
+    local name=$1 idle=()
     shift
-    start "$name" "${nbdkit_command[@]}" -f -U "$tmp/$name.sock" -P "$tmp/$name.pid" \
-        -D "qcow2bitmap.idle_ms=${IDLE_MS:-60000}" "$@"
+    [[ " $* " != *" --filter=$FILTER "* ]] || idle=(-D "qcow2bitmap.idle_ms=${IDLE_MS:-60000}")
+    start "$name" "${nbdkit_command[@]}" -f -U "$tmp/$name.sock" -P "$tmp/$name.pid" "${idle[@]}" "$@"
 }
 
 # serve [--as NAME] ARGUMENTS...: our filter is nearest to the client.
@@ -171,6 +170,15 @@ stop()
     kill -TERM "${server_pids[$name]}"
     forget "$name" || status=$?
     [ "$status" -eq 0 ] || fail "server $name ended with exit status $status"
+}
+
+# settled [FILE]: waits until all is in the file, as it is soon after the last
+# client has gone. For delay and rate below us: nbdkit does not let them sleep
+# when it is to end, and then they write nothing.
+settled()
+{
+    wait_until "the file to be as a clean stop leaves it" \
+        qemu-img check -U -q -f qcow2 "${1:-disk.qcow2}" 2>/dev/null
 }
 
 # kill_server [NAME]: kill -9, if it still is there.
@@ -354,3 +362,25 @@ length_of() { stat -c %s "$1"; }
 
 # make_qcow2 FILE SIZE [OPTIONS]: OPTIONS as qemu-img create -o has them.
 make_qcow2() { qemu-img create -q -f qcow2 ${3:+-o "$3"} "$1" "$2"; }
+
+# poke FILE OFFSET BYTES VALUE: a big-endian number of so many bytes.
+poke()
+{
+    "$PYTHON" -c '
+import sys
+name, offset, size, value = sys.argv[1], *(int(word, 0) for word in sys.argv[2:])
+with open(name, "r+b") as file:
+    file.seek(offset)
+    file.write(value.to_bytes(size, "big"))' "$@"
+}
+
+# peek FILE OFFSET BYTES
+peek()
+{
+    "$PYTHON" -c '
+import sys
+name, offset, size = sys.argv[1], *(int(word, 0) for word in sys.argv[2:])
+with open(name, "rb") as file:
+    file.seek(offset)
+    print(int.from_bytes(file.read(size), "big"))' "$@"
+}

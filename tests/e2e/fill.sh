@@ -1,0 +1,141 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# For tests of stores that do not grow.
+
+# fill [SERVER] [REQUEST_BYTES]: writes to new places until there is no room. The
+# guest must get ENOSPC, and then nothing is harmed: all that was written is
+# there, overwrites, zeros, flush, reads and block status work, and a trim makes
+# room again. Leaves the plain twin of the disk in twin.raw, and what the bitmaps
+# must at least have set in touched, OFFSET LENGTH, one a line.
+fill()
+{
+    client "${1:-main}" "${2:-200000}" <<'PYTHON'
+import random
+
+request = int(sys.argv[1])
+size = h.get_size()
+_, cluster, _ = [h.get_block_size(n) for n in
+                 (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
+draw = random.Random(1)
+twin = {}     # sector -> what it holds, if not zeros
+touched = []
+for offset, length, kind in extents(h, 0, size):
+    if not kind & nbd.STATE_ZERO:
+        for s in range(offset // 512, (offset + length) // 512):
+            twin[s] = bytes(h.pread(512, s * 512))
+
+def sectors(offset, length):
+    return range(offset // 512, (offset + length) // 512)
+
+def look(offset, length):
+    return b"".join(twin.get(s, bytes(512)) for s in sectors(offset, length))
+
+def write(offset, length):
+    data = draw.randbytes(16) * (length // 16)
+    touched.append((offset, length))
+    try:
+        h.pwrite(data, offset)
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+        # Some of it may be there, sector by sector; no sector is anything else.
+        found = h.pread(length, offset)
+        old = look(offset, length)
+        for i, s in enumerate(sectors(offset, length)):
+            sector = found[i * 512:i * 512 + 512]
+            assert sector in (data[i * 512:i * 512 + 512], old[i * 512:i * 512 + 512]), \
+                "sector %d is neither old nor new" % s
+            twin[s] = sector
+        return False
+    for i, s in enumerate(sectors(offset, length)):
+        twin[s] = data[i * 512:i * 512 + 512]
+    return True
+
+def check():
+    for offset in range(0, size, 1 << 20):
+        length = min(1 << 20, size - offset)
+        assert h.pread(length, offset) == look(offset, length), "MiB %d" % (offset >> 20)
+
+places = list(range(0, size - request, request + 3 * cluster // 512 * 512))
+draw.shuffle(places)
+request -= request % 512
+done = []
+for place in places:
+    place -= place % 512
+    if not write(place, request):
+        break
+    done.append(place)
+else:
+    raise AssertionError("there was room for all of it")
+print("full after %d requests of %d bytes" % (len(done), request))
+check()
+
+# Full is full, also for another. What is there can be written over.
+other = connect()
+try:
+    other.pwrite(b"n" * request, places[-1] // 512 * 512)
+    raise AssertionError("there was room")
+except nbd.Error as error:
+    assert error.errnum == errno.ENOSPC, error
+touched.append((places[-1] // 512 * 512, request))
+# Some of that may be there too.
+found = h.pread(request, touched[-1][0])
+for i, s in enumerate(sectors(*touched[-1])):
+    assert found[i * 512:i * 512 + 512] in (b"n" * 512, twin.get(s, bytes(512)))
+    twin[s] = found[i * 512:i * 512 + 512]
+other.shutdown()
+for place in done[:20]:
+    assert write(place, request), "an overwrite needs no room"
+if h.can_flush():
+    h.flush()
+check()
+assert sum(length for _, length, _ in extents(h, 0, size)) == size
+
+# A trim makes room, without a flush of the client's.
+if len(done) >= 4:
+    for place in done[:3]:
+        begin = -(-place // cluster) * cluster
+        end = (place + request) // cluster * cluster
+        if begin < end:
+            h.trim(end - begin, begin)
+            touched.append((begin, end - begin))
+            for s in sectors(begin, end - begin):
+                twin[s] = bytes(512)
+    assert write(done[0], request), "no room after a trim"
+    check()
+if h.can_flush():
+    h.flush()
+h.shutdown()
+with open("twin.raw", "wb") as file:
+    file.truncate(size)
+    for s, data in twin.items():
+        file.seek(s * 512)
+        file.write(data)
+with open("touched", "w") as file:
+    for offset, length in touched:
+        print(offset, length, file=file)
+PYTHON
+}
+
+# dirty_covers_touched NAME FILE: a bitmap may have more than was touched where
+# there was no room for it, but never less, and QEMU can use it.
+dirty_covers_touched()
+{
+    local flags
+    flags=$(bitmap_info "$2" "$1")
+    same "${flags#* }" auto "the flags of $1"
+    dirty_map "$1" "$2" >dirty
+    "$PYTHON" - <<'PYTHON'
+dirty = [tuple(map(int, line.split("+"))) for line in open("dirty")]
+for line in open("touched"):
+    offset, length = map(int, line.split())
+    for begin, size in dirty:
+        if begin <= offset < begin + size:
+            # Neighbours are joined, so that one must hold all of it.
+            assert offset + length <= begin + size, line
+            break
+    else:
+        raise AssertionError("not dirty: " + line)
+PYTHON
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Files that are no qcow2 image, or no file.
+
+. "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+refused "nothing.qcow2.*No such file" file nothing.qcow2
+refused "no-folder/disk.qcow2.*No such file" file no-folder/disk.qcow2
+mkdir folder
+# Of a folder nbdkit itself may speak first.
+refused "$tmp/folder" file folder
+mkfifo pipe
+refused "pipe" file pipe
+refused "/dev/null" file /dev/null
+
+: >empty
+refused "$tmp/empty: header: not a qcow2 image: the magic bytes 'QFI.xfb' are missing" file empty
+echo "hello" >text
+refused "$tmp/text: header: not a qcow2 image" file text
+refused "$tmp/text: header: not a qcow2 image" -r file text
+refused "$tmp/text: header: not a qcow2 image" file text bitmap=b0
+truncate -s 1G zeros
+refused "$tmp/zeros: header: not a qcow2 image" file zeros
+qemu-img create -q -f qed disk.qed 64M 2>/dev/null &&
+    refused "header: not a qcow2 image" file disk.qed
+qemu-img create -q -f qcow disk.qcow 64M
+refused "header: the version is neither 2 nor 3 .it is 1" file disk.qcow
+
+step "a file that cannot even be read"
+make_qcow2 disk.qcow2 64M
+chmod 000 disk.qcow2
+if [ ! -r disk.qcow2 ]; then
+    refused "disk.qcow2.*Permission denied" file disk.qcow2
+fi

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Wrong keys and values end nbdkit at the prompt, with a message, before it becomes a
+# daemon; and --help names all that there are.
+
+. "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+make_qcow2 disk.qcow2 64M
+before=$(file_state disk.qcow2)
+name_of() { head -c "$1" /dev/zero | tr '\0' n; }
+
+refused "unknown parameter 'qcow2-nonsense'" file disk.qcow2 qcow2-nonsense=1
+refused "unknown parameter 'qcow2-lok'" file disk.qcow2 qcow2-lok=on
+refused "unknown parameter 'bitmaps'" file disk.qcow2 bitmaps=b0
+refused "unknown parameter 'bitmap-granularty'" file disk.qcow2 bitmap-granularty=64k
+refused "unknown parameter 'nonsense'" file disk.qcow2 nonsense=1
+
+refused 'bitmap=: the name of a bitmap has 1 to 1023 bytes, not 0' file disk.qcow2 bitmap=
+refused 'bitmap=: the name of a bitmap has 1 to 1023 bytes, not 1024' file disk.qcow2 bitmap="$(name_of 1024)"
+refused 'bitmap=: the name is not valid UTF-8' file disk.qcow2 bitmap=$'\xff\xfe'
+refused 'bitmap=: the name is not valid UTF-8' file disk.qcow2 bitmap=$'\xc0\xaf'
+
+for value in 3000 0 256 4G -1 x '' 64kk; do
+    refused "bitmap-granularity=$value: not a power of two from 512 to 2G" file disk.qcow2 \
+        bitmap=b0 bitmap-granularity=$value
+done
+refused "bitmap-sync=never: " file disk.qcow2 bitmap-sync=never
+for value in 0 x '' -4M 99999999999999999999; do
+    refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
+done
+refused 'qcow2-lock=perhaps: must be on or off' file disk.qcow2 qcow2-lock=perhaps
+refused "dir=: this filter serves one image; name its file by file=" file dir="$tmp"
+refused "dirfd=: this filter serves one image" file dirfd=0
+refused "can stand in a stack only once" --filter="$FILTER" file disk.qcow2
+same "$(file_state disk.qcow2)" "$before"
+
+step "the longest name, and a name that is no ASCII, are served"
+serve file disk.qcow2 bitmap="$(name_of 1023)" bitmap="Größe 🐄" bitmap="Größe 🐄"
+client <<<'h.pwrite(b"x", 0)'
+stop
+check_image disk.qcow2
+same "$(bitmap_info disk.qcow2 "$(name_of 1023)")" "65536 auto"
+same "$(bitmap_info disk.qcow2 "Größe 🐄")" "65536 auto"
+
+step "the help"
+"${nbdkit_command[@]}" --filter="$FILTER" file --help >help
+for key in bitmap bitmap-granularity bitmap-sync qcow2-cache qcow2-lock; do
+    grep -q "^ *$key=" help || fail "--help does not know $key"
+done
