@@ -34,6 +34,7 @@ struct Kind {
     bool limited = false;
     bool failing_flush = false;
     std::uint64_t length_max = 100000;
+    bool table_grows = false;  // the refcount table is almost full
 };
 
 // Lives of one image, each ended by a crash.
@@ -62,6 +63,16 @@ private:
         ImageSpec spec = random_spec(random, kind.cluster_bits,
                                      kind.cluster_bits >= 18 ? std::uint64_t(6) << kind.cluster_bits
                                                              : 1 << 20);
+        if (kind.table_grows) {
+            spec.version = 3;
+            spec.refcount_order = 6;
+            spec.size = 3 << 20;
+            spec.free_every = 0;
+            // 64 blocks of 64 clusters of 512 bytes; tables take some 150.
+            const std::uint64_t filled = random.between(3850, 3920);
+            for (std::uint64_t cluster = 0; cluster < filled; ++cluster)
+                spec.clusters.emplace(cluster, Preset::data);
+        }
         return spec;
     }
 
@@ -339,6 +350,11 @@ BOOST_AUTO_TEST_CASE(default_clusters) { run_all(4, {.cluster_bits = 16}); }
 BOOST_AUTO_TEST_CASE(largest_clusters)
 {
     run_all(2, {.cluster_bits = 21, .steps = 25, .length_max = 5000000});
+}
+
+BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
+{
+    run_all(3, {.cluster_bits = 9, .length_max = 20000, .table_grows = true});
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }
