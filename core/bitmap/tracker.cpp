@@ -88,7 +88,7 @@ void Tracker::open_bitmap(std::size_t i)
     const bool tracked = e.enabled() && !e.in_use();  // B5
     Result<void> result;
     if (e.finding) {
-        result = finding(*e.finding);
+        result = finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
     } else {
         auto bitmap = std::make_unique<Enabled>(image_, i, e);
         result = bitmap->stored.open();
