@@ -31,11 +31,12 @@ std::optional<Finding> check_snapshot(const Snapshot &s, const Geometry &geometr
 }
 
 // One record at the beginning of `bytes`; `size` becomes its length without
-// padding.
+// padding, as far as it is known.
 Result<Snapshot> decode_snapshot(Bytes bytes, std::uint64_t active_disk_size,
                                  const Geometry &geometry, std::uint64_t &size)
 {
     on_disk::SnapshotEntry raw;
+    size = sizeof raw;
     if (bytes.size() < sizeof raw)
         return finding(Finding::snapshot_table_past_end);
     std::memcpy(&raw, bytes.data(), sizeof raw);
@@ -88,11 +89,12 @@ Result<SnapshotTable> decode_snapshot_table(Bytes bytes, std::uint32_t nb_snapsh
         const Bytes rest = bytes.subspan(std::min<std::uint64_t>(position, bytes.size()));
         std::uint64_t size = 0;
         auto snapshot = decode_snapshot(rest, active_disk_size, geometry, size);
+        // Also if the caller has read no more than this.
+        if (position + size > limits::snapshot_table_bytes_max)
+            return finding(Finding::snapshot_table_too_large, where());
         if (!snapshot)
             return std::move(snapshot).error().in(where());
         position += size;
-        if (position > limits::snapshot_table_bytes_max)
-            return finding(Finding::snapshot_table_too_large, where());
         table.snapshots.push_back(*std::move(snapshot));
     }
     table.encoded_size = position;
