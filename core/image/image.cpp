@@ -147,7 +147,7 @@ Result<void> Image::note_snapshots(const Header &header)
     metadata_.add({geometry_.cluster_of(header.snapshots_offset),
                    geometry_.clusters_for(table.encoded_size)});
     for (const Snapshot &snapshot : table.snapshots)
-        if (!snapshot.finding)
+        if (snapshot.finding != Finding::snapshot_l1_wrong)
             metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset),
                            geometry_.clusters_for(std::uint64_t(snapshot.l1_size) * 8)});
     return {};
