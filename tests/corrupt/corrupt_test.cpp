@@ -1,0 +1,712 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// A case for each finding of format/findings.h: a sound image, one thing made
+// wrong, and what becomes of it. It is refused, or served for reading only, or
+// served but for the place that is wrong. The message has the finding's sentence
+// and the place; nothing is written that is not safe; nothing is read that is
+// not there. What only a walk over the whole image can see is told by check.
+
+#include <boost/test/unit_test.hpp>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "core/base/log.h"
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+#include "tests/support/must.h"
+#include "tests/support/patient.h"
+#include "tests/support/payload.h"
+#include "tests/support/recording_store.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+enum class Fate {
+    refused,         // open() is an error
+    read_only,       // why_read_only() has it; everything can be read
+    read_only_here,  // the same, but what lies under the wrong entry cannot
+    bad_here,        // an error at the one guest cluster, the others are served
+    not_written,     // read; a write that would do harm is an error
+    served,          // as if nothing were wrong: check alone tells
+};
+
+// The guest cluster of which the mapping is made wrong, in the second L2 table.
+constexpr std::uint64_t bad_cluster = 600;
+
+struct Case {
+    Fate fate;
+    ImageSpec spec;
+    // Makes it wrong; returns the place that the message must have.
+    std::function<std::string(Patient &)> make_wrong;
+    bool check_sees = true;
+    std::uint64_t cut_at = 0;            // the file ends here; 0: where it did
+    std::uint64_t readable = ~std::uint64_t(0);  // bytes that are as they were
+    std::uint64_t read_max = 1 << 20;    // the longest single read there may be
+};
+
+// --- Sound images.
+
+constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+constexpr std::uint64_t compressed = std::uint64_t(1) << 62;
+constexpr std::uint64_t far_away = std::uint64_t(1) << 40;
+constexpr std::uint64_t cluster_size = 4096;
+constexpr std::uint64_t bad_offset = bad_cluster * cluster_size;
+
+ImageSpec plain()
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.size = 4 << 20;  // two L2 tables of 512 entries
+    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero},
+                     {5, Preset::zero_with_cluster}, {bad_cluster, Preset::data}};
+    spec.feature_names = 0;  // so the first extension is at 112
+    return spec;
+}
+
+ImageSpec version_2()
+{
+    ImageSpec spec = plain();
+    spec.version = 2;
+    spec.clusters = {{0, Preset::data}, {bad_cluster, Preset::data}};
+    return spec;
+}
+
+ImageSpec with_snapshot()
+{
+    ImageSpec spec = plain();
+    spec.snapshot = true;
+    spec.clusters[7] = Preset::shared_data;
+    spec.clusters[8] = Preset::snapshot_data;
+    return spec;
+}
+
+ImageSpec with_bitmaps(const std::vector<std::string> &names = {"b0"}, Buffer extra_data = {})
+{
+    ImageSpec spec = plain();
+    for (const std::string &name : names) {
+        BitmapSpec bitmap;
+        bitmap.name = name;
+        bitmap.granularity_bits = 12;
+        bitmap.set = {{0, 3}};
+        bitmap.extra_data = extra_data;
+        spec.bitmaps.push_back(bitmap);
+    }
+    return spec;
+}
+
+ImageSpec with_extension(ExtensionType type, const std::string &text, unsigned times = 1)
+{
+    ImageSpec spec = plain();
+    spec.more_extensions.assign(times, {type, Buffer(text.begin(), text.end())});
+    return spec;
+}
+
+// With subclusters: 16K clusters and no data.
+ImageSpec empty_16k()
+{
+    ImageSpec spec = plain();
+    spec.cluster_bits = 14;
+    spec.size = 16 << 20;  // one L2 table of 1024 entries of 16 bytes
+    spec.clusters.clear();
+    return spec;
+}
+
+// --- What is made wrong, field by field.
+
+using MakeWrong = std::function<std::string(Patient &)>;
+
+MakeWrong header_32(std::uint64_t at, std::uint32_t value, const std::string &place)
+{
+    return [=](Patient &p) {
+        p.put_32(at, value);
+        return place;
+    };
+}
+
+MakeWrong header_64(std::uint64_t at, std::uint64_t value, const std::string &place)
+{
+    return [=](Patient &p) {
+        p.put(at, value);
+        return place;
+    };
+}
+
+// A field that holds an offset: half a cluster further.
+MakeWrong unaligned(std::uint64_t at)
+{
+    return [=](Patient &p) {
+        p.put(at, p.word(at) + 512);
+        return hex(p.word(at));
+    };
+}
+
+MakeWrong far(std::uint64_t at) { return header_64(at, far_away, hex(far_away)); }
+
+// The second L1 entry, and the entry of the bad cluster.
+MakeWrong l1_entry(std::uint64_t value, bool added = true)
+{
+    return [=](Patient &p) {
+        p.put(p.l1(1), added ? p.word(p.l1(1)) + value : value);
+        return hex(p.word(p.l1(1)) & ~(added ? 0 : copied));
+    };
+}
+
+MakeWrong l2_entry(std::uint64_t value, bool added = false)
+{
+    return [=](Patient &p) {
+        p.put(p.l2(bad_cluster), added ? p.word(p.l2(bad_cluster)) + value : value);
+        return "guest offset " + hex(bad_offset);
+    };
+}
+
+MakeWrong refcount_table_entry(std::uint64_t index, std::uint64_t value, bool added)
+{
+    return [=](Patient &p) {
+        const std::uint64_t table = p.header().refcount_table_offset.value;
+        p.put(table + index * 8, added ? p.word(table) + value : value);
+        return "refcount table at " + hex(table);
+    };
+}
+
+// In the first directory entry, so many bytes from its beginning.
+MakeWrong bitmap_byte(std::uint64_t at, std::uint8_t value)
+{
+    return [=](Patient &p) {
+        p.put_byte(p.directory() + at, value);
+        return "directory entry at " + hex(p.directory());
+    };
+}
+
+MakeWrong bitmap_table(std::uint64_t value)
+{
+    return [=](Patient &p) {
+        const std::uint64_t table = p.bitmap().bitmap_table_offset.value;
+        p.put(table, value);
+        return "bitmap table at " + hex(table) + ", entry 0";
+    };
+}
+
+// The extension of the bitmaps is the first one; what follows its type and length.
+constexpr std::uint64_t extension = 112 + 8;
+
+std::string l2_subclusters_wrong(Patient &p)
+{
+    p.put(72, 1 << 4);
+    const std::uint64_t table = p.new_cluster(), data = p.new_cluster();
+    p.put(p.l1(0), copied | table);
+    p.put(table + bad_cluster * 16, copied | data);
+    p.put(table + bad_cluster * 16 + 8, 0x0000000100000001);  // allocated, and zero
+    p.set_refcount(table, 1);
+    p.set_refcount(data, 1);
+    return "guest offset " + hex(bad_cluster * p.cluster_size());
+}
+
+std::string compressed_data_broken(Patient &p)
+{
+    const std::uint64_t host = p.host(bad_cluster);
+    must(p.store().write(host, Buffer(cluster_size, 0xff)));  // no kind of deflate block
+    p.put(p.l2(bad_cluster), compressed | std::uint64_t(7) << 58 | host);
+    return "host offset " + hex(host);
+}
+
+// 513 records with an id and a name of 64 KiB each.
+std::string snapshot_table_too_large(Patient &p)
+{
+    const std::uint64_t table = p.new_cluster();
+    constexpr std::uint64_t records = 513, record = 40 + 16 + 2 * 0xffff;
+    must(p.store().grow(table + (65 << 20)));
+    for (std::uint64_t i = 0; i < records; ++i) {
+        const std::uint64_t at = table + i * align_up(record, 8);
+        p.put(at + 8, 0xffffffff);
+        p.put(at + 32, 16);
+    }
+    p.put_32(60, records);
+    p.put(64, table);
+    return "snapshot table at " + hex(table);
+}
+
+std::string backing_file(Patient &p)
+{
+    const std::string name = "base.raw";
+    must(p.store().write(1024, Buffer(name.begin(), name.end())));
+    p.put(8, 1024);
+    p.put_32(16, static_cast<std::uint32_t>(name.size()));
+    return "'base.raw'";
+}
+
+std::string second_name(Patient &p)
+{
+    p.put_byte(p.directory() + 32 + 24 + 1, '0');
+    return "directory entry at " + hex(p.directory() + 32);
+}
+
+const std::map<Finding, Case> &cases()
+{
+    using enum Finding;
+    const auto data_file = [] { return with_extension(ExtensionType::data_file, "elsewhere"); };
+    const auto backing = [] { return with_extension(ExtensionType::backing_format, "raw"); };
+    static const std::map<Finding, Case> all = {
+        // The header.
+        {not_qcow2, {Fate::refused, plain(), header_32(0, 0x514649fc, "")}},
+        {header_truncated, {Fate::refused, plain(), header_32(0, 0x514649fb, "100"), true, 100}},
+        {version_unknown, {Fate::refused, plain(), header_32(4, 4, "it is 4")}},
+        {cluster_bits_out_of_range, {Fate::refused, plain(), header_32(20, 22, "it is 22")}},
+        {refcount_order_out_of_range, {Fate::refused, plain(), header_32(96, 7, "it is 7")}},
+        {header_length_wrong, {Fate::refused, plain(), header_32(100, 103, "it is 103")}},
+        {incompatible_feature_unknown, {Fate::refused, plain(), header_64(72, 1 << 5, "bit 5")}},
+        {dirty_bit_set, {Fate::read_only, plain(), header_64(72, 1, ""), false}},
+        {corrupt_bit_set, {Fate::read_only, plain(), header_64(72, 2, ""), false}},
+        {external_data_file, {Fate::refused, data_file(), header_64(72, 4, "'elsewhere'"), false}},
+        {data_file_name_missing, {Fate::refused, plain(), header_64(72, 4, ""), false}},
+        {compression_type_unknown,
+         {Fate::refused, plain(), header_64(104, std::uint64_t(7) << 56, "it is 7")}},
+        {compression_type_mismatch,
+         {Fate::refused, plain(), header_64(104, std::uint64_t(1) << 56, "type 1, bit 0")}},
+        {encrypted, {Fate::refused, plain(), header_32(32, 1, "crypt_method 1"), false}},
+        {Finding::backing_file, {Fate::refused, backing(), ::backing_file, false}},
+        {backing_file_name_out_of_range,
+         {Fate::refused, plain(),
+          [](Patient &p) {
+              p.put_32(16, 8);
+              p.put(8, cluster_size - 7);
+              return hex(cluster_size - 7);
+          }}},
+        {disk_size_too_large,
+         {Fate::refused, plain(), header_64(24, ~std::uint64_t(0), "18446744073709551615")}},
+
+        // Extensions.
+        {extension_truncated,
+         {Fate::refused, plain(), header_64(112, 0x123456780000ffff, hex(112))}},
+        {extension_duplicate,
+         {Fate::refused, with_extension(ExtensionType::backing_format, "raw", 2),
+          [](Patient &) { return hex(112 + 16); }}},
+        {bitmaps_extension_length_wrong,
+         {Fate::refused, with_bitmaps(), header_32(116, 16, hex(112))}},
+        {bitmaps_extension_missing, {Fate::read_only, plain(), header_64(88, 1, "")}},
+        {bitmaps_extension_reserved,
+         {Fate::read_only, with_bitmaps(), header_32(extension + 4, 1, "it is 0x1")}},
+        {bitmap_count_wrong, {Fate::read_only, with_bitmaps(), header_32(extension, 0, "it is 0")}},
+        {bitmap_directory_size_wrong,
+         {Fate::read_only, with_bitmaps(), header_64(extension + 8, 0, "it is 0")}},
+        {bitmap_directory_unaligned, {Fate::read_only, with_bitmaps(), unaligned(extension + 16)}},
+        {bitmap_directory_past_end, {Fate::read_only, with_bitmaps(), far(extension + 16)}},
+
+        // Tables named by the header.
+        {l1_table_unaligned, {Fate::refused, plain(), unaligned(40)}},
+        {l1_table_too_large, {Fate::refused, plain(), header_32(36, 0x400001, "4194305 entries")}},
+        {l1_table_too_small,
+         {Fate::served, plain(), header_32(36, 1, ""), true, 0, 512 * cluster_size}},
+        {l1_table_past_end, {Fate::refused, plain(), far(40)}},
+        {l1_table_missing, {Fate::refused, plain(), header_64(40, 0, "")}},
+        {refcount_table_unaligned, {Fate::refused, plain(), unaligned(48)}},
+        {refcount_table_empty, {Fate::refused, plain(), header_32(56, 0, "")}},
+        {refcount_table_too_large, {Fate::refused, plain(), header_32(56, 0x801, "2049 clusters")}},
+        {refcount_table_past_end, {Fate::read_only, plain(), far(48)}},
+        {refcount_table_missing, {Fate::refused, plain(), header_64(48, 0, "")}},
+        {snapshot_count_too_large, {Fate::refused, plain(), header_32(60, 65537, "65537")}},
+        {snapshot_table_unaligned, {Fate::refused, with_snapshot(), unaligned(64)}},
+        {snapshot_table_past_end, {Fate::read_only, with_snapshot(), far(64)}},
+        {Finding::snapshot_table_too_large,
+         {Fate::read_only, plain(), ::snapshot_table_too_large, true, 0, ~std::uint64_t(0), 64 << 20}},
+        {snapshot_extra_data_too_large,
+         {Fate::read_only, with_snapshot(),
+          [](Patient &p) {
+              p.put_32(p.snapshots() + 36, 1025);
+              return "snapshot table at " + hex(p.snapshots());
+          }}},
+        {snapshot_extra_data_too_small,
+         {Fate::served, with_snapshot(),
+          [](Patient &p) {
+              p.put_32(p.snapshots() + 36, 8);
+              return "the L1 table of snapshot 0 at " + hex(p.word(p.snapshots()));
+          }}},
+        {snapshot_l1_wrong,
+         {Fate::served, with_snapshot(),
+          [](Patient &p) {
+              p.put(p.snapshots(), far_away);
+              return "the L1 table of snapshot 0 at " + hex(far_away);
+          }}},
+        {tables_overlap,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              const std::uint64_t l1 = p.header().l1_table_offset.value;
+              p.put(p.directory(), l1);
+              return "bitmap 'b0': " + std::string(sentence_of(tables_overlap)) +
+                     " (bitmap table at " + hex(l1) + ")";
+          }}},
+
+        // L1, L2, refcounts.
+        {l1_entry_reserved_bits, {Fate::read_only_here, plain(), l1_entry(1)}},
+        {l1_entry_unaligned, {Fate::read_only_here, plain(), l1_entry(512)}},
+        {l2_table_past_end, {Fate::read_only_here, plain(), l1_entry(copied | far_away, false)}},
+        {l2_entry_reserved_bits, {Fate::bad_here, plain(), l2_entry(2, true)}},
+        {l2_entry_unaligned, {Fate::bad_here, plain(), l2_entry(512, true)}},
+        {l2_entry_zero_flag_in_v2, {Fate::bad_here, version_2(), l2_entry(1, true)}},
+        {l2_entry_compressed_copied, {Fate::bad_here, plain(), l2_entry(compressed, true)}},
+        {Finding::l2_subclusters_wrong, {Fate::bad_here, empty_16k(), ::l2_subclusters_wrong}},
+        {Finding::compressed_data_broken,
+         {Fate::bad_here, plain(), ::compressed_data_broken, false}},
+        {data_cluster_past_end, {Fate::bad_here, plain(), l2_entry(copied | far_away)}},
+        {data_cluster_is_metadata,
+         {Fate::not_written, plain(),
+          [](Patient &p) {
+              const std::uint64_t l1 = p.header().l1_table_offset.value;
+              p.put(p.l2(bad_cluster), copied | l1);
+              return "guest offset " + hex(bad_offset) + ", host offset " + hex(l1);
+          },
+          true, 0, bad_offset}},
+        {refcount_table_entry_reserved_bits,
+         {Fate::read_only, plain(), refcount_table_entry(0, 1, true)}},
+        {refcount_block_unaligned, {Fate::read_only, plain(), refcount_table_entry(0, 512, true)}},
+        {refcount_block_past_end,
+         {Fate::read_only, plain(), refcount_table_entry(1, far_away, false)}},
+        {refcount_too_low,
+         {Fate::not_written, plain(),
+          [](Patient &p) {
+              const std::uint64_t table = p.word(p.l1(0)) & entry_offset_mask;
+              p.set_refcount(table, 0);
+              return hex(table);
+          }}},
+        {refcount_too_high,
+         {Fate::served, plain(),
+          [](Patient &p) {
+              const std::uint64_t cluster = p.new_cluster();
+              p.set_refcount(cluster, 1);
+              return hex(cluster);
+          }}},
+        {copied_flag_wrong,
+         {Fate::served, plain(),
+          [](Patient &p) {
+              p.put(p.l2(bad_cluster), p.host(bad_cluster));
+              return hex(p.host(bad_cluster));
+          }}},
+
+        // Bitmaps.
+        {bitmap_directory_entry_truncated,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              p.put_byte(p.directory() + 19, 0xff);
+              return "bitmap directory at " + hex(p.directory()) + ": bitmap 0, 0x0 into the directory";
+          }}},
+        {bitmap_directory_trailing_bytes,
+         {Fate::read_only, with_bitmaps(), header_64(extension + 8, 40, "not at 0x28")}},
+        {bitmap_directory_padding,
+         {Fate::served, with_bitmaps(),
+          [](Patient &p) {
+              p.put_byte(p.directory() + 31, 1);
+              return "bitmap 'b0'";
+          }}},
+        {bitmap_flags_reserved, {Fate::read_only, with_bitmaps(), bitmap_byte(15, 0x12)}},
+        {bitmap_type_unknown, {Fate::read_only, with_bitmaps(), bitmap_byte(16, 2)}},
+        {bitmap_granularity_out_of_range, {Fate::read_only, with_bitmaps(), bitmap_byte(17, 8)}},
+        {bitmap_name_size_wrong,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              p.put_byte(p.directory() + 19, 0);
+              p.put(extension + 8, 24);
+              return "directory entry at " + hex(p.directory());
+          }}},
+        {bitmap_name_duplicate, {Fate::read_only, with_bitmaps({"b0", "b1"}), second_name}},
+        {bitmap_extra_data_unknown,
+         {Fate::read_only, with_bitmaps({"b0"}, Buffer(8, 0x5a)), bitmap_byte(15, 2)}},
+        {bitmap_table_unaligned, {Fate::read_only, with_bitmaps(), bitmap_byte(6, 2)}},
+        {bitmap_table_missing,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              p.put(p.directory(), 0);
+              return "directory entry at " + hex(p.directory());
+          }}},
+        {bitmap_table_past_end,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              p.put(p.directory(), far_away);
+              return "bitmap 'b0': " + std::string(sentence_of(bitmap_table_past_end)) +
+                     " (bitmap table at " + hex(far_away) + ")";
+          }}},
+        {bitmap_table_size_wrong,
+         {Fate::read_only, with_bitmaps(),
+          [](Patient &p) {
+              p.put_32(p.directory() + 8, 2);
+              return "bitmap table at " + hex(p.bitmap().bitmap_table_offset.value) +
+                     ": 2 entries, not 1";
+          }}},
+        {bitmap_table_entry_reserved_bits, {Fate::read_only, with_bitmaps(), bitmap_table(2)}},
+        {bitmap_table_entry_unaligned, {Fate::read_only, with_bitmaps(), bitmap_table(0x4200)}},
+        {bitmap_data_past_end, {Fate::read_only, with_bitmaps(), bitmap_table(far_away)}},
+    };
+    return all;
+}
+
+// --- What becomes of it.
+
+bool has(const std::string &text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+// One case, being shown.
+class Trial {
+public:
+    Trial(Finding finding, const Case &c) : finding_(finding), case_(c), patient_(c.spec)
+    {
+        place_ = c.make_wrong(patient_);
+        before_ = patient_.store().image();
+        if (c.cut_at != 0) {
+            before_.bytes.zero(c.cut_at, before_.size - c.cut_at);
+            before_.size = c.cut_at;
+        }
+    }
+
+    void run()
+    {
+        show_check();
+        if (case_.fate == Fate::refused) {
+            show_refused(false);
+            show_refused(true);
+            return;
+        }
+        show_reading(true);
+        show_reading(false);
+        if (case_.fate == Fate::read_only || case_.fate == Fate::read_only_here)
+            show_no_writing();
+        else
+            show_writing();
+    }
+
+private:
+    struct Opened {
+        explicit Opened(const StoreImage &image) : memory(image), store(memory, true) {}
+        MemoryStore memory;
+        RecordingStore store;
+        std::unique_ptr<Disk> disk;
+    };
+
+    Result<void> open(Opened &opened, bool read_only, bool with_bitmap = false)
+    {
+        DiskOptions options;
+        options.read_only = read_only;
+        if (with_bitmap)
+            options.bitmaps = {"new"};
+        opened.disk = TRY(Disk::open(opened.store, options));
+        return {};
+    }
+
+    void is_told(const Error &error, bool with_code = true) const
+    {
+        BOOST_TEST(has(error.what, sentence_of(finding_)), error.what);
+        BOOST_TEST(has(error.what, place_), error.what << "\n  lacks the place: " << place_);
+        BOOST_TEST((!with_code || error.code == code_of(finding_)), to_string(error.code));
+    }
+
+    void is_told(const Result<void> &result) const
+    {
+        BOOST_REQUIRE_MESSAGE(!result, "must be an error");
+        is_told(result.error());
+    }
+
+    void nothing_was_written(Opened &opened) const
+    {
+        const StoreImage after = opened.memory.image();
+        BOOST_TEST(after.size == before_.size);
+        BOOST_TEST((after.bytes == before_.bytes));
+        for (const Operation &operation : opened.store.recording().operations)
+            BOOST_TEST(!operation.writes(), to_string(operation));
+    }
+
+    void little_was_read(Opened &opened) const
+    {
+        for (const Operation &operation : opened.store.recording().operations)
+            if (operation.kind == Operation::Kind::read)
+                BOOST_TEST(operation.length <= case_.read_max, to_string(operation));
+    }
+
+    void show_check()
+    {
+        MemoryStore store(before_);
+        const auto report = check(store);
+        const std::string text = report ? report->text() : report.error().what;
+        if (case_.check_sees)
+            BOOST_TEST(has(text, sentence_of(finding_)), "check: " << text);
+        if (case_.fate == Fate::served && report)
+            BOOST_TEST(has(text, place_), "check: " << text << "\n  lacks the place: " << place_);
+    }
+
+    void show_refused(bool read_only)
+    {
+        Opened opened(before_);
+        is_told(open(opened, read_only));
+        nothing_was_written(opened);
+        little_was_read(opened);
+    }
+
+    std::uint64_t bad_begin() const { return bad_cluster * patient_.cluster_size(); }
+    bool bad_here() const
+    {
+        return case_.fate == Fate::bad_here || case_.fate == Fate::read_only_here;
+    }
+
+    // All that is sound reads as it was; the rest is an error that tells.
+    void show_content(Disk &disk) const
+    {
+        const std::uint64_t step = patient_.cluster_size();
+        const std::uint64_t l2_reach = patient_.geometry().l2_reach();
+        for (std::uint64_t at = 0; at < std::min(disk.size(), case_.readable); at += step) {
+            const bool wrong = case_.fate == Fate::bad_here         ? at == bad_begin()
+                               : case_.fate == Fate::read_only_here ? at >= l2_reach
+                                                                    : false;
+            if (wrong)
+                continue;
+            Buffer bytes(step);
+            must(disk.read(GuestOffset(at), bytes));
+            BOOST_REQUIRE_MESSAGE(bytes == patient_.reference().read(GuestOffset(at), step),
+                                  "content at " << hex(at));
+        }
+        if (!bad_here())
+            return;
+        Buffer bytes(step);
+        is_told(disk.read(GuestOffset(bad_begin()), bytes));
+        is_told(disk.read(GuestOffset(bad_begin() + 512), sub(MutableBytes(bytes), 0, 512)));
+        // Also in the middle of a longer one.
+        Buffer longer(3 * step);
+        is_told(disk.read(GuestOffset(bad_begin() - step), longer));
+    }
+
+    void show_reading(bool read_only)
+    {
+        Opened opened(before_);
+        must(open(opened, read_only));
+        show_content(*opened.disk);
+        must(opened.disk->flush());
+        must(opened.disk->close());
+        nothing_was_written(opened);
+        little_was_read(opened);
+    }
+
+    void show_no_writing()
+    {
+        Opened opened(before_);
+        must(open(opened, false));
+        Disk &disk = *opened.disk;
+        BOOST_REQUIRE(disk.why_read_only());
+        is_told(*disk.why_read_only());
+        must(disk.begin_writing());
+        is_told(disk.write(GuestOffset(0), Buffer(512, 1), true));
+        is_told(disk.zero(GuestOffset(0), 4096, {}));
+        is_told(disk.trim(GuestOffset(0), 4096, false));
+        show_content(disk);
+        must(disk.flush());
+        must(disk.settle());
+        must(disk.close());
+        nothing_was_written(opened);
+
+        // A key that asks for a change is an error.
+        Opened asked(before_);
+        const Result<void> result = open(asked, false, true);
+        BOOST_REQUIRE(!result);
+        is_told(result.error());
+        nothing_was_written(asked);
+    }
+
+    // Sound parts are written; what is wrong stays, and nothing else becomes
+    // wrong.
+    void show_writing()
+    {
+        MemoryStore unchanged(before_);
+        const CheckReport was = must(check(unchanged));
+        Opened opened(before_);
+        must(open(opened, false));
+        Disk &disk = *opened.disk;
+        BOOST_TEST(!disk.why_read_only());
+        must(disk.begin_writing());
+
+        if (case_.fate == Fate::bad_here) {
+            const GuestOffset bad(bad_begin() + 512);
+            is_told(disk.write(bad, Buffer(512, 1), true));
+            is_told(disk.zero(bad, 512, {}));
+        } else if (case_.fate == Fate::not_written) {
+            show_not_written(opened);
+            return;
+        }
+        const GuestOffset sound(patient_.cluster_size() + 100);
+        const Buffer bytes(5000, 0x77);
+        must(disk.write(sound, bytes, false));
+        Buffer found(bytes.size());
+        must(disk.read(sound, found));
+        BOOST_TEST((found == bytes));
+        must(disk.settle());
+        must(disk.close());
+
+        const CheckReport is = must(check(opened.memory));
+        for (const CheckFinding &f : is.findings)
+            BOOST_TEST(std::any_of(was.findings.begin(), was.findings.end(),
+                                   [&](const CheckFinding &w) { return w.finding == f.finding; }),
+                       "new: " << is.text());
+    }
+
+    // Metadata would be overwritten: the write that would do it is an error, and
+    // the metadata are as they were.
+    void show_not_written(Opened &opened)
+    {
+        Disk &disk = *opened.disk;
+        if (finding_ == Finding::data_cluster_is_metadata) {
+            is_told(disk.write(GuestOffset(bad_begin()), Buffer(512, 1), true));
+        } else {
+            Buffer cluster(patient_.cluster_size(), 1);
+            is_told(disk.write(GuestOffset(20 * patient_.cluster_size()), cluster, true));
+        }
+        // But for the header (the corrupt bit) nothing has changed.
+        const StoreImage after = opened.memory.image();
+        const std::uint64_t end = std::min(before_.size, after.size);
+        BOOST_TEST((after.bytes.copy(512, end - 512) == before_.bytes.copy(512, end - 512)));
+        show_content(disk);
+    }
+
+    const Finding finding_;
+    const Case &case_;
+    Patient patient_;
+    std::string place_;
+    StoreImage before_;
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(corrupt_test)
+
+BOOST_AUTO_TEST_CASE(each_finding_has_a_case)
+{
+#define X(name, code, sentence) \
+    BOOST_TEST(cases().contains(Finding::name), "no case for " #name);
+    QCOW2_FINDINGS(X)
+#undef X
+    BOOST_TEST(cases().size() == finding_kinds);
+}
+
+// A case each, by its name.
+#define X(name, code, sentence)                                  \
+    BOOST_AUTO_TEST_CASE(name)                                   \
+    {                                                            \
+        const auto found = cases().find(Finding::name);          \
+        BOOST_REQUIRE(found != cases().end());                   \
+        Trial(found->first, found->second).run();                \
+    }
+QCOW2_FINDINGS(X)
+#undef X
+
+// The images are sound before one thing is made wrong.
+BOOST_AUTO_TEST_CASE(nothing_else_is_wrong)
+{
+    for (const auto &[finding, c] : cases()) {
+        Patient patient(c.spec);
+        if (finding == Finding::extension_duplicate)
+            continue;  // the extensions are all that is wrong with it
+        const CheckReport report = must(check(patient.store()));
+        BOOST_TEST(report.sound(), name_of(finding) << ": " << report.text());
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
