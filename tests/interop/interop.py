@@ -481,11 +481,19 @@ class Model:
     def __init__(self, size):
         self.size = size
         self.pieces = {}
+        self.trim_may_keep = False  # whole clusters, too: over a backing file
 
     def copy(self):
         other = Model(self.size)
+        other.trim_may_keep = self.trim_may_keep
         other.pieces = {number: bytearray(piece) for number, piece in self.pieces.items()}
         return other
+
+    def resize(self, size):
+        if size < self.size:
+            self.zero(size, self.size - size)
+            self.pieces = {n: p for n, p in self.pieces.items() if n * self.PIECE < size}
+        self.size = size
 
     def write(self, offset, data):
         view = memoryview(data)
@@ -654,7 +662,9 @@ def apply(op, h, model, cluster):
         end = op.offset + op.length
         first, last = -(-op.offset // cluster) * cluster, end // cluster * cluster
         edges = [(op.offset, end)] if first >= last else [(op.offset, first), (last, end)]
-        if first < last:
+        if model.trim_may_keep:
+            edges = [(op.offset, end)]
+        elif first < last:
             model.zero(first, last - first)
         for begin, stop in edges:
             if begin == stop:

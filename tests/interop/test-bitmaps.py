@@ -116,6 +116,33 @@ def those_that_we_make(t, cluster):
     same_bitmaps(t, path, other, touched(more), {"fine": 512})
 
 
+@cases({"512": (512,), "4K": (4 * KiB,)})
+def a_directory_of_many_clusters(t, cluster):
+    path, size = t.path("disk.qcow2"), 1 * MiB
+    create(path, size, f"cluster_size={cluster}")
+    names = [f"bitmap number {i:03}" for i in range(0, 5 * cluster // 48 + 3)][:100]
+    with Nbdkit(t, path, *(f"bitmap={name}" for name in names[:-3]),
+                "bitmap-granularity=512") as server:
+        server.connect()
+    for name in names[-3:]:
+        add_bitmap(path, name, 512)
+    draw, model = Operations(t.rng, size, cluster), Model(size)
+    server = Nbdkit(t, path)
+    ops = draw.take(30)
+    h = server.connect()
+    apply_all(ops, h, model, cluster)
+    same({b.flags for b in Qcow2File(path).bitmaps().values()}, {IN_USE | AUTO}, "flags, open")
+    server.stop()
+    check(path)
+    compare(path, model.to_raw(t.path("disk.raw")))
+    image = Qcow2File(path)
+    same(set(image.bitmaps()), set(names), "names")
+    for bitmap in image.bitmaps().values():
+        same(bitmap.flags, AUTO, f"flags of {bitmap.name}")
+        same(image.dirty(bitmap), granules(touched(ops), 512, size), bitmap.name)
+    expect_bitmap(t, path, names[50], granules(touched(ops), 512, size), "of many")
+
+
 @case
 def what_qemu_does_to_bitmaps_between_our_runs(t):
     path, size, cluster = t.path("disk.qcow2"), 20 * MiB, 4 * KiB

@@ -236,6 +236,62 @@ def cut_after_a_bitmap_directory(t, cluster):
     expect_bitmap(t, path, "a name of twenty chars", granules(touched(ops), 4 * KiB, size), "")
 
 
+@case
+def cut_after_a_bitmap_table(t):
+    # The table stands behind the directory, and the file ends with its only
+    # entry.
+    path, size, cluster = t.path("disk.qcow2"), 4 * MiB, 64 * KiB
+    create(path, size)
+    add_bitmap(path, "b", 4 * KiB)
+    image = Qcow2File(path)
+    bitmap = image.bitmaps()["b"]
+    directory, table = bitmap.at, bitmap.table_offset
+    same(directory, table + cluster, "where QEMU puts the directory")
+    entry = bytearray(image.read(directory, 32))
+    struct.pack_into(">Q", entry, 0, directory)
+    poke(path, table, bytes(entry))
+    poke(path, directory, bytes(32))
+    [place] = [place for kind, _, place in image.extensions if kind == BITMAPS_EXTENSION]
+    poke(path, place + 8 + 16, struct.pack(">Q", table))
+    with open(path, "r+b") as f:
+        f.truncate(directory + 8)
+    check(path)
+    model, dirty = Model(size), []
+    draw = Operations(t.rng, size, cluster)
+    for number in range(2):
+        ops = draw.take(20)
+        with Nbdkit(t, path) as server:
+            apply_all(ops, server.connect(), model, cluster)
+        check(path)
+        dirty = join(dirty + touched(ops))
+        expect_bitmap(t, path, "b", granules(dirty, 4 * KiB, size), "with a short table")
+    compare(path, model.to_raw(t.path("disk.raw")))
+
+
+@case
+def version_2_with_bitmaps_left_over(t):
+    # qemu-img amend leaves the extension where nobody can vouch for it.
+    path, size, cluster = t.path("disk.qcow2"), 4 * MiB, 64 * KiB
+    create(path, size)
+    add_bitmap(path, "b", 4 * KiB)
+    run("qemu-img", "amend", "-f", "qcow2", "-o", "compat=0.10", path)
+    image = Qcow2File(path)
+    same((image.version, image.extension(BITMAPS_EXTENSION) is None), (2, False), "after amend")
+    model, draw = Model(size), Operations(t.rng, size, cluster)
+    with Nbdkit(t, path) as server:
+        apply_all(draw.take(30), server.connect(), model, cluster)
+    check(path, leaks=True)
+    compare(path, model.to_raw(t.path("disk.raw")))
+    # QEMU drops it when it writes.
+    with QemuNbd(t, path) as server:
+        apply_all(draw.take(30), server.connect(), model, cluster)
+    run("qemu-img", "check", "-q", "-r", "leaks", path, status=(0, 3))
+    with Nbdkit(t, path) as server:
+        apply_all(draw.take(30), server.connect(), model, cluster)
+    check(path)
+    compare(path, model.to_raw(t.path("disk.raw")))
+
+
 # --- What we do not know.
 
 FEATURE_NAMES = 0x6803f857

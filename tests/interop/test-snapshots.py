@@ -141,9 +141,7 @@ def disks_that_grew_between_snapshots(t):
     image.write(Nbdkit)
     image.snapshot("small")
     run("qemu-img", "resize", "-q", "-f", "qcow2", image.path, 9 * MiB)
-    grown = Model(9 * MiB)
-    grown.pieces = image.model.pieces
-    image.model = grown
+    image.model.resize(9 * MiB)
     image.draw = Operations(t.rng, 9 * MiB, 64 * KiB)
     image.write(Nbdkit)
     image.is_sound()

@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Compressed clusters, subclusters, backing files, external data files: QEMU and
+# we in turns, a raw twin, and the same bitmaps as QEMU's own of a twin image.
+
+import shutil
+import sys
+
+sys.dont_write_bytecode = True
+from interop import *  # noqa: E402, F403
+
+ROUNDS = 3
+
+
+def compressible(rng, size):
+    """Bytes of which every kind of cluster can be made."""
+    data = bytearray()
+    while len(data) < size:
+        shape = rng.random()
+        if shape < 0.2:
+            data += bytes(rng.randrange(1, 100000))
+        elif shape < 0.4:
+            data += rng.randbytes(rng.randrange(1, 100000))
+        else:
+            data += bytes([rng.randrange(256), rng.randrange(256)]) * rng.randrange(1, 60000)
+    return bytes(data[:size])
+
+
+def in_turns(t, path, twin, model, cluster, *arguments):
+    """QEMU and we, and a twin that only QEMU writes to."""
+    for each in (path, twin):
+        add_bitmap(each, "fine", 512)
+        add_bitmap(each, "usual")
+    twin_model = model.copy()
+    draw = Operations(t.rng, model.size, cluster, write_max=200 * KiB)
+    dirty = []
+    for number in range(ROUNDS * 2):
+        ops = draw.take(25)
+        with (Nbdkit(t, path, *arguments) if number % 2 == 0 else QemuNbd(t, path)) as server:
+            h = server.connect("base:allocation")
+            read_all(h, model, "read first")
+            apply_all(ops, h, model, cluster)
+            read_all(h, model, "read again")
+            expect_zeros_are_zero(h, model, "block status")
+        with QemuNbd(t, twin) as server:
+            apply_all(ops, server.connect(), twin_model, cluster)
+        check(path)
+        dirty = join(dirty + touched(ops))
+    compare(path, model.to_raw(t.path("disk.raw")))
+    names = ("fine", "usual")
+    for name, mine, other in zip(names, qemu_bitmaps(t, path, *names),
+                                 qemu_bitmaps(t, twin, *names)):
+        granularity, _ = bitmap_infos(path)[name]
+        same(mine, other, f"bitmap {name}: QEMU's of the twin")
+        same(mine, granules(dirty, granularity, model.size), f"bitmap {name}, computed")
+
+
+def model_of(data):
+    model = Model(len(data))
+    model.write(0, data)
+    return model
+
+
+@cases({f"{kind}-{c}": (kind, c) for kind in ("zlib", "zstd")
+        for c in (4 * KiB, 64 * KiB, 2 * MiB)})
+def compressed(t, kind, cluster):
+    path, twin = t.path("disk.qcow2"), t.path("twin.qcow2")
+    data = compressible(t.rng, 5 * MiB + 512)
+    with open(t.path("source.raw"), "wb") as f:
+        f.write(data)
+    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+        f"cluster_size={cluster},compression_type={kind}", t.path("source.raw"), path)
+    shutil.copyfile(path, twin)
+    in_turns(t, path, twin, model_of(data), cluster)
+
+
+@cases({"16K": (16 * KiB,), "64K": (64 * KiB,), "2M": (2 * MiB,)})
+def subclusters(t, cluster):
+    path, twin, size = t.path("disk.qcow2"), t.path("twin.qcow2"), 10 * MiB + 512
+    for each in (path, twin):
+        create(each, size, f"cluster_size={cluster},extended_l2=on")
+    in_turns(t, path, twin, Model(size), cluster)
+
+
+@cases({"raw": (64 * KiB, "raw", "", 0), "qcow2": (64 * KiB, "qcow2", "", 0),
+        "shorter": (4 * KiB, "raw", "", -777 * 512), "longer": (4 * KiB, "qcow2", "", 999 * 512),
+        "subclusters": (64 * KiB, "raw", ",extended_l2=on", -1 * MiB),
+        "v2": (64 * KiB, "raw", ",compat=0.10", -100 * 512)})
+def backing_file(t, cluster, format, options, more):
+    path, twin = t.path("disk.qcow2"), t.path("twin.qcow2")
+    base, size = t.path("base"), 5 * MiB + 512
+    data = compressible(t.rng, size + more)
+    with open(t.path("source.raw"), "wb") as f:
+        f.write(data)
+    run("qemu-img", "convert", "-f", "raw", "-O", format, t.path("source.raw"), base)
+    for each in (path, twin):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", format, "-o",
+            f"cluster_size={cluster}{options}", each, size)
+    with open(base, "rb") as f:
+        before = f.read()
+    model = model_of(data[:size])
+    model.size = size
+    # QEMU makes zero clusters of what is trimmed, also where the backing file
+    # shows; there it may show on with us.
+    model.trim_may_keep = True
+    if "compat=0.10" in options:  # no bitmaps, and zeros are written
+        for server_class, arguments in ((Nbdkit, (f"qcow2-files={t.folder}",)), (QemuNbd, ())) * 2:
+            ops = Operations(t.rng, size, cluster).take(40)
+            with server_class(t, path, *arguments) as server:
+                h = server.connect("base:allocation")
+                read_all(h, model, "read first")
+                apply_all(ops, h, model, cluster)
+            check(path)
+        compare(path, model.to_raw(t.path("disk.raw")))
+    else:
+        in_turns(t, path, twin, model, cluster, f"qcow2-files={t.folder}")
+    with open(base, "rb") as f:
+        same(f.read() == before, True, "the backing file is what it was")
+
+
+@cases({"4K": (4 * KiB, ""), "64K": (64 * KiB, ""), "raw": (64 * KiB, ",data_file_raw=on")})
+def external_data_file(t, cluster, options):
+    path, twin, size = t.path("disk.qcow2"), t.path("twin.qcow2"), 5 * MiB + 512
+    for each in (path, twin):
+        # QEMU looks for relative names in the folder in which it is started.
+        create(each, size, f"cluster_size={cluster},data_file={each}.data{options}")
+    in_turns(t, path, twin, Model(size), cluster, f"qcow2-files={t.folder}")
+    if options:
+        with open(path + ".data", "rb") as f, open(t.path("disk.raw"), "rb") as g:
+            # QEMU gave it whole clusters.
+            same(f.read(size) == g.read(), True, "the data file is the disk")
+
+
+main()
