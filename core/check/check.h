@@ -5,10 +5,8 @@
 // base and format alone and shares no cache, allocator or mapping code with
 // core/image.
 //
-// It follows every name in the file (header, refcount structure, L1 and L2
-// tables of the active state and of the snapshots, snapshot table, bitmaps),
-// counts how often each cluster is named, and compares that with the
-// refcounts; in the active tree it also compares bit 63 with them. Bitmaps
+// It follows every name in the file (walk.h), counts how often each cluster is
+// named, and compares that with the refcounts; in the active tree it also compares bit 63 with them. Bitmaps
 // whose extension nothing vouches for (autoclear bit 0 clear, version 2) are
 // not followed: their clusters count as leaks, as with qemu-img check.
 //
@@ -26,6 +24,8 @@
 #include "core/format/findings.h"
 
 namespace qcow2 {
+
+class ImageWalk;
 
 struct CheckFinding {
     Finding finding;
@@ -53,5 +53,9 @@ struct CheckReport {
 // An error: the header (or a table it names) is such that nothing can be
 // checked, or the store failed to read.
 Result<CheckReport> check(ByteStore &store);
+
+// The second half of it: each cluster's refcount against the number of its
+// names. What it finds goes to the findings of the walk, which has been run.
+Result<void> compare_refcounts(ImageWalk &walk);
 
 }  // namespace qcow2

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/check/walk.h"
+
+#include "core/base/log.h"
+#include "core/check/table_reader.h"
+#include "core/format/bitmap_table.h"
+#include "core/format/cluster_mapping.h"
+#include "core/format/snapshot_table.h"
+#include "core/format/table_entry.h"
+
+namespace qcow2 {
+
+namespace {
+
+std::string number(std::uint64_t n) { return std::to_string(n); }
+
+}  // namespace
+
+Result<void> ImageWalk::run()
+{
+    TRY(load_header());
+    TRY(walk_refcount_structure());
+    TRY(walk_l1(header().l1_table_offset, header().l1_size, true, "the L1 table"));
+    TRY(walk_snapshots());
+    TRY(walk_l2_tables());
+    return walk_bitmaps();
+}
+
+Result<void> ImageWalk::load_header()
+{
+    Buffer cluster(std::min<std::uint64_t>(store_.size(), sizeof(on_disk::Header)));
+    TRY(store_.read(0, cluster));
+    const Header h = TRY(decode_header(cluster));
+    cluster.resize(std::min(store_.size(), h.geometry().cluster_size()));
+    TRY(store_.read(0, cluster));
+    area_ = TRY(decode_header_area(cluster));
+    geometry_ = area_.header.geometry();
+    refcounts_.open(store_, geometry_, file_size_);
+
+    counts_.add(0, 1, Use::sole);
+    if (h.l1_size < geometry_.l1_entries_for(h.disk_size()))
+        findings_.add(Finding::l1_table_too_small, number(h.l1_size) + " entries");
+    const Extension *luks = area_.find(ExtensionType::luks);
+    if (luks && luks->data.size() == 16)
+        count(HostOffset(load_be64(luks->data.data())), load_be64(luks->data.data() + 8), Use::sole,
+              Finding::data_cluster_past_end, [] { return std::string("the LUKS header"); });
+    return {};
+}
+
+Result<void> ImageWalk::walk_refcount_structure()
+{
+    const std::uint64_t bytes = std::uint64_t(header().refcount_table_clusters)
+                                << geometry_.cluster_bits;
+    if (!count(header().refcount_table_offset, bytes, Use::sole, Finding::refcount_table_past_end,
+               [&] { return hex(header().refcount_table_offset.value); }))
+        return {};
+    table_clusters_ = header().refcount_table_clusters;
+    for (std::uint64_t i = 0; i < table_clusters_; ++i)
+        refcount_clusters_.push_back((header().refcount_table_offset.value >> geometry_.cluster_bits) + i);
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const auto where = [&] { return "refcount table entry " + number(i) + ": " + hex(raw); };
+        const HostOffset offset(raw & ~refcount_table_entry_reserved);
+        if (!geometry_.is_aligned(offset)) {
+            findings_.add_lazily(Finding::refcount_block_unaligned, where);
+            return {};
+        }
+        // Its refcounts are believed, but it does not count as named.
+        const bool reserved = raw & refcount_table_entry_reserved;
+        if (reserved)
+            findings_.add_lazily(Finding::refcount_table_entry_reserved_bits, where);
+        if (offset.value == 0)
+            return {};
+        if (offset.value >= file_size_) {
+            findings_.add_lazily(Finding::refcount_block_past_end, where);
+            return {};
+        }
+        if (!reserved) {
+            count(offset, geometry_.cluster_size(), Use::sole, Finding::refcount_block_past_end, where);
+            refcount_clusters_.push_back(offset.value >> geometry_.cluster_bits);
+        }
+        refcounts_.add_block(i, offset.value);
+        return {};
+    };
+    return for_each_entry(store_, l1_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
+                         visit);
+}
+
+Result<void> ImageWalk::walk_snapshots()
+{
+    if (header().nb_snapshots == 0)
+        return {};
+    const std::uint64_t offset = header().snapshots_offset.value;
+    const std::uint64_t available = store_.size() - std::min(store_.size(), offset);
+    // A cluster that the file ends in goes on with zeros.
+    const std::uint64_t bytes_max = std::min(align_up(available, geometry_.cluster_size()),
+                                             limits::snapshot_table_bytes_max);
+
+    // Its length is known when it has been decoded: begin with little.
+    Result<SnapshotTable> table = SnapshotTable{};
+    for (std::uint64_t bytes = std::min(bytes_max, table_piece_bytes);;
+         bytes = std::min(bytes_max, bytes * 8)) {
+        Buffer buffer(bytes);
+        TRY(store_.read(offset, buffer));
+        table = decode_snapshot_table(buffer, header().nb_snapshots, header().disk_size(), geometry_);
+        if (table || bytes == bytes_max)
+            break;
+    }
+    if (!table) {
+        findings_.add(Finding::snapshot_table_past_end, table.error().what);
+        return {};
+    }
+    count(header().snapshots_offset, table->encoded_size, Use::sole,
+          Finding::snapshot_table_past_end, [&] { return hex(offset); });
+    for (std::size_t i = 0; i < table->snapshots.size(); ++i) {
+        const Snapshot &s = table->snapshots[i];
+        const std::string name = "the L1 table of snapshot " + number(i);
+        if (s.finding)
+            findings_.add(*s.finding, name + " at " + hex(s.l1_table_offset.value));
+        if (s.finding != Finding::snapshot_l1_wrong)
+            TRY(walk_l1(s.l1_table_offset, s.l1_size, false, name));
+    }
+    return {};
+}
+
+Result<void> ImageWalk::walk_l1(HostOffset offset, std::uint32_t l1_size, bool active,
+                              const std::string &name)
+{
+    if (!count(offset, std::uint64_t(l1_size) * 8, Use::sole,
+               active ? Finding::l1_table_past_end : Finding::snapshot_l1_wrong,
+               [&] { return name + " at " + hex(offset.value); }))
+        return {};
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const auto where = [&] { return name + ", entry " + number(i) + ": " + hex(raw); };
+        if (raw & l1_entry_reserved)
+            findings_.add_lazily(Finding::l1_entry_reserved_bits, where);
+        const L1Entry entry(raw);
+        if (!entry.present()) {
+            if (entry.copied())
+                findings_.add_lazily(Finding::copied_flag_wrong, where);
+            return {};
+        }
+        if (!geometry_.is_aligned(entry.l2_table()))
+            findings_.add_lazily(Finding::l1_entry_unaligned, where);
+        if (active)
+            TRY(check_copied(entry.l2_table(), entry.copied(), "L1 entry", i));
+        if (count(entry.l2_table(), geometry_.cluster_size(), Use::l2_table,
+                  Finding::l2_table_past_end, where)) {
+            Named &named = l2_tables_[entry.l2_table()];
+            ++named.times;
+            named.active += active;
+        }
+        return {};
+    };
+    return for_each_entry(store_, l1_buffer_, offset.value, l1_size, 8, visit);
+}
+
+Result<void> ImageWalk::walk_l2_tables()
+{
+    for (const auto &[table, named] : l2_tables_)
+        TRY(walk_l2(table, named));
+    return {};
+}
+
+Result<void> ImageWalk::walk_l2(HostOffset table, const Named &named)
+{
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t second) {
+        return check_l2_entry({table, i, raw, second}, named);
+    };
+    return for_each_entry(store_, l2_buffer_, table.value, geometry_.l2_entries(),
+                          geometry_.l2_entry_bytes(), visit);
+}
+
+std::string ImageWalk::L2Place::words() const
+{
+    return "L2 table at " + hex(table.value) + ", entry " + number(index) + ": " + hex(raw);
+}
+
+Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
+{
+    if (entry.raw & l2_entry_compressed) {
+        check_compressed(entry, named.times);
+        return {};
+    }
+    const auto where = [&] { return entry.words(); };
+    const HostOffset host(entry.raw & entry_offset_mask);
+    const bool copied = entry.raw & entry_copied;
+    if (entry.raw & l2_entry_reserved)
+        findings_.add_lazily(Finding::l2_entry_reserved_bits, where);
+    if ((entry.raw & l2_entry_zero) && geometry_.version < 3)
+        findings_.add_lazily(Finding::l2_entry_zero_flag_in_v2, where);
+    // Of a subcluster's two bits one at most; allocated ones need a cluster.
+    const std::uint32_t allocated = static_cast<std::uint32_t>(entry.second);
+    if ((allocated & entry.second >> 32) != 0 || (host.value == 0 && allocated != 0))
+        findings_.add_lazily(Finding::l2_subclusters_wrong, where);
+    if (host.value == 0)
+        return {};
+    if (!geometry_.is_aligned(host))
+        findings_.add_lazily(Finding::l2_entry_unaligned, where);
+    if (has_data_file()) {
+        // Nobody counts those clusters, and nobody shares them.
+        if (!copied)
+            findings_.add_lazily(Finding::copied_flag_wrong, where);
+        return {};
+    }
+    count(host, geometry_.cluster_size(), Use::guest, Finding::data_cluster_past_end, where,
+          named.times);
+    if (named.active)
+        TRY(check_copied(host, copied, "L2 entry", entry.index));
+    return {};
+}
+
+void ImageWalk::check_compressed(const L2Place &entry, std::uint64_t times)
+{
+    const auto where = [&] { return entry.words(); };
+    if (entry.raw & entry_copied)
+        findings_.add_lazily(Finding::l2_entry_compressed_copied, where);
+    if (entry.second != 0)
+        findings_.add_lazily(Finding::l2_subclusters_wrong, where);
+    const auto mapping = decode_l2_entry(entry.raw & ~entry_copied, geometry_);
+    if (!mapping || has_data_file()) {
+        findings_.add_lazily(Finding::l2_entry_reserved_bits, where);
+        return;
+    }
+    const auto &compressed = std::get<Compressed>(*mapping);
+    count(compressed.host, compressed.bytes_max, Use::guest, Finding::data_cluster_past_end, where,
+          times);
+}
+
+Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::string_view what,
+                                   std::uint64_t index)
+{
+    const std::uint64_t n = TRY(refcounts_.of(cluster.value >> geometry_.cluster_bits));
+    if (copied != (n == 1))
+        findings_.add_lazily(Finding::copied_flag_wrong, [&] {
+            return std::string(what) + " " + number(index) + ", cluster at " + hex(cluster.value) +
+                   ": bit 63 is " + number(copied) + ", refcount " + number(n);
+        });
+    return {};
+}
+
+Result<void> ImageWalk::walk_bitmaps()
+{
+    if (header().version < 3 || !(header().autoclear_features & autoclear::bitmaps))
+        return {};
+    const Extension *extension = area_.find(ExtensionType::bitmaps);
+    if (!extension) {
+        findings_.add(Finding::bitmaps_extension_missing, "autoclear features " +
+                                                    hex(header().autoclear_features));
+        return {};
+    }
+    const auto e = decode_bitmaps_extension(extension->data, geometry_);
+    if (!e) {
+        findings_.add(Finding::bitmap_directory_size_wrong, e.error().what);
+        return {};
+    }
+    if (!count(e->bitmap_directory_offset, e->bitmap_directory_size, Use::sole,
+               Finding::bitmap_directory_past_end,
+               [&] { return hex(e->bitmap_directory_offset.value); }))
+        return {};
+    Buffer directory(e->bitmap_directory_size);
+    TRY(store_.read(e->bitmap_directory_offset.value, directory));
+    const auto entries = decode_bitmap_directory(directory, e->nb_bitmaps, geometry_);
+    if (!entries) {
+        findings_.add(Finding::bitmap_directory_entry_truncated, entries.error().what);
+        return {};
+    }
+    for (const BitmapDirectoryEntry &entry : *entries)
+        TRY(walk_bitmap(entry));
+    check_padding(directory, *entries);
+    return {};
+}
+
+void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectoryEntry> &entries)
+{
+    for (const BitmapDirectoryEntry &e : entries) {
+        const std::uint64_t used =
+            sizeof(on_disk::BitmapDirectoryEntry) + e.extra_data.size() + e.name.size();
+        if (!all_zero(sub(directory, e.position + used, e.encoded_size() - used)))
+            findings_.add(Finding::bitmap_directory_padding, "bitmap " + quoted(e.name));
+    }
+}
+
+Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
+{
+    const auto where = [&] {
+        return "bitmap " + quoted(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
+    };
+    if (entry.finding) {
+        findings_.add(*entry.finding, where());
+        switch (*entry.finding) {
+        case Finding::bitmap_table_missing:
+        case Finding::bitmap_table_unaligned:
+        case Finding::bitmap_table_past_end:
+        case Finding::bitmap_table_size_wrong:
+            return {};
+        default:
+            break;
+        }
+    } else if (!entry.in_use() &&
+               entry.bitmap_table_size !=
+                   BitmapSize::of(header().disk_size(), entry.granularity_bits, geometry_)
+                       .table_entries) {
+        findings_.add(Finding::bitmap_table_size_wrong, where());
+    }
+    if (!count(entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8, Use::sole,
+               Finding::bitmap_table_past_end, where))
+        return {};
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const auto at = [&] { return where() + ", entry " + number(i) + ": " + hex(raw); };
+        const auto decoded = decode_bitmap_table_entry(raw, geometry_);
+        if (!decoded)
+            findings_.add_lazily(geometry_.is_aligned(HostOffset(raw & entry_offset_mask))
+                           ? Finding::bitmap_table_entry_reserved_bits
+                           : Finding::bitmap_table_entry_unaligned,
+                       at);
+        else if (decoded->has_cluster())
+            count(decoded->data, geometry_.cluster_size(), Use::sole, Finding::bitmap_data_past_end,
+                  at);
+        return {};
+    };
+    return for_each_entry(store_, l1_buffer_, entry.bitmap_table_offset.value,
+                         entry.bitmap_table_size, 8, visit);
+}
+
+}  // namespace qcow2
