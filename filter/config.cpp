@@ -13,6 +13,7 @@
 
 #include "core/base/arith.h"
 #include "core/format/limits.h"
+#include "core/image/create.h"
 
 namespace qcow2 {
 
@@ -108,6 +109,7 @@ Result<void> take_qcow2_create(Config &config, const char *value)
     const std::int64_t size = nbdkit_parse_size(value);
     if (size < 0)
         return invalid(std::string("qcow2-create=") + value + ": not a size");
+    TRY(check_disk_size(static_cast<std::uint64_t>(size)).in(std::string("qcow2-create=") + value));
     config.create_size = static_cast<std::uint64_t>(size);
     return {};
 }

@@ -49,12 +49,15 @@ constexpr std::uint64_t l1_cluster = 3;
 
 Result<Header> header_for(std::uint64_t disk_size)
 {
+    const Error too_large(Errc::invalid, "no image can have a disk of " + std::to_string(disk_size) +
+                                             " bytes");
+    if (disk_size > std::uint64_t(1) << 62)
+        return too_large;
     Header header;
     header.size = align_up(disk_size, limits::sector);
     while (header.geometry().l1_entries_for(header.size) * 8 > limits::l1_bytes_max) {
         if (header.cluster_bits == limits::cluster_bits_max)
-            return Error(Errc::invalid, "no image can have a disk of " +
-                                            std::to_string(disk_size) + " bytes");
+            return too_large;
         ++header.cluster_bits;
     }
     const Geometry geometry = header.geometry();
@@ -79,10 +82,14 @@ Result<bool> is_empty(ByteStore &store)
     return true;
 }
 
+Result<void> check_disk_size(std::uint64_t disk_size)
+{
+    TRY(header_for(disk_size));
+    return {};
+}
+
 Result<void> create_image(ByteStore &store, std::uint64_t disk_size)
 {
-    if (disk_size > std::uint64_t(1) << 62)
-        return Error(Errc::invalid, "no image can have a disk of " + std::to_string(disk_size) + " bytes");
     const Header header = TRY(header_for(disk_size));
     const Geometry geometry = header.geometry();
     const std::uint64_t cluster_size = geometry.cluster_size();

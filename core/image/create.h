@@ -14,10 +14,13 @@ namespace qcow2 {
 // Whether the store has no bytes, or only zeros. Reads all of it.
 Result<bool> is_empty(ByteStore &store);
 
+// invalid: no image can have a disk of so many bytes.
+Result<void> check_disk_size(std::uint64_t disk_size);
+
 // Writes a version 3 image with a disk of this size (bytes; rounded up to 512),
 // clusters of 64K or, if the disk is too large for these, more. Durable; until
 // the last write, which is the header's, there is no image. The store is empty.
-// no_space: it is too small. invalid: no image can be so large.
+// no_space: it is too small. invalid: as check_disk_size().
 Result<void> create_image(ByteStore &store, std::uint64_t disk_size);
 
 }  // namespace qcow2
