@@ -30,6 +30,8 @@ refused "bitmap-sync=never: " file disk.qcow2 bitmap-sync=never
 for value in 0 x '' -4M 99999999999999999999; do
     refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
 done
+refused 'qcow2-discard=perhaps: the word must be unmap or keep' file disk.qcow2 qcow2-discard=perhaps
+refused "bitmap-sync=durable comes with a later version" file disk.qcow2 bitmap-sync=durable
 refused 'qcow2-lock=perhaps: must be on or off' file disk.qcow2 qcow2-lock=perhaps
 refused "dir=: this filter serves one image; name its file by file=" file dir="$tmp"
 refused "dirfd=: this filter serves one image" file dirfd=0
@@ -46,6 +48,7 @@ same "$(bitmap_info disk.qcow2 "Größe 🐄")" "65536 auto"
 
 step "the help"
 "${nbdkit_command[@]}" --filter="$FILTER" file --help >help
-for key in bitmap bitmap-granularity bitmap-sync qcow2-cache qcow2-lock; do
+for key in bitmap bitmap-granularity bitmap-sync qcow2-cache qcow2-create qcow2-discard qcow2-files \
+    qcow2-lock; do
     grep -q "^ *$key=" help || fail "--help does not know $key"
 done

@@ -17,12 +17,11 @@ for name in main second; do
     client $name <<<'assert h.pread(512, 0) == b"A" * 512; assert h.is_read_only()'
 done
 step "and then none for writing"
-serve --as writer file disk.qcow2
-! nbdinfo "$(uri writer)" >/dev/null 2>&1 || fail "served for writing"
-server_said 'disk.qcow2: another process reads it and allows nobody to write' writer
+refused 'disk.qcow2: another process reads it and allows nobody to write' file disk.qcow2
 stop
 stop second
 step "until they have gone"
+serve --as writer file disk.qcow2
 client writer <<<'h.pwrite(b"B" * 512, 0)'
 step "and one for writing is alone"
 refused 'disk.qcow2: another process has it open for writing' file disk.qcow2
@@ -30,14 +29,28 @@ refused 'disk.qcow2: another process has it open for writing' -r file disk.qcow2
 stop writer
 check_image disk.qcow2
 
-step "two that were started, and the first client decides"
+step "also before it has a client"
 serve file disk.qcow2
-serve --as second file disk.qcow2
-! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "both may be readers as yet, and none a writer"
-stop second
+refused 'disk.qcow2: another process has it open for writing' file disk.qcow2
+refused 'disk.qcow2: another process has it open for writing' -r file disk.qcow2
 client <<<'h.pwrite(b"C" * 512, 0)'
 stop
 check_image disk.qcow2
+
+step "somebody who has locked it against everybody"
+"$PYTHON" - <<'PYTHON' &
+import fcntl, struct, time
+file = open("disk.qcow2", "r+b")
+# An exclusive lock of the byte that says "I read".
+fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 100, 1, 0))
+open("locked", "w").close()
+time.sleep(60)
+PYTHON
+cleanup_fn kill $!
+wait_until "the lock" test -e locked
+refused 'disk.qcow2: another process has locked it for itself' file disk.qcow2
+kill $!
+wait $! || true
 
 if nbdkit --filter=cow --dump-plugin null >/dev/null 2>&1; then
     step "two overlays on one base"

@@ -31,12 +31,16 @@ hold -r disk.qcow2
 serve -r file disk.qcow2
 client <<<'assert h.pread(512, 0) == bytes(512)'
 stop
-step "but not write: clients are turned away, with the reason"
-serve file disk.qcow2
+step "but not write"
+refused 'disk.qcow2: another process reads it and allows nobody to write' file disk.qcow2
+step "where it is not known at the prompt that the file is written, clients are told"
+serve --filter=offset file disk.qcow2 offset=0
 ! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "served for writing"
 server_said 'disk.qcow2: another process reads it and allows nobody to write'
+stop
 step "until it has gone"
 let_go
+serve file disk.qcow2
 client <<<'h.pwrite(b"now", 0)'
 stop
 check_image disk.qcow2

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# qcow2-create=SIZE makes an image where nothing is, and only there.
+
+. "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+use()
+{
+    client <<'PYTHON'
+assert h.get_size() == 100 << 20
+assert extents(h, 0, 100 << 20) == [(0, 100 << 20, 3)]
+h.pwrite(b"made" * 50000, 70 << 20)
+h.flush()
+assert h.pread(200000, 70 << 20) == b"made" * 50000
+h.shutdown()
+PYTHON
+    truncate -s 0 twin.raw
+    truncate -s 100M twin.raw
+    "$PYTHON" -c 'import sys; sys.stdout.write("made" * 50000)' |
+        dd of=twin.raw bs=1M seek=70 conv=notrunc status=none
+}
+
+step "an empty file"
+: >disk.qcow2
+serve file disk.qcow2 qcow2-create=100M bitmap=b0
+use
+stop
+check_image disk.qcow2
+same_disk disk.qcow2 twin.raw
+same "$(dirty_map b0 disk.qcow2)" "73400320+262144"
+[ "$(length_of disk.qcow2)" -lt 2000000 ] || fail "it is large: $(length_of disk.qcow2)"
+
+step "one that is there already is left as it is, whatever its size"
+before=$(file_state disk.qcow2)
+serve file disk.qcow2 qcow2-create=5G
+client <<<'assert h.get_size() == 100 << 20; assert h.pread(4, 70 << 20) == b"made"'
+stop
+same "$(file_state disk.qcow2)" "$before"
+
+step "zeros: of a fixed size, and of a file"
+truncate -s 8M zeros
+serve --filter=truncate file zeros truncate=8M qcow2-create=100M
+use
+stop
+same "$(length_of zeros)" 8388608
+check_image zeros
+same_disk zeros twin.raw
+rm zeros
+truncate -s 1M zeros
+serve file zeros qcow2-create=100M
+use
+stop
+check_image zeros
+same_disk zeros twin.raw
+serve memory 8M qcow2-create=100M bitmap=b0
+use
+stop
+
+step "a killed server, before and after"
+: >disk.qcow2
+serve file disk.qcow2 qcow2-create=100M
+kill_server
+same "$(length_of disk.qcow2)" 0
+serve file disk.qcow2 qcow2-create=100M
+client <<<'h.pread(1, 0); os.kill(int(open("main.pid").read()), 9)'
+kill_server
+check_image_leaks_at_worst disk.qcow2
+serve file disk.qcow2 qcow2-create=100M
+use
+stop
+check_image disk.qcow2
+same_disk disk.qcow2 twin.raw
+
+step "what is there and no image is no place for one"
+echo "a letter" >letter
+before=$(file_state letter)
+refused "letter: header: not a qcow2 image" file letter qcow2-create=100M
+same "$(file_state letter)" "$before"
+: >disk.qcow2
+refused "header: not a qcow2 image" -r file disk.qcow2 qcow2-create=100M
+for size in x -5 '' 99999999999999999999 6E; do
+    refused "qcow2-create=$size: |qcow2-create=: no image" file disk.qcow2 qcow2-create=$size
+done
+same "$(length_of disk.qcow2)" 0
+
+step "no room for it"
+truncate -s 128K small
+serve --filter=truncate file small truncate=128K qcow2-create=100M
+! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "served"
+server_said 'qcow2-create=: .*the layer below ends at 0x20000'
+stop
+cmp small <(head -c 128K /dev/zero)
