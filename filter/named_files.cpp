@@ -144,17 +144,17 @@ const NamedFiles::Directory *NamedFiles::directory_of(const std::string &path) c
     return found == directories_.end() ? nullptr : &*found;
 }
 
-Result<NamedFile> NamedFiles::open(const std::string &name, const std::string &namer, bool writable)
+Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &namer, bool writable)
 {
     if (name.empty() || name.find('\0') != std::string::npos)
         return Error(Errc::invalid, "the image names a file without a name");
     if (is_protocol(name))
         return Error(Errc::unsupported, "'" + name + "': the image names something that is no path "
                                                      "of a local file, which is not supported");
-    if (name[0] != '/' && namer.empty())
+    if (name[0] != '/' && namer.path.empty())
         return Error(Errc::invalid, "'" + name + "': a relative name, but the image is no local file");
     const std::string whole =
-        name[0] == '/' ? name : namer.substr(0, namer.rfind('/') + 1) + name;
+        name[0] == '/' ? name : namer.path.substr(0, namer.path.rfind('/') + 1) + name;
     // What is not allowed is not even looked for.
     if (directories_.empty())
         return not_allowed(whole, whole.substr(0, std::max<std::size_t>(whole.rfind('/'), 1)));
@@ -167,6 +167,10 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const std::string &n
                                             path, writable));
     const std::uint64_t size = TRY(file->length());
     const std::string identity = file->identity();
+    // Before it is locked: the chain itself would be in its way.
+    if (std::ranges::find(namer.identities, identity) != namer.identities.end())
+        return Error(Errc::corrupt, path + ": the chain is a loop: this is the image that names "
+                                           "the file, or one above it");
     const bool for_writing = writable && file->writable();
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)

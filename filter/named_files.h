@@ -29,7 +29,7 @@ public:
     void do_not_lock() { lock_ = false; }
 
     // Files are locked as QEMU locks them.
-    Result<NamedFile> open(const std::string &name, const std::string &namer,
+    Result<NamedFile> open(const std::string &name, const ChainPlace &namer,
                            bool writable) override;
 
 private:

@@ -3,8 +3,6 @@
 
 #include "core/image/backing.h"
 
-#include <algorithm>
-
 #include "core/image/image.h"
 
 namespace qcow2 {
@@ -82,12 +80,9 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
         return Error(Errc::unsupported, "backing file '" + name + "': the chain has more than " +
                                             std::to_string(ChainPlace::depth_max) + " files");
 
-    NamedFile file = TRY(place.opener->open(name, place.path, false));
+    NamedFile file = TRY(place.opener->open(name, place, false));
     ChainPlace below = place;
     below.path = file.path;
-    if (std::find(below.identities.begin(), below.identities.end(), file.identity) !=
-        below.identities.end())
-        return Error(Errc::corrupt, "backing file " + file.path + ": the chain is a loop");
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));

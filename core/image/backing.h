@@ -29,15 +29,26 @@ struct NamedFile {
     std::string identity;
 };
 
+class FileOpener;
+
+// Where an image stands in a chain.
+struct ChainPlace {
+    FileOpener *opener = nullptr;         // nullptr: nothing may be opened
+    std::string path;                     // of the image itself; empty: no local file
+    std::vector<std::string> identities;  // of all images above it, and of itself
+
+    static constexpr std::size_t depth_max = 200;
+};
+
 // Decides which files may be opened, and opens them.
 class FileOpener {
 public:
     virtual ~FileOpener() = default;
 
-    // name: as the image has it. namer: the path of the file that names it,
-    // empty if that is no local file. read_only, not_found, invalid: the error
-    // names the file and the parameter that helps.
-    virtual Result<NamedFile> open(const std::string &name, const std::string &namer,
+    // name: as the image has it. namer: the image that names it. read_only,
+    // not_found, invalid: the error names the file and the parameter that helps.
+    // corrupt: it is the namer itself, or an image above that one.
+    virtual Result<NamedFile> open(const std::string &name, const ChainPlace &namer,
                                    bool writable) = 0;
 };
 
@@ -50,15 +61,6 @@ public:
     virtual Result<void> read(std::uint64_t offset, MutableBytes bytes) = 0;
     // The first extent from the offset on, at most length_max (not 0) long.
     virtual Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) = 0;
-};
-
-// Where an image stands in a chain.
-struct ChainPlace {
-    FileOpener *opener = nullptr;         // nullptr: nothing may be opened
-    std::string path;                     // of the image itself; empty: no local file
-    std::vector<std::string> identities;  // of all images above it, and of itself
-
-    static constexpr std::size_t depth_max = 200;
 };
 
 // Opens what the header area names; nullptr if it names nothing. cache_bytes

@@ -50,7 +50,7 @@ Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const Im
     const std::string name(extension->data.begin(), extension->data.end());
     if (!options.place.opener)
         return finding(Finding::external_data_file, "'" + name + "'");
-    auto file = options.place.opener->open(name, options.place.path, !options.read_only);
+    auto file = options.place.opener->open(name, options.place, !options.read_only);
     return std::optional<NamedFile>(TRY(std::move(file).in("external data file")));
 }
 

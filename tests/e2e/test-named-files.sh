@@ -108,6 +108,7 @@ refused "$tmp/allowed/round.raw: Too many levels of symbolic links" file $disk "
 ln -s allowed link
 overlay base.raw
 served A file $disk qcow2-files="$tmp/link"
+overlay base.raw
 served A file $disk qcow2-files=allowed
 # The image is reached through a link: names are relative to the name it was given.
 overlay base.raw raw outside/disk.qcow2
@@ -129,21 +130,22 @@ swapper=$!
 cleanup_fn kill -9 "$swapper"
 was_served=0 was_refused=0
 for ((i = 0; i < 40; ++i)); do
-    status=0
-    # nbdsh ends with 0 if it read what lies inside.
+    # Refused at the prompt, or when the client comes; or served.
     timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
-        --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri" | grep -q "^read 65536" ||
-            { echo "no A"; exit 77; }' >swapped.out 2>&1 || status=$?
+        --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"' >swapped.out 2>&1 || true
     ! grep -q "Pattern verification failed" swapped.out || fail "what lies outside was served"
-    case $status in
-        0) was_served=$((was_served + 1)) ;;
-        1) was_refused=$((was_refused + 1)) ;;
-        *) fail "exit status $status: $(cat swapped.out)" ;;
-    esac
+    if grep -q "^read 65536/65536" swapped.out; then
+        was_served=$((was_served + 1))
+    elif grep -qE "swapped.raw|sub/base.raw|outside/secret.raw" swapped.out; then
+        was_refused=$((was_refused + 1))
+    else
+        fail "neither served nor refused: $(cat swapped.out)"
+    fi
 done
 kill "$swapper"
 wait "$swapper" 2>/dev/null || true
 echo "served $was_served times, refused $was_refused times"
+[ "$was_served" -gt 0 ] && [ "$was_refused" -gt 0 ] || fail "the link was not swapped often enough"
 
 step "what is more than a path"
 for name in nbd:localhost:10809 nbd://localhost/disk nbd+unix:///?socket=/tmp/x \
@@ -185,20 +187,17 @@ refused "backing file 'base.raw': format 'vmdk' is neither raw nor qcow2" file $
 
 step "loops"
 overlay disk.qcow2 qcow2
-refused "loop|already|Failed|in use" file $disk "${allow[@]}"
-refused "the chain is a loop" file $disk "${allow[@]}" qcow2-lock=off
+refused "$tmp/allowed/disk.qcow2: the chain is a loop" file $disk "${allow[@]}"
+refused "$tmp/allowed/disk.qcow2: the chain is a loop" -r file $disk "${allow[@]}" qcow2-lock=off
 overlay disk.qcow2 qcow2 allowed/second.qcow2
 overlay second.qcow2 qcow2
 refused "the chain is a loop" -r file $disk "${allow[@]}"
-refused "the chain is a loop" file $disk "${allow[@]}" qcow2-lock=off
-# By another name.
-ln allowed/second.qcow2 allowed/other-name.qcow2
-overlay disk.qcow2 qcow2 allowed/third.qcow2
-overlay other-name.qcow2 qcow2
-rm allowed/second.qcow2
-mv allowed/third.qcow2 allowed/second.qcow2
-cp --remove-destination allowed/second.qcow2 allowed/other-name.qcow2
-refused "the chain is a loop" -r file $disk "${allow[@]}"
+refused "the chain is a loop" file $disk "${allow[@]}"
+# By another name: disk, second, and disk again by a hard link.
+overlay other-name.qcow2 qcow2 allowed/second.qcow2
+ln $disk allowed/other-name.qcow2
+refused "$tmp/allowed/other-name.qcow2: the chain is a loop" file $disk "${allow[@]}"
+rm allowed/other-name.qcow2
 
 step "no files"
 mkfifo allowed/pipe
@@ -239,8 +238,8 @@ same "$(file_state outside/data.raw)" "$before"
 rm allowed/sub/data.raw
 ln allowed/data.qcow2 allowed/sub/data.raw
 before=$(sha256sum allowed/data.qcow2)
-refused "external data file" file allowed/data.qcow2 "${allow[@]}"
-refused "external data file.* the image itself" file allowed/data.qcow2 "${allow[@]}" qcow2-lock=off
+refused "external data file: $tmp/allowed/sub/data.raw: .*a loop" file allowed/data.qcow2 "${allow[@]}"
+refused "external data file: .*a loop" file allowed/data.qcow2 "${allow[@]}" qcow2-lock=off
 same "$(sha256sum allowed/data.qcow2)" "$before"
 
 step "several folders, and all of them"
