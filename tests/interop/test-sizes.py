@@ -132,12 +132,12 @@ def at_its_end(t, cluster, size, bitmaps, model=None):
 
 @case
 def eight_terabytes(t):
-    at_its_end(t, 64 * KiB, 8 * TiB, {"fine": 4 * KiB, "coarse": 2 * GiB})
+    at_its_end(t, 64 * KiB, 8 * TiB, {"usual": 64 * KiB, "coarse": 2 * GiB})
 
 
 @case
 def eight_terabytes_less_one_sector(t):
-    at_its_end(t, 64 * KiB, 8 * TiB - 512, {"usual": 64 * KiB, "coarse": 2 * GiB})
+    at_its_end(t, 64 * KiB, 8 * TiB - 512, {"coarse": 2 * GiB})
 
 
 # As far as the L1 table of this cluster size reaches.
@@ -148,7 +148,7 @@ def eight_terabytes_in_clusters_of_4k(t):
 
 @case
 def eight_terabytes_in_clusters_of_2m(t):
-    at_its_end(t, 2 * MiB, 8 * TiB, {"usual": 64 * KiB, "coarse": 2 * GiB})
+    at_its_end(t, 2 * MiB, 8 * TiB, {"usual": 64 * KiB})
 
 
 main()
