@@ -157,7 +157,7 @@ Result<void> Tracker::make(const BitmapRequest &request)
         return taken.empty() ? Result<void>() : publish(entries, taken);
     };
     Result<void> result = make_all();
-    if (!result)
+    if (!result && image_.header().certain())
         for (const HostRun &run : taken)
             image_.allocator().give_back(run);
     return result;

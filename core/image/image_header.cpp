@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/base/log.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -65,34 +66,65 @@ Result<void> ImageHeader::write_sectors(const Buffer &cluster, std::size_t first
     return {};
 }
 
+// A write that failed may have landed all the same. Until the old header is
+// back nobody knows what the file names.
+Result<void> ImageHeader::restore()
+{
+    certain_ = false;
+    TRY(write_sectors(old_, 1, old_.size() / sector));
+    TRY(write_sectors(old_, 0, 1));
+    certain_ = true;
+    return {};
+}
+
+bool ImageHeader::certain() const
+{
+    Locked lock(mutex_);
+    return certain_;
+}
+
 Result<void> ImageHeader::commit(const Change &change)
 {
     Locked lock(mutex_);
+    if (!certain_)
+        TRY(restore());
     HeaderArea area = area_;
     change(area);
     const Buffer cluster = TRY(encode_header_area(area, cluster_).in("header"));
-    const std::size_t sectors = cluster.size() / sector;
-    auto [first, end] = differing(cluster_, cluster);
-
-    if (first < end && end - first > 1) {
-        // H2: does sector 0 stand for itself?
-        Buffer mixed = cluster_;
-        std::copy_n(cluster.begin(), sector, mixed.begin());
-        if (!says_the_same(mixed, area)) {
-            // H3.
-            mixed = cluster_;
-            Header marked = area_.header;
-            marked.autoclear_features &= ~autoclear::bitmaps;
-            encode_header(marked, mixed);
-            TRY(write_sectors(mixed, 0, 1));
-            TRY(write_sectors(cluster, 1, sectors));
-        }
-        TRY(write_sectors(cluster, 0, 1));
-        std::tie(first, end) = differing(cluster_, cluster);
+    old_ = cluster_;
+    Result<void> committed = commit_cluster(cluster, area);
+    if (!committed) {
+        if (const auto restored = restore(); !restored)
+            log_debug("the old header could not be put back: " + restored.error().what);
+        return committed;
     }
-    TRY(write_sectors(cluster, first, end));  // H1
     area_ = TRY(decode_header_area(cluster));
+    // What is not there yet are names of features at most (H2).
+    const auto [first, end] = differing(cluster_, cluster);
+    if (const auto rest = write_sectors(cluster, first, end); !rest)
+        log_debug("header, behind its first sector: " + rest.error().what);
     return {};
+}
+
+// Up to the one write that commits.
+Result<void> ImageHeader::commit_cluster(const Buffer &cluster, const HeaderArea &area)
+{
+    const auto [first, end] = differing(cluster_, cluster);
+    if (first >= end || end - first == 1)
+        return write_sectors(cluster, first, end);  // H1
+    // H2: does sector 0 stand for itself?
+    Buffer mixed = cluster_;
+    std::copy_n(cluster.begin(), sector, mixed.begin());
+    if (!says_the_same(mixed, area)) {
+        // H3.
+        mixed = cluster_;
+        Header marked = area_.header;
+        marked.autoclear_features &= ~autoclear::bitmaps;
+        encode_header(marked, mixed);
+        TRY(write_sectors(mixed, 0, 1));
+        TRY(write_sectors(cluster, 1, cluster.size() / sector));
+    }
+    return write_sectors(cluster, 0, 1);
 }
 
 }  // namespace qcow2

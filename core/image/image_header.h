@@ -35,12 +35,16 @@ public:
     Header header() const { return area().header; }
 
     // Changes what the file says, durably. What it will name must be durable.
-    // On failure the file says the old, or the new: area() tells what was
-    // last known to be durable, and a failed flush is the error state.
+    // On failure nothing has changed, if certain(); else the old header could
+    // not be put back either, and the file may name the new: what the change
+    // was about must not be used for anything else.
     using Change = std::function<void(HeaderArea &)>;
     Result<void> commit(const Change &change) EXCLUDES(mutex_);
+    bool certain() const EXCLUDES(mutex_);
 
 private:
+    Result<void> commit_cluster(const Buffer &cluster, const HeaderArea &area) REQUIRES(mutex_);
+    Result<void> restore() REQUIRES(mutex_);
     Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)
         REQUIRES(mutex_);
 
@@ -48,6 +52,8 @@ private:
     mutable Mutex mutex_{Rank::header};
     HeaderArea area_ GUARDED_BY(mutex_);
     Buffer cluster_ GUARDED_BY(mutex_);
+    Buffer old_ GUARDED_BY(mutex_);  // as it was before the last commit
+    bool certain_ GUARDED_BY(mutex_) = true;  // the file says area_
 };
 
 }  // namespace qcow2

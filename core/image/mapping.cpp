@@ -333,7 +333,8 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
     };
     Result<void> result = publish();
     if (!result) {
-        allocator_.give_back(run);
+        if (header_.certain())
+            allocator_.give_back(run);
         return std::move(result).in("new L1 table at " + hex(offset.value));
     }
     metadata_.add(run);
