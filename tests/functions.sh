@@ -210,6 +210,10 @@ server_said()
         fail "server ${2:-main} did not say '$1', but:"$'\n'"$(cat "$tmp/${2:-main}.log")"
 }
 
+# little_memory: for this shell and what it starts, less than 2 GB of addresses.
+# (A sanitizer needs more.)
+little_memory() { [ -n "${SANITIZER_PRELOAD-}" ] || ulimit -v 2000000; }
+
 # refused PATTERN NBDKIT-ARGUMENTS...: nbdkit, asked to be a daemon, with our
 # filter nearest to the client, must say PATTERN at the prompt and end with a
 # failure. In 10 seconds, and less than 2 GB of address space.
@@ -218,7 +222,7 @@ refused()
     local pattern=$1 status=0
     shift
     (
-        [ -n "${SANITIZER_PRELOAD-}" ] || ulimit -v 2000000
+        little_memory
         # A limit in time, by its number: a hang is a failure of the test.
         exec timeout 10 "${nbdkit_command[@]}" -U "$tmp/refused.sock" -P "$tmp/refused.pid" \
             --filter="$FILTER" "$@"

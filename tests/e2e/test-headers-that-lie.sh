@@ -8,6 +8,7 @@
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
+little_memory
 make_qcow2 good.qcow2 64M
 qemu-io -f qcow2 -c 'write -P 0x41 0 1M' good.qcow2 >/dev/null
 qemu-img bitmap --add good.qcow2 b0
