@@ -15,7 +15,7 @@ MemoryStore::MemoryStore(std::uint64_t size, StoreOptions options)
 }
 
 MemoryStore::MemoryStore(StoreImage image, StoreOptions options)
-    : options_(options), image_(std::move(image)), fresh_from_(image_.size)
+    : options_(options), stirrer_(options.stirred), image_(std::move(image)), fresh_from_(image_.size)
 {
 }
 
@@ -42,6 +42,7 @@ Result<void> MemoryStore::check_range(std::uint64_t offset, std::uint64_t length
 
 Result<void> MemoryStore::read(std::uint64_t offset, MutableBytes bytes)
 {
+    stirrer_.turn();
     const std::lock_guard<std::mutex> lock(mutex_);
     image_.bytes.read(offset, bytes);
     return {};
@@ -49,6 +50,7 @@ Result<void> MemoryStore::read(std::uint64_t offset, MutableBytes bytes)
 
 Result<void> MemoryStore::write(std::uint64_t offset, Bytes bytes)
 {
+    stirrer_.turn();
     const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, bytes.size()));
     image_.bytes.write(offset, bytes);
@@ -57,6 +59,7 @@ Result<void> MemoryStore::write(std::uint64_t offset, Bytes bytes)
 
 Result<void> MemoryStore::zero(std::uint64_t offset, std::uint64_t length, bool)
 {
+    stirrer_.turn();
     const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, length));
     image_.bytes.zero(offset, length);
@@ -65,6 +68,7 @@ Result<void> MemoryStore::zero(std::uint64_t offset, std::uint64_t length, bool)
 
 Result<void> MemoryStore::discard(std::uint64_t offset, std::uint64_t length)
 {
+    stirrer_.turn();
     const std::lock_guard<std::mutex> lock(mutex_);
     TRY(check_range(offset, length));
     switch (options_.discarded) {
@@ -75,10 +79,15 @@ Result<void> MemoryStore::discard(std::uint64_t offset, std::uint64_t length)
     return {};
 }
 
-Result<void> MemoryStore::flush() { return {}; }
+Result<void> MemoryStore::flush()
+{
+    stirrer_.turn();
+    return {};
+}
 
 Result<void> MemoryStore::grow(std::uint64_t size_min)
 {
+    stirrer_.turn();
     const std::lock_guard<std::mutex> lock(mutex_);
     INVARIANT(!options_.read_only);
     if (size_min <= image_.size)

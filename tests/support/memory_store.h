@@ -10,6 +10,7 @@
 
 #include "core/base/byte_store.h"
 #include "tests/support/sparse_bytes.h"
+#include "tests/support/stirrer.h"
 
 namespace qcow2::test {
 
@@ -25,6 +26,8 @@ struct StoreOptions {
     // grow() beyond this: no_space.
     std::uint64_t size_limit = ~std::uint64_t(0);
     Discarded discarded = Discarded::garbage;
+    // Threads take turns at the doors of the store, by this seed; 0: not.
+    std::uint64_t stirred = 0;
 };
 
 // The bytes of a file and its length: what is left of a store.
@@ -58,6 +61,7 @@ private:
     Result<void> check_range(std::uint64_t offset, std::uint64_t length) const;
 
     const StoreOptions options_;
+    Stirrer stirrer_;
     // No lock of the engine: it may be taken under any of them.
     mutable std::mutex mutex_;
     // Guarded by it:

@@ -4,8 +4,6 @@
 #include "tests/support/recording_store.h"
 
 #include <array>
-#include <chrono>
-#include <thread>
 #include <utility>
 
 #include "core/base/log.h"
@@ -47,18 +45,6 @@ std::string Recording::text() const
     return lines;
 }
 
-// Lets another thread in, sometimes.
-void RecordingStore::turn()
-{
-    if (stirred_ == 0)
-        return;
-    const std::uint64_t drawn = stirred_.fetch_add(0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u >> 56;
-    if (drawn == 0)
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
-    else if (drawn < 64)
-        std::this_thread::yield();
-}
-
 template <class Action>
 Result<void> RecordingStore::record(Operation operation, Action action)
 {
@@ -70,9 +56,9 @@ Result<void> RecordingStore::record(Operation operation, Action action)
         recording_.operations.push_back(std::move(operation));
         recording_.events.push_back({index, false});
     }
-    turn();
+    stirrer_.turn();
     Result<void> result = action();
-    turn();
+    stirrer_.turn();
     const std::uint64_t size_after = base_.size();
     const std::lock_guard<std::mutex> lock(mutex_);
     Operation &recorded = recording_.operations.at(index);
@@ -85,8 +71,10 @@ Result<void> RecordingStore::record(Operation operation, Action action)
 
 Result<void> RecordingStore::read(std::uint64_t offset, MutableBytes bytes)
 {
-    if (!with_reads_)
+    if (!with_reads_) {
+        stirrer_.turn();
         return base_.read(offset, bytes);
+    }
     return record({.kind = Operation::Kind::read, .offset = offset, .length = bytes.size(), .data = {}},
                   [&] { return base_.read(offset, bytes); });
 }

@@ -7,13 +7,13 @@
 
 #pragma once
 
-#include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "core/base/byte_store.h"
 #include "core/base/range.h"
+#include "tests/support/stirrer.h"
 
 namespace qcow2::test {
 
@@ -89,7 +89,7 @@ public:
     bool read_only() const override { return base_.read_only(); }
 
     // From now on threads take turns inside the operations, by the seed.
-    void stir(std::uint64_t seed) { stirred_ = seed; }
+    void stir(std::uint64_t seed) { stirrer_.stir(seed); }
 
     // The time: the number of events so far.
     std::uint64_t now() const;
@@ -100,13 +100,12 @@ public:
     void forget();
 
 private:
-    void turn();
     template <class Action>
     Result<void> record(Operation operation, Action action);
 
     ByteStore &base_;
     const bool with_reads_;
-    std::atomic<std::uint64_t> stirred_{0};  // 0: not
+    Stirrer stirrer_;
     // No lock of the engine: it may be taken under any of them.
     mutable std::mutex mutex_;
     Recording recording_;
