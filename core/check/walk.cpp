@@ -190,9 +190,11 @@ Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
         findings_.add_lazily(Finding::l2_entry_reserved_bits, where);
     if ((entry.raw & l2_entry_zero) && geometry_.version < 3)
         findings_.add_lazily(Finding::l2_entry_zero_flag_in_v2, where);
-    // Of a subcluster's two bits one at most; allocated ones need a cluster.
+    // Of a subcluster's two bits one at most; allocated ones need a cluster, which
+    // may be the first one of a data file.
+    const bool absent = host.value == 0 && !(has_data_file() && copied);
     const std::uint32_t allocated = static_cast<std::uint32_t>(entry.second);
-    if ((allocated & entry.second >> 32) != 0 || (host.value == 0 && allocated != 0))
+    if ((allocated & entry.second >> 32) != 0 || (absent && allocated != 0))
         findings_.add_lazily(Finding::l2_subclusters_wrong, where);
     if (host.value == 0)
         return {};

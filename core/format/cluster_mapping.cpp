@@ -127,7 +127,7 @@ ExtendedL2Entry encode_extended_l2_entry(const ClusterMapping &mapping, const Ge
             [](const Data &d) { return ExtendedL2Entry{standard(d.host, d.copied), all}; },
             [&](const Compressed &c) { return ExtendedL2Entry{encode_compressed(c, geometry), 0}; },
             [](const Subclusters &s) {
-                return ExtendedL2Entry{standard(s.host, s.copied && s.has_cluster()),
+                return ExtendedL2Entry{standard(s.host, s.copied),
                                        std::uint64_t(s.zero) << 32 | s.allocated};
             },
         },

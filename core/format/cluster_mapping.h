@@ -47,13 +47,15 @@ struct Compressed {
 // Extended L2: 32 parts, part k in bit k. A part is allocated, or reads as
 // zeros, or neither (the backing file). Never both.
 struct Subclusters {
-    HostOffset host;  // 0: none; then no part is allocated
+    HostOffset host;
     bool copied = false;
     std::uint32_t allocated = 0;
     std::uint32_t zero = 0;
 
     static constexpr std::uint32_t count = 32;
-    constexpr bool has_cluster() const { return host.value != 0; }
+    // If not then no part is allocated. The first cluster of an external data
+    // file is at 0, and is there if it has bit 63.
+    constexpr bool has_cluster() const { return host.value != 0 || copied; }
     // What part k is.
     constexpr auto part(std::uint32_t k) const;
     friend constexpr bool operator==(const Subclusters &, const Subclusters &) = default;

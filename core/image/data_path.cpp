@@ -275,6 +275,9 @@ Range DataPath::whole_parts(Range range) const
     if (range.end == disk_size_)
         range.end = geometry_.clusters_for(disk_size_) * geometry_.cluster_size();
     const Range parts = range.whole(part_size);
+    // Subclusters that lie behind the end are no part of the disk.
+    if (parts.begin * part_size >= disk_size_)
+        return {};
     return {parts.begin * part_size, parts.end * part_size};
 }
 

@@ -53,6 +53,21 @@ BOOST_AUTO_TEST_CASE(bit_63_says_nothing_without_a_cluster)
     BOOST_TEST(encode_l2_entry(Zero{HostOffset(0), true}, v3) == 1u);
 }
 
+// Its offset is 0: bit 63 alone says that it is there.
+BOOST_AUTO_TEST_CASE(the_first_cluster_of_a_data_file)
+{
+    const Geometry beside{3, 16, 4, false, true}, beside_extended{3, 16, 4, true, true};
+    BOOST_TEST((*decode_l2_entry(copied, beside) == ClusterMapping(Data{HostOffset(0), true})));
+    BOOST_TEST(encode_l2_entry(Data{HostOffset(0), true}, beside) == copied);
+    const ClusterMapping some_parts = Subclusters{HostOffset(0), true, 0x3, 0x30};
+    const ExtendedL2Entry raw{copied, 0x30'00000003};
+    BOOST_TEST((encode_extended_l2_entry(some_parts, beside_extended) == raw));
+    const auto decoded = decode_extended_l2_entry(raw, beside_extended);
+    BOOST_REQUIRE_MESSAGE(decoded, said(decoded));
+    BOOST_TEST((*decoded == some_parts));
+    BOOST_TEST(is(decode_extended_l2_entry(raw, extended), Finding::l2_subclusters_wrong));
+}
+
 BOOST_DATA_TEST_CASE(each_bit_of_a_standard_entry, data::xrange(1u, 62u), n)
 {
     const auto mapping = decode_l2_entry(0x50000 | std::uint64_t(1) << n, v3);
