@@ -55,6 +55,12 @@ public:
         return it == pages_.end() ? nullptr : it->second.get();
     }
 
+    Word of(std::uint64_t cluster) const
+    {
+        const Word *words = page(cluster / page_clusters);
+        return words ? words[cluster % page_clusters] : Word();
+    }
+
     // Indices of the pages that are there, ascending.
     std::vector<std::uint64_t> page_indices() const
     {
