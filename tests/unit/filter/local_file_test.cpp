@@ -10,6 +10,11 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
 #include "filter/file_store.h"
 #include "tests/support/must.h"
 #include "tests/unit/filter/fake_nbdkit.h"
@@ -30,6 +35,44 @@ BOOST_AUTO_TEST_CASE(what_is_no_file_is_refused)
     BOOST_REQUIRE_EQUAL(::mkfifo(pipe.c_str(), 0600), 0);
     BOOST_CHECK(LocalFile::open(pipe).error().code == Errc::invalid);
     ::unlink(pipe.c_str());
+}
+
+// What a path was when it was checked is not what it is when it is opened.
+BOOST_AUTO_TEST_CASE(no_link_is_followed_below_a_directory)
+{
+    std::string folder = std::string(P_tmpdir) + "/qcow2bitmap-test.XXXXXX";
+    BOOST_REQUIRE(::mkdtemp(folder.data()));
+    const auto remove_all = [](const std::string *path) { std::filesystem::remove_all(*path); };
+    const std::unique_ptr<const std::string, decltype(remove_all)> removed(&folder, remove_all);
+    std::filesystem::create_directories(folder + "/in/sub");
+    std::filesystem::create_directory(folder + "/out");
+    for (const char *name : {"/in/sub/file", "/out/file"})
+        std::ofstream(folder + name) << "x";
+    const int directory = ::open((folder + "/in").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    BOOST_REQUIRE(directory != -1);
+    const auto open = [&](const std::string &rest) {
+        return LocalFile::open_beneath(directory, rest, folder + "/in/" + rest, false);
+    };
+    BOOST_CHECK(open("sub/file"));
+    // Somebody puts a link in the place of the folder, then of the file.
+    std::filesystem::rename(folder + "/in/sub", folder + "/in/moved");
+    std::filesystem::create_symlink("../out", folder + "/in/sub");
+    BOOST_CHECK(!open("sub/file"));
+    std::filesystem::remove(folder + "/in/sub");
+    std::filesystem::create_symlink("moved", folder + "/in/sub");
+    BOOST_CHECK(!open("sub/file"));
+    BOOST_CHECK(open("moved/file"));
+    std::filesystem::remove(folder + "/in/moved/file");
+    std::filesystem::create_symlink(folder + "/out/file", folder + "/in/moved/file");
+    BOOST_CHECK(!open("moved/file"));
+    // Nor is the directory left in other ways.
+    BOOST_CHECK(!open("../out/file"));
+    BOOST_CHECK(!open(folder + "/out/file"));
+    // What was opened stays open, even if the directory gets another name.
+    std::filesystem::rename(folder + "/in", folder + "/elsewhere");
+    std::ofstream(folder + "/elsewhere/new") << "x";
+    BOOST_CHECK(open("new"));
+    ::close(directory);
 }
 
 BOOST_AUTO_TEST_CASE(a_file_that_is_replaced_is_noticed)
