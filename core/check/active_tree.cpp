@@ -58,8 +58,9 @@ Result<void> ActiveTree::find_wrong()
                            wrong_l1_ |= TRY(right_l1_entry(raw)) != raw;
                            return {};
                        }));
-    for (const auto &[table, named] : walk_.l2_tables()) {
-        if (named.active == 0)
+    for (const auto &named : walk_.l2_tables()) {
+        const HostOffset table = named.first;
+        if (named.second.active == 0)
             continue;
         const auto visit = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
             if (TRY(right_l2_entry(raw)) != raw)

@@ -190,4 +190,4 @@ def in_turns(t, size, cluster, options, snapshots):
     Life(t, size, cluster, options, snapshots).live()
 
 
-main()
+main(case_seconds=20 * ROUNDS)

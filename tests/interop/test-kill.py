@@ -376,4 +376,4 @@ def survives(t, *image):
     print(f"    {KILLS} kills: bitmaps in use {image.in_use_seen}, exact {image.exact_seen}")
 
 
-main()
+main(case_seconds=20 * KILLS)
