@@ -51,9 +51,11 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
     auto image = TRY(Image::open(
-        store, {options.cache_bytes, place, options.read_only, options.keep_clusters}));
+        store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
+                options.snapshot}));
     auto tracker = std::make_unique<Tracker>(*image);
-    TRY(tracker->open());
+    if (!options.snapshot)
+        TRY(tracker->open());
     if (!options.read_only)
         TRY(tracker->check(request_of(options)));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(image), std::move(tracker)));

@@ -50,6 +50,9 @@ struct DiskOptions {
     std::string identity;
     // Trim and zero leave what is allocated allocated.
     bool keep_clusters = false;
+    // The ID or name of an internal snapshot to serve, read-only, instead of the
+    // active state. Bitmaps tell of the active state, and are not looked at.
+    std::optional<std::string> snapshot;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };

@@ -142,6 +142,14 @@ Result<void> take_qcow2_lock(Config &config, const char *value)
     return {};
 }
 
+Result<void> take_qcow2_snapshot(Config &config, const char *value)
+{
+    if (*value == '\0')
+        return invalid("qcow2-snapshot=: the ID or the name of a snapshot is missing");
+    config.disk.snapshot = value;
+    return {};
+}
+
 struct Key {
     std::string_view name;
     std::string_view value;
@@ -166,6 +174,8 @@ constexpr Key keys[] = {
      "Files that the image names may be opened below; repeatable."},
     {"qcow2-lock", "on|off", take_qcow2_lock,
      "Keep QEMU and us off each other's files (default on)."},
+    {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,
+     "Serve this internal snapshot, read-only."},
 };
 
 // file= and fd= go on to the plugin, but we want to know the file too. Resolved

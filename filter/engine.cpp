@@ -52,6 +52,9 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
 {
     Locked lock(mutex_);
     stack_ = stack;
+    if (const std::string keys = config_.keys_that_change(); config_.disk.snapshot && !keys.empty())
+        return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " +
+                                        keys + " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     if (!stack.file_plugin || config_.files.size() != 1)
         return {};
@@ -81,9 +84,11 @@ DiskOptions Engine::disk_options()
 Result<void> Engine::check_image()
 {
     const bool asked = server_asked_for_read_only();
+    // Who asks for a snapshot knows that it is read-only.
+    read_only_said_ = config_.disk.snapshot.has_value();
     const bool for_reading = asked || (!file_->writable() && !stack_.overlay);
     const std::string &path = file_->path();
-    if (for_reading && !asked) {
+    if (for_reading && !asked && !config_.disk.snapshot) {
         const std::string what =
             path + " cannot be written: " + std::strerror(file_->why_not_writable());
         if (const std::string keys = config_.keys_that_change(); !keys.empty())
@@ -97,7 +102,7 @@ Result<void> Engine::check_image()
     DiskOptions options = disk_options();
     options.read_only = for_reading;
     const auto disk = TRY(Disk::open(*store, options).in(path));
-    if (disk->why_read_only() && !for_reading) {
+    if (disk->why_read_only() && !for_reading && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
     }

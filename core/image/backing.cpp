@@ -86,7 +86,7 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));
-    ImageOptions options{cache_bytes, std::move(below), true, false};
+    ImageOptions options{cache_bytes, std::move(below), true, false, {}};
     auto image = TRY(Image::open(*file.store, options).in("backing file " + file.path));
     return std::unique_ptr<Backing>(new ImageBacking(std::move(file), std::move(image)));
 }

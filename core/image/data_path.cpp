@@ -12,13 +12,13 @@
 namespace qcow2 {
 
 DataPath::DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata,
-                   Allocator &allocator, Mapping &mapping, const Header &header)
+                   Allocator &allocator, Mapping &mapping, const Header &header, std::uint64_t disk_size)
     : data_(data),
       metadata_(metadata),
       allocator_(allocator),
       mapping_(mapping),
       geometry_(header.geometry()),
-      disk_size_(header.disk_size()),
+      disk_size_(disk_size),
       raw_data_file_(header.autoclear_features & autoclear::raw_external_data),
       compressed_(store, CompressionType(header.compression_type), geometry_.cluster_size())
 {

@@ -31,7 +31,7 @@ class DataPath {
 public:
     // data: where guest clusters are, the store itself or an external data file.
     DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata, Allocator &allocator,
-             Mapping &mapping, const Header &header);
+             Mapping &mapping, const Header &header, std::uint64_t disk_size);
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }

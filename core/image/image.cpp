@@ -57,16 +57,17 @@ Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const Im
 }  // namespace
 
 Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area,
-             Buffer cluster, std::uint64_t cache_bytes)
+             Buffer cluster, const State &state, std::uint64_t cache_bytes)
     : store_(store, area.header.geometry().cluster_size()),
       data_file_(std::move(data_file)),
       data_store_(data_file_ ? std::make_unique<GuardedStore>(*data_file_->store) : nullptr),
       header_(store_, area, std::move(cluster)),
       geometry_(area.header.geometry()),
-      disk_size_(area.header.disk_size()),
+      disk_size_(state.disk_size),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
       mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
-      data_(store_, data_store_ ? *data_store_ : store_, metadata_, allocator_, mapping_, area.header)
+      data_(store_, data_store_ ? *data_store_ : store_, metadata_, allocator_, mapping_, area.header,
+            disk_size_)
 {
 }
 
@@ -82,22 +83,36 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
         std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
     auto backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
     auto data_file = TRY(open_data_file(area, options));
+    const State state = TRY(find_state(store, area.header, options));
     std::unique_ptr<Image> image(
-        new Image(store, std::move(data_file), area, std::move(cluster), cache_bytes));
+        new Image(store, std::move(data_file), area, std::move(cluster), state, cache_bytes));
     image->data_.set_backing(std::move(backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
-    TRY(image->open_tables());
+    TRY(image->open_tables(state));
     return image;
 }
 
+Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
+                                       const ImageOptions &options)
+{
+    if (!options.snapshot)
+        return State{header.disk_size(), header.l1_table_offset, header.l1_size, {}};
+    const SnapshotTable table = TRY(load_snapshots(store, header));
+    const Snapshot &snapshot = *TRY(find_snapshot(table, *options.snapshot));
+    TRY(check_snapshot(snapshot, header.geometry()));
+    return State{align_down(snapshot.disk_size, limits::sector), snapshot.l1_table_offset,
+                 snapshot.l1_size,
+                 Error(Errc::read_only, words_for(snapshot) + " is served, which does not change")};
+}
+
 // What reading needs must be right; what only writing needs forbids writing.
-Result<void> Image::open_tables()
+Result<void> Image::open_tables(const State &state)
 {
     const Header header = header_.header();
     const std::uint64_t l1_clusters = geometry_.clusters_for(std::uint64_t(header.l1_size) * 8);
     bool apart = metadata_.add({HostCluster(0), 1});
-    TRY(mapping_.open());
+    TRY(mapping_.open(state.l1_table_offset, state.l1_size));
     apart &= metadata_.add({geometry_.cluster_of(header.l1_table_offset), l1_clusters});
     apart &= metadata_.add(
         {geometry_.cluster_of(header.refcount_table_offset), header.refcount_table_clusters});
@@ -117,24 +132,9 @@ Result<void> Image::open_tables()
         why_read_only_ = finding(Finding::corrupt_bit_set);
     if (header.incompatible_features & incompatible::dirty)
         why_read_only_ = finding(Finding::dirty_bit_set);
+    if (state.why_read_only)
+        why_read_only_ = state.why_read_only;
     return {};
-}
-
-// The table says only itself how long it is: a little first, then more.
-Result<SnapshotTable> Image::read_snapshots(const Header &header)
-{
-    const std::uint64_t offset = header.snapshots_offset.value;
-    if (offset >= store_.size())
-        return finding(Finding::snapshot_table_past_end, hex(offset));
-    const std::uint64_t bytes_max =
-        std::min(store_.size() - offset, limits::snapshot_table_bytes_max);
-    for (std::uint64_t length = 64 << 10;; length *= 4) {
-        Buffer bytes(std::min(length, bytes_max));
-        TRY(store_.read(offset, bytes).in("snapshot table"));
-        auto table = decode_snapshot_table(bytes, header.nb_snapshots, header.size, geometry_);
-        if (table || bytes.size() == bytes_max)
-            return std::move(table).in("snapshot table at " + hex(offset));
-    }
 }
 
 // Where snapshots keep their records and L1 tables, if these can be. (What lies under these is
@@ -143,7 +143,7 @@ Result<void> Image::note_snapshots(const Header &header)
 {
     if (header.nb_snapshots == 0)
         return {};
-    const SnapshotTable table = TRY(read_snapshots(header));
+    const SnapshotTable table = TRY(load_snapshots(store_, header));
     metadata_.add({geometry_.cluster_of(header.snapshots_offset),
                    geometry_.clusters_for(table.encoded_size)});
     for (const Snapshot &snapshot : table.snapshots)

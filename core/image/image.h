@@ -29,9 +29,9 @@
 #include <optional>
 #include <vector>
 
-#include "core/format/snapshot_table.h"
 #include "core/image/data_path.h"
 #include "core/image/guarded_store.h"
+#include "core/image/snapshots.h"
 
 namespace qcow2 {
 
@@ -44,6 +44,9 @@ struct ImageOptions {
     bool read_only = false;
     // Trim and zero leave what is allocated allocated.
     bool keep_clusters = false;
+    // The ID or name of an internal snapshot: what is read is that one, and
+    // nothing is written.
+    std::optional<std::string> snapshot;
 };
 
 class Image {
@@ -87,11 +90,20 @@ public:
     Result<void> cut();
 
 private:
-    Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
-          std::uint64_t cache_bytes);
+    // What is served: the active state, or a snapshot.
+    struct State {
+        std::uint64_t disk_size = 0;
+        HostOffset l1_table_offset;
+        std::uint32_t l1_size = 0;  // entries
+        std::optional<Error> why_read_only;
+    };
+    static Result<State> find_state(ByteStore &store, const Header &header,
+                                    const ImageOptions &options);
 
-    Result<void> open_tables();
-    Result<SnapshotTable> read_snapshots(const Header &header);
+    Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
+          const State &state, std::uint64_t cache_bytes);
+
+    Result<void> open_tables(const State &state);
     Result<void> note_snapshots(const Header &header);
     Result<void> flush_stores();
     Result<void> write_back();

@@ -73,11 +73,9 @@ Mapping::Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
 {
 }
 
-Result<void> Mapping::open()
+Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 {
-    const Header header = header_.header();
-    const HostOffset offset = header.l1_table_offset;
-    const std::uint64_t bytes = std::uint64_t(header.l1_size) * 8;
+    const std::uint64_t bytes = std::uint64_t(l1_size) * 8;
     const std::string where = "L1 table at " + hex(offset.value);
     if (bytes != 0 && offset.value < geometry_.cluster_size())
         return finding(Finding::l1_table_missing, where);
@@ -88,7 +86,7 @@ Result<void> Mapping::open()
     TRY(store_.read(offset.value, raw).in(where));
     Locked lock(cache_.mutex);
     l1_offset_ = offset;
-    l1_.resize(header.l1_size);
+    l1_.resize(l1_size);
     for (std::size_t i = 0; i < l1_.size(); ++i) {
         l1_[i] = L1Entry(load_be64(&raw[i * 8]));
         const Result<void> entry = check_l1_entry(l1_[i]);

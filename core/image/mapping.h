@@ -47,9 +47,9 @@ public:
     Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata, Allocator &allocator,
             std::uint64_t cache_bytes);
 
-    // Reads and checks the L1 table. A bad entry forbids writing, and reading
-    // what it maps.
-    Result<void> open();
+    // Reads and checks the L1 table, the active one or that of a snapshot. A bad
+    // entry forbids writing, and reading what it maps.
+    Result<void> open(HostOffset l1_table_offset, std::uint32_t l1_size);
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 
     // The longest run from this offset on that is mapped in one way, at most

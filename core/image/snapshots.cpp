@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/image/snapshots.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+// Names and IDs are any bytes: those that a terminal would take amiss become '?'.
+std::string quoted(const std::string &text)
+{
+    std::string copy = "'" + text + "'";
+    for (char &c : copy)
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+            c = '?';
+    return copy;
+}
+
+}  // namespace
+
+// The table says only itself how long it is: a little first, then more.
+Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header)
+{
+    if (header.nb_snapshots == 0)
+        return SnapshotTable();
+    const std::uint64_t offset = header.snapshots_offset.value;
+    if (offset >= store.size())
+        return finding(Finding::snapshot_table_past_end, hex(offset));
+    const std::uint64_t bytes_max = std::min(store.size() - offset, limits::snapshot_table_bytes_max);
+    for (std::uint64_t length = 64 << 10;; length *= 4) {
+        Buffer bytes(std::min(length, bytes_max));
+        TRY(store.read(offset, bytes).in("snapshot table"));
+        auto table = decode_snapshot_table(bytes, header.nb_snapshots, header.size, header.geometry());
+        if (table || bytes.size() == bytes_max)
+            return std::move(table).in("snapshot table at " + hex(offset));
+    }
+}
+
+Result<const Snapshot *> find_snapshot(const SnapshotTable &table, std::string_view id_or_name)
+{
+    const auto &all = table.snapshots;
+    auto found = std::ranges::find(all, id_or_name, &Snapshot::id);
+    if (found == all.end())
+        found = std::ranges::find(all, id_or_name, &Snapshot::name);
+    if (found != all.end())
+        return &*found;
+    std::string there;
+    for (const Snapshot &snapshot : all) {
+        if (there.size() > 500) {
+            there += ", ...";
+            break;
+        }
+        there += (there.empty() ? "" : ", ") + words_for(snapshot);
+    }
+    return Error(Errc::not_found, "there is no snapshot with the ID or name " +
+                                      quoted(std::string(id_or_name)) + "; the image has " +
+                                      (there.empty() ? "none" : there));
+}
+
+Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry)
+{
+    if (snapshot.finding)
+        return finding(*snapshot.finding).in(words_for(snapshot));
+    // First what cannot overflow.
+    if (snapshot.disk_size > std::uint64_t(1) << 62 ||
+        geometry.l1_entries_for(snapshot.disk_size) * 8 > limits::l1_bytes_max)
+        return finding(Finding::disk_size_too_large, std::to_string(snapshot.disk_size) + " bytes")
+            .in(words_for(snapshot));
+    return {};
+}
+
+std::string next_snapshot_id(const SnapshotTable &table)
+{
+    std::uint64_t largest = 0;
+    for (const Snapshot &snapshot : table.snapshots) {
+        const char *const end = snapshot.id.data() + snapshot.id.size();
+        std::uint64_t number = 0;
+        const auto parsed = std::from_chars(snapshot.id.data(), end, number);
+        if (parsed.ec == std::errc() && parsed.ptr == end && number != ~std::uint64_t(0))
+            largest = std::max(largest, number);
+    }
+    return std::to_string(largest + 1);
+}
+
+std::string words_for(const Snapshot &snapshot)
+{
+    return "snapshot " + quoted(snapshot.name) + " (ID " + snapshot.id + ")";
+}
+
+}  // namespace qcow2
