@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/base/log.h"
 #include "core/bitmap/tracker.h"
 #include "core/image/image.h"
 
@@ -35,19 +36,20 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
 
 }  // namespace
 
-Disk::Disk(ByteStore &store, const DiskOptions &options, std::unique_ptr<Image> image,
-           std::unique_ptr<Tracker> tracker)
-    : options_(options),
-      why_read_only_(why_read_only_of(store, options, *image, *tracker)),
+Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
+    : store_(store),
+      options_(options),
+      cluster_size_(opened.image->geometry().cluster_size()),
       can_flush_(store.can_flush()),
-      image_(std::move(image)),
-      tracker_(std::move(tracker))
+      image_(std::move(opened.image)),
+      tracker_(std::move(opened.tracker)),
+      why_read_only_(why_read_only_of(store, options, *image_, *tracker_))
 {
 }
 
 Disk::~Disk() = default;
 
-Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
+Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
     auto image = TRY(Image::open(
@@ -56,25 +58,44 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
     auto tracker = std::make_unique<Tracker>(*image);
     if (!options.snapshot)
         TRY(tracker->open());
+    return Opened{std::move(image), std::move(tracker)};
+}
+
+Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
+{
+    Opened opened = TRY(open_image(store, options));
     if (!options.read_only)
-        TRY(tracker->check(request_of(options)));
-    std::unique_ptr<Disk> disk(new Disk(store, options, std::move(image), std::move(tracker)));
+        TRY(opened.tracker->check(request_of(options)));
+    std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
     if (disk->why_read_only_ && !options.read_only && !options.bitmaps.empty())
         return Error(*disk->why_read_only_).in("bitmap= asks for a change");
     return disk;
 }
 
-std::uint64_t Disk::size() const { return image_->disk_size(); }
+std::uint64_t Disk::size() const
+{
+    Passage passage(gate_);
+    return image_ ? image_->disk_size() : 0;
+}
 
-std::uint64_t Disk::cluster_size() const { return image_->geometry().cluster_size(); }
+std::optional<Error> Disk::why_read_only() const
+{
+    Passage passage(gate_);
+    return broken_ ? broken_ : why_read_only_;
+}
 
-std::vector<std::string> Disk::report() const { return tracker_->report(); }
+std::vector<std::string> Disk::report() const
+{
+    Passage passage(gate_);
+    return tracker_ ? tracker_->report() : std::vector<std::string>();
+}
 
 Result<void> Disk::begin_writing()
 {
+    Exclusive alone(gate_);
+    TRY(readable());
     if (why_read_only_)
         return {};
-    Exclusive alone(gate_);
     TRY(image_->begin_writing());
     const Result<void> made = tracker_->make(request_of(options_));
     begun_ = true;
@@ -83,9 +104,20 @@ Result<void> Disk::begin_writing()
     return made ? settled : made;
 }
 
+// A disk may have shrunk since the client asked for its size.
+Result<void> Disk::check_range(Range range) const
+{
+    TRY(readable());
+    if (range.end > image_->disk_size())
+        return Error(Errc::invalid, "the request ends at " + hex(range.end) + ", the disk at " +
+                                        hex(image_->disk_size()));
+    return {};
+}
+
 Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)
 {
     Passage passage(gate_);
+    TRY(check_range(Range::of(offset.value, bytes.size())));
     return image_->read(offset, bytes);
 }
 
@@ -93,13 +125,13 @@ Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)
 template <class Change>
 Result<void> Disk::change(Range range, bool fua, Change change)
 {
+    Passage passage(gate_);
+    TRY(check_range(range));
     if (why_read_only_)
         return *why_read_only_;
     if (range.empty())
         return {};
-    INVARIANT(range.end <= size());
     changes_.fetch_add(1, std::memory_order_relaxed);
-    Passage passage(gate_);
     if (settled_.load())
         settled_ = false;
     TRY(tracker_->before_change(range));
@@ -118,9 +150,10 @@ Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
 Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flags)
 {
     const Range range = Range::of(offset.value, length);
-    if (flags.fast && !why_read_only_ && !range.empty()) {
+    if (flags.fast && !range.empty()) {
         Passage passage(gate_);
-        if (!TRY(image_->zero_is_fast(range, flags.may_unmap)))
+        TRY(check_range(range));
+        if (!why_read_only_ && !TRY(image_->zero_is_fast(range, flags.may_unmap)))
             return Error(Errc::unsupported, "zeros would have to be written");
     }
     return change(range, flags.fua, [&] { return image_->zero(range, flags.may_unmap); });
@@ -134,21 +167,22 @@ Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 
 Result<void> Disk::flush()
 {
-    if (why_read_only_)
-        return {};
     Passage passage(gate_);
-    return image_->flush();
+    TRY(readable());
+    return why_read_only_ ? Result<void>() : image_->flush();
 }
 
 Result<void> Disk::cache(GuestOffset offset, std::uint64_t length)
 {
     Passage passage(gate_);
+    TRY(check_range(Range::of(offset.value, length)));
     return image_->look_up(Range::of(offset.value, length));
 }
 
 Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t length)
 {
     Passage passage(gate_);
+    TRY(check_range(Range::of(offset.value, length)));
     std::vector<Extent> extents;
     while (length != 0 && extents.size() < extents_max) {
         const Extent extent = TRY(image_->status(offset.value, length));
@@ -164,9 +198,13 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 
 Result<void> Disk::settle()
 {
-    if (why_read_only_)
-        return {};
     Exclusive alone(gate_);
+    TRY(readable());
+    return why_read_only_ ? Result<void>() : settle_alone();
+}
+
+Result<void> Disk::settle_alone()
+{
     if (settled_)
         return {};
     TRY(image_->flush());
@@ -176,12 +214,67 @@ Result<void> Disk::settle()
     return {};
 }
 
+Result<void> Disk::restructure(const Restructuring &operation)
+{
+    Exclusive alone(gate_);
+    TRY(readable());
+    if (why_read_only_)
+        return *why_read_only_;
+    TRY(image_->state());
+    TRY(image_->begin_writing());
+    begun_ = true;
+    TRY(settle_alone());
+    Result<void> done = operation(*image_);
+    // Clusters that came into the allocator's hands, whatever became of it.
+    if (const auto settled = image_->settle(); !settled)
+        log_debug("after a change of the structure: " + settled.error().what);
+    if (!done) {
+        settle_header();
+        return done;
+    }
+    return open_anew();
+}
+
+// After a commit that failed, the old header may not have been put back. What
+// the bitmaps need depends on the header: nothing is written until it is known.
+void Disk::settle_header()
+{
+    ImageHeader &header = image_->header();
+    if (header.certain())
+        return;
+    if (const auto restored = header.commit([](HeaderArea &) {}); !restored)
+        image_->store().fail(Error(restored.error()).in("the old header could not be put back"));
+}
+
+// What the old image knew and the file does not tell goes along: where space
+// is fresh (W2), and whether a flush has failed (W5).
+Result<void> Disk::open_anew()
+{
+    const HostCluster fresh_mark = image_->allocator().fresh_mark();
+    const std::optional<Error> cause = image_->first_cause();
+    // Not at once: it holds the locks of the files that the image names.
+    tracker_.reset();
+    image_.reset();
+    auto opened = open_image(store_, options_);
+    if (!opened) {
+        broken_ = std::move(opened).error().in("the image could not be opened anew");
+        return *broken_;
+    }
+    image_ = std::move(opened->image);
+    tracker_ = std::move(opened->tracker);
+    image_->allocator().set_fresh_mark(fresh_mark);
+    why_read_only_ = why_read_only_of(store_, options_, *image_, *tracker_);
+    if (cause)
+        image_->store().fail(*cause);
+    return why_read_only_ || cause ? Result<void>() : image_->begin_writing();
+}
+
 Result<void> Disk::close()
 {
-    if (!begun_)
+    if (!begun_ || broken_)
         return {};
     TRY(settle());
-    return image_->cut();
+    return why_read_only_ ? Result<void>() : image_->cut();
 }
 
 }  // namespace qcow2

@@ -9,6 +9,10 @@
 // any thread may call anything but close(), any number at a time. Ranges must
 // lie inside size(); offsets and lengths are bytes of any alignment.
 //
+// restructure() may put another image in the place of the one that is open. So
+// each request asks for what it needs inside the gate: size() and the like are
+// right at the moment they are asked, and wait while the structure changes.
+//
 // Errors: no_space (the store is full; nothing was harmed), io, corrupt (a
 // pointer of the image is wrong; the message names the place), read_only, and
 // in the error state (rule W5) io with the first cause in every message.
@@ -17,6 +21,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -72,10 +77,10 @@ public:
     Disk &operator=(const Disk &) = delete;
 
     std::uint64_t size() const;          // bytes, a multiple of 512
-    std::uint64_t cluster_size() const;  // bytes
+    std::uint64_t cluster_size() const { return cluster_size_; }  // bytes
     // Set if the disk can only be read: the option, the store, or a finding
     // that forbids writing. The sentence for the person at the terminal.
-    const std::optional<Error> &why_read_only() const { return why_read_only_; }
+    std::optional<Error> why_read_only() const;
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states.
@@ -106,24 +111,52 @@ public:
     // waiting meanwhile. The next write takes it back by itself.
     Result<void> settle();
 
+    // Changes the structure of the image: its size, snapshots, bitmaps (H1).
+    // Requests wait. The operation finds the file as a clean stop leaves it and
+    // takes effect by one commit (core/image/aside.h). Then image and bitmaps
+    // are opened anew, as a restart would, so that it need not keep right what
+    // is known of them in memory. May be called before begin_writing() and with
+    // requests under way.
+    //
+    // If the operation fails, nothing has changed and the disk serves on. If
+    // the image cannot be opened anew, every request fails with the cause.
+    using Restructuring = std::function<Result<void>(Image &)>;
+    Result<void> restructure(const Restructuring &operation);
+
     // settle(), then cuts the file back. No request is under way or comes.
     Result<void> close();
 
 private:
-    Disk(ByteStore &store, const DiskOptions &options, std::unique_ptr<Image> image,
-         std::unique_ptr<Tracker> tracker);
+    struct Opened {
+        std::unique_ptr<Image> image;
+        std::unique_ptr<Tracker> tracker;
+    };
+    Disk(ByteStore &store, const DiskOptions &options, Opened opened);
+
+    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options);
 
     template <class Change>
     Result<void> change(Range range, bool fua, Change change);
+    // All inside the gate; the last three with nobody else inside.
+    Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
+    Result<void> check_range(Range range) const;
+    Result<void> settle_alone();
+    void settle_header();
+    Result<void> open_anew();
 
+    ByteStore &store_;
     const DiskOptions options_;
-    const std::optional<Error> why_read_only_;
+    const std::uint64_t cluster_size_;
     const bool can_flush_;
-    bool begun_ = false;  // begin_writing() has been here
+    mutable Gate gate_{Rank::gate};
 
-    std::unique_ptr<Image> image_;
+    // Change while the gate is closed.
+    bool begun_ = false;                  // begin_writing() has been here
+    std::unique_ptr<Image> image_;        // these two are there unless broken_
     std::unique_ptr<Tracker> tracker_;
-    Gate gate_{Rank::gate};
+    std::optional<Error> why_read_only_;
+    std::optional<Error> broken_;         // why the image could not be opened anew
+
     std::atomic<std::uint64_t> changes_{0};
     std::atomic<bool> settled_{true};
 };

@@ -147,25 +147,18 @@ Result<void> Tracker::make(const BitmapRequest &request)
 {
     TRY(check(request));
     std::vector<BitmapDirectoryEntry> entries = entries_;
-    std::vector<HostRun> taken;
-    const auto make_all = [&]() -> Result<void> {
-        for (const std::string &name : request.names) {
-            const auto same_name = [&](const auto &e) { return e.name == name; };
-            if (std::none_of(entries.begin(), entries.end(), same_name))
-                entries.push_back(TRY(make_entry(name, request.granularity_bits, taken)));
-        }
-        return taken.empty() ? Result<void>() : publish(entries, taken);
-    };
-    Result<void> result = make_all();
-    if (!result && image_.header().certain())
-        for (const HostRun &run : taken)
-            image_.allocator().give_back(run);
-    return result;
+    Aside aside(image_);
+    for (const std::string &name : request.names) {
+        const auto same_name = [&](const auto &e) { return e.name == name; };
+        if (std::none_of(entries.begin(), entries.end(), same_name))
+            entries.push_back(TRY(make_entry(name, request.granularity_bits, aside)));
+    }
+    return entries.size() == entries_.size() ? Result<void>() : publish(entries, aside);
 }
 
 Result<BitmapDirectoryEntry> Tracker::make_entry(const std::string &name,
                                                  std::optional<std::uint32_t> granularity_bits,
-                                                 std::vector<HostRun> &taken)
+                                                 Aside &aside)
 {
     const Geometry &geometry = image_.geometry();
     BitmapDirectoryEntry e;
@@ -175,47 +168,29 @@ Result<BitmapDirectoryEntry> Tracker::make_entry(const std::string &name,
         static_cast<std::uint8_t>(granularity_bits.value_or(default_granularity_bits(geometry)));
     const BitmapSize size = BitmapSize::of(image_.disk_size(), e.granularity_bits, geometry);
     e.bitmap_table_size = static_cast<std::uint32_t>(size.table_entries);
-    e.bitmap_table_offset = TRY(write_aside(Buffer(size.table_entries * 8), taken));
+    e.bitmap_table_offset = TRY(aside.write(Buffer(size.table_entries * 8)));
     return e;
 }
 
-// Into clusters of its own, padded with zeros.
-Result<HostOffset> Tracker::write_aside(Buffer bytes, std::vector<HostRun> &taken)
-{
-    const Geometry &geometry = image_.geometry();
-    const HostRun run =
-        TRY(image_.allocator().take_contiguous(geometry.clusters_for(bytes.size())));
-    taken.push_back(run);
-    bytes.resize(run.count * geometry.cluster_size());
-    const HostOffset offset = geometry.offset_of(run.first);
-    TRY(image_.store().write(offset.value, bytes));
-    return offset;
-}
-
 // A new directory, aside; then the header names it (H1), and the old one goes.
-Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries,
-                              std::vector<HostRun> &taken)
+Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries, Aside &aside)
 {
-    Buffer bytes = encode_bitmap_directory(entries);
+    const Buffer bytes = encode_bitmap_directory(entries);
     BitmapsExtension bitmaps;
     bitmaps.nb_bitmaps = static_cast<std::uint32_t>(entries.size());
     bitmaps.bitmap_directory_size = bytes.size();
-    bitmaps.bitmap_directory_offset =
-        TRY(write_aside(std::move(bytes), taken).in("bitmap directory"));
-    TRY(image_.store().flush());
-
-    TRY(image_.header().commit([&](HeaderArea &area) {
+    bitmaps.bitmap_directory_offset = TRY(aside.write(bytes).in("bitmap directory"));
+    aside.replace(directory_clusters_);
+    TRY(aside.commit([&](HeaderArea &area) {
         area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
         area.header.autoclear_features |= autoclear::bitmaps;
     }));
 
-    const HostRun old = std::exchange(directory_clusters_, taken.back());
-    taken.clear();
-    image_.metadata().remove(old);
-    image_.metadata().add(directory_clusters_);
-    if (old.count != 0)
-        image_.allocator().lower(old);
+    const Geometry &geometry = image_.geometry();
+    image_.metadata().remove(directory_clusters_);
     directory_ = bitmaps.bitmap_directory_offset;
+    directory_clusters_ = {geometry.cluster_of(directory_), geometry.clusters_for(bytes.size())};
+    image_.metadata().add(directory_clusters_);
     note_.clear();
     const std::size_t known = std::exchange(entries_, std::move(entries)).size();
     for (std::size_t i = known; i < entries_.size(); ++i)

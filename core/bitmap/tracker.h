@@ -31,6 +31,7 @@
 
 #include "core/base/mutex.h"
 #include "core/bitmap/stored_bitmap.h"
+#include "core/image/aside.h"
 
 namespace qcow2 {
 
@@ -78,12 +79,10 @@ private:
     Result<void> set_in_use(bool in_use);
     Result<void> mark_all() EXCLUDES(marks_);
 
-    // Clusters that are taken and not named yet are added to `taken`.
     Result<BitmapDirectoryEntry> make_entry(const std::string &name,
                                             std::optional<std::uint32_t> granularity_bits,
-                                            std::vector<HostRun> &taken);
-    Result<HostOffset> write_aside(Buffer bytes, std::vector<HostRun> &taken);
-    Result<void> publish(std::vector<BitmapDirectoryEntry> entries, std::vector<HostRun> &taken);
+                                            Aside &aside);
+    Result<void> publish(std::vector<BitmapDirectoryEntry> entries, Aside &aside);
 
     Image &image_;
     std::optional<Error> why_read_only_;

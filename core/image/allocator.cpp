@@ -271,4 +271,16 @@ Result<std::uint64_t> Allocator::used_end()
     return geometry_.offset_of(end).value;
 }
 
+HostCluster Allocator::fresh_mark() const
+{
+    Locked lock(mutex_);
+    return fresh_mark_;
+}
+
+void Allocator::set_fresh_mark(HostCluster mark)
+{
+    Locked lock(mutex_);
+    fresh_mark_ = std::max(fresh_mark_, mark);
+}
+
 }  // namespace qcow2

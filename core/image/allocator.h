@@ -63,6 +63,11 @@ public:
     // The end of the last cluster in use, in bytes.
     Result<std::uint64_t> used_end() EXCLUDES(mutex_);
 
+    // From here on nothing was ever handed out. Who opens the image anew in the
+    // same process tells it what the one before knew.
+    HostCluster fresh_mark() const EXCLUDES(mutex_);
+    void set_fresh_mark(HostCluster mark) EXCLUDES(mutex_);
+
 private:
     HostCluster store_end() const;
     HostCluster file_end() const;
@@ -83,7 +88,7 @@ private:
     MetadataMap &metadata_;
     const Geometry geometry_;
 
-    Mutex mutex_{Rank::allocator};
+    mutable Mutex mutex_{Rank::allocator};
     Refcounts refcounts_ GUARDED_BY(mutex_);
     std::deque<HostRun> reserve_ GUARDED_BY(mutex_);
     // No cluster before it is free.

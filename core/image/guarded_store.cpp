@@ -10,8 +10,7 @@ namespace qcow2 {
 Error GuardedStore::error_state()
 {
     Locked lock(mutex_);
-    return Error(Errc::io, "nothing is written any more after a failed flush: " +
-                               first_cause_->what);
+    return Error(Errc::io, "nothing is written any more: " + first_cause_->what);
 }
 
 Result<void> GuardedStore::state()
@@ -19,14 +18,24 @@ Result<void> GuardedStore::state()
     return failed_ ? Result<void>(error_state()) : Result<void>();
 }
 
+std::optional<Error> GuardedStore::first_cause()
+{
+    Locked lock(mutex_);
+    return first_cause_;
+}
+
+void GuardedStore::fail(Error cause)
+{
+    Locked lock(mutex_);
+    if (!first_cause_)
+        first_cause_ = std::move(cause);
+    failed_ = true;  // W5
+}
+
 Result<void> GuardedStore::after_flush(Result<void> result)
 {
-    if (!result) {
-        Locked lock(mutex_);
-        if (!first_cause_)
-            first_cause_ = result.error();
-        failed_ = true;  // W5
-    }
+    if (!result)
+        fail(Error(result.error()).in("a flush failed"));
     return result;
 }
 

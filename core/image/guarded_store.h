@@ -8,6 +8,7 @@
 //     flush begun after it has succeeded: a flush goes before the first write.
 // W5  A failed flush is final. It cannot be known what was lost, so nothing is
 //     sent down any more: reads go on, all else answers with the first cause.
+//     So is a header of which nobody knows what it says: fail().
 // The last cluster of a file may be cut short (QEMU does not pad it) and in
 // use: before something is written behind the file's end, it is padded.
 //
@@ -48,6 +49,9 @@ public:
 
     // In the error state: the first cause.
     Result<void> state();
+    std::optional<Error> first_cause();
+    // Enters the error state: it is not known what the file says.
+    void fail(Error cause);
 
 private:
     // What stands before everything that changes the store: O1 and W5.

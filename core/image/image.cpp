@@ -165,17 +165,26 @@ Result<void> Image::begin_writing()
     return {};
 }
 
+Result<void> Image::state()
+{
+    if (corrupt_)
+        return finding(Finding::corrupt_bit_set);
+    TRY(store_.state());
+    return data_store_ ? data_store_->state() : Result<void>();
+}
+
+std::optional<Error> Image::first_cause()
+{
+    const auto cause = store_.first_cause();
+    return cause || !data_store_ ? cause : data_store_->first_cause();
+}
+
 // No room may be a matter of clusters that only wait for a flush. And who meets
 // metadata where the guest's bytes should go does not go on.
 template <class Operation>
 Result<void> Image::change(Operation operation)
 {
-    if (corrupt_)
-        return finding(Finding::corrupt_bit_set);
-    // W5, also for what changes nothing but tables in memory.
-    TRY(store_.state());
-    if (data_store_)
-        TRY(data_store_->state());
+    TRY(state());  // also for what changes nothing but tables in memory
     Result<void> result = operation();
     if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
         TRY(flush());

@@ -61,10 +61,14 @@ public:
     std::uint64_t disk_size() const { return disk_size_; }
 
     // For the bitmaps, whose clusters are the image's.
-    ByteStore &store() { return store_; }
+    GuardedStore &store() { return store_; }
     ImageHeader &header() { return header_; }
     Allocator &allocator() { return allocator_; }
     MetadataMap &metadata() { return metadata_; }
+
+    // Whether anything can still be written (W5); first_cause() of that state.
+    Result<void> state();
+    std::optional<Error> first_cause();
 
     // Once, before the first change: what must be so in a file we write to.
     Result<void> begin_writing();

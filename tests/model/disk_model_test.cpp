@@ -200,6 +200,35 @@ void random_lives(std::uint64_t seed, std::uint32_t cluster_bits, bool limited, 
     }
 }
 
+// Opens the image anew again and again, until told to stop.
+class Restructuring {
+public:
+    explicit Restructuring(Disk &disk)
+        : thread_([this, &disk] {
+              while (!stop_ && fault_.empty()) {
+                  if (disk.why_read_only() || disk.size() == 0 || disk.report().size() > 1000)
+                      fault_ = "not itself";
+                  const Result<void> done = disk.restructure([](Image &) { return Result<void>(); });
+                  if (!done)
+                      fault_ = words(done);
+                  std::this_thread::yield();
+              }
+          })
+    {
+    }
+    std::string stop()
+    {
+        stop_ = true;
+        thread_.join();
+        return fault_;
+    }
+
+private:
+    std::atomic<bool> stop_{false};
+    std::string fault_;
+    std::thread thread_;
+};
+
 // Threads at stripes of their own, which share clusters, tables, granules.
 void threads_at_stripes(std::uint64_t seed)
 {
@@ -242,8 +271,13 @@ void threads_at_stripes(std::uint64_t seed)
                 faults[t] = e.what();
             }
         });
+    std::optional<Restructuring> restructuring;
+    if (random.one_in(3))
+        restructuring.emplace(bench.disk());
     for (auto &worker : workers)
         worker.join();
+    if (restructuring)
+        faults.push_back(restructuring->stop());
     for (const std::string &fault : faults)
         BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
     // Joined: each thread's bytes, everybody's bits.
