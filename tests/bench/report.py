@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Tables as text and Markdown, and the picture.
+
+import json
+import os
+import statistics
+from html import escape
+
+from rows import Sample
+
+
+def median(values):
+    return statistics.median(values) if values else None
+
+
+def figure(value):
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+class Line:
+    """A row with its samples: by variant, a list over the rounds."""
+
+    def __init__(self, group, row, samples):
+        self.group, self.row, self.samples = group, row, samples
+
+    def value(self, name):
+        return median([sample.value for sample in self.samples.get(name, [])])
+
+    def cpu(self, name):
+        return median([sample.cpu_us for sample in self.samples.get(name, []) if sample.cpu_us is not None])
+
+    def ratio(self, name, others):
+        """How many times as good as the best of the others, within a round."""
+        mine = self.samples.get(name, [])
+        ratios = []
+        for turn, sample in enumerate(mine):
+            theirs = [self.samples[other][turn].value for other in others
+                      if turn < len(self.samples.get(other, []))]
+            if not theirs or not sample.value:
+                continue
+            if self.row.more_is_better:
+                ratios.append(sample.value / max(theirs) if max(theirs) else None)
+            else:
+                ratios.append(min(theirs) / sample.value)
+        return median([ratio for ratio in ratios if ratio])
+
+    def cpu_ratio(self):
+        us, limit = self.cpu(self.group.us), self.cpu(self.group.limit or self.group.rivals[0])
+        return us / limit if us and limit else None
+
+    @property
+    def of_limit(self):
+        return self.ratio(self.group.us, [self.group.limit]) if self.group.limit else None
+
+    @property
+    def of_rivals(self):
+        return self.ratio(self.group.us, self.group.rivals) if self.group.rivals else None
+
+    @property
+    def to_win(self):
+        """Limit / rivals: what there is to be won."""
+        return self.ratio(self.group.limit, self.group.rivals) if self.group.limit and self.group.rivals else None
+
+    def verdict(self):
+        """"", "reached" or "missed"."""
+        limit_goal, rival_goal = self.row.goal
+        met = []
+        if limit_goal and self.of_limit:
+            met.append(self.of_limit >= limit_goal)
+        if rival_goal and self.of_rivals and (self.to_win or 9) > self.row.when:
+            met.append(self.of_rivals >= rival_goal)
+        return "" if not met else "reached" if all(met) else "missed"
+
+    def cells(self):
+        cells = [self.row.title, self.row.unit]
+        cells += [figure(self.value(variant.name)) for variant in self.group.variants]
+        cells += [figure(ratio) for ratio in self.ratios()]
+        cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.has_cpu()]
+        return cells
+
+    def has_cpu(self):
+        return self.group.name != "growth"
+
+    def ratios(self):
+        group = self.group
+        if group.limit and group.rivals:
+            return [self.of_limit, self.of_rivals, self.to_win]
+        if group.limit:
+            return [self.ratio(variant.name, [group.limit]) for variant in group.variants
+                    if variant.name != group.limit]
+        return [self.of_rivals]
+
+    def __str__(self):
+        return text_line(self.cells() + [self.verdict()])
+
+
+def head(group):
+    cells = ["", "unit"] + [variant.title for variant in group.variants]
+    if group.limit and group.rivals:
+        cells += ["us / limit", "us / qemu", "limit / qemu"]
+    elif group.limit:
+        cells += [f"{variant.title} / {group.variants[0].title}" for variant in group.variants
+                  if variant.name != group.limit]
+    else:
+        cells += ["us / qemu"]
+    if group.name != "growth":
+        cells += [f"CPU us, {variant.name}" for variant in group.variants]
+    return cells
+
+
+def text_line(cells):
+    return f"{cells[0]:46} {cells[1]:>5}" + "".join(f" {cell:>12}" for cell in cells[2:])
+
+
+def heading(group):
+    return text_line([cell.replace("qemu-nbd, ", "qemu ").replace("nbdkit, ", "") for cell in head(group)])
+
+
+class Table:
+    def __init__(self, group, place):
+        self.group, self.place, self.lines = group, place, []
+
+    def add(self, row, samples):
+        self.lines.append(Line(self.group, row, samples))
+
+    @property
+    def title(self):
+        return f"{self.group.title}: images {'in memory' if self.place == 'memory' else 'on the local file system'}"
+
+    def markdown(self):
+        cells = head(self.group) + ["goal"] * (self.group.name == "main")
+        lines = [f"### {self.title}", "", "| " + " | ".join(cells) + " |",
+                 "|---|---|" + "---:|" * (len(cells) - 2)]
+        for line in self.lines:
+            verdict = [line.verdict() or "-"] * (self.group.name == "main")
+            lines.append("| " + " | ".join(line.cells() + verdict) + " |")
+        return "\n".join(lines) + "\n"
+
+
+# --- Files.
+
+
+def write(folder, tables, note):
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "results.json"), "w") as file:
+        json.dump(dump(tables, note), file, indent=1)
+    with open(os.path.join(folder, "bench.md"), "w") as file:
+        file.write("\n".join(table.markdown() for table in tables))
+        file.write(f"\nMedians of {note}. Ratios are such that more is better, medians of those within a round; "
+                   "CPU is the server's, for each request.\n")
+    with open(os.path.join(folder, "bench.svg"), "w") as file:
+        file.write(picture(tables, note))
+
+
+def dump(tables, note):
+    return {"note": note, "tables": [
+        {"group": table.group.name, "place": table.place,
+         "rows": [{"name": line.row.name,
+                   "samples": {name: [[sample.value, sample.cpu_us] for sample in samples]
+                               for name, samples in line.samples.items()}}
+                  for line in table.lines]}
+        for table in tables]}
+
+
+def load(data, groups):
+    tables = []
+    for each in data["tables"]:
+        group = next(group for group in groups if group.name == each["group"])
+        table = Table(group, each["place"])
+        rows = {row.name: row for row in group.rows}
+        for row in each["rows"]:
+            if row["name"] in rows:
+                table.add(rows[row["name"]], {name: [Sample(*sample) for sample in samples]
+                                              for name, samples in row["samples"].items()})
+        tables.append(table)
+    return tables, data["note"]
+
+
+# --- The picture: for each row of the main tables a bar for us, one for the
+# best qemu-nbd, and a line where the limit is. Where there is no limit, qemu-nbd
+# is 1.
+
+LEFT, WIDTH, BAR, STEP, RIGHT = 300, 420, 9, 28, 60
+STYLE = ("text{font:12px sans-serif;fill:#57606a}.t{font-weight:bold;fill:#24292f}.us{fill:#1a7f5a}"
+         ".qemu{fill:#b6bec8}.one{stroke:#cf4b32;stroke-width:1.5}"
+         "@media(prefers-color-scheme:dark){text{fill:#9aa4ae}.t{fill:#e6edf3}.qemu{fill:#4a535e}.us{fill:#3fb68b}}")
+
+
+def picture(tables, note):
+    parts, y = [], 24
+    for table in tables:
+        if table.group.name != "main":
+            continue
+        limited = [(line, line.of_limit, 1 / line.to_win if line.to_win else None) for line in table.lines
+                   if line.of_limit and line.row.goal[0]]
+        others = [(line, line.of_rivals, 1.0) for line in table.lines
+                  if line.of_rivals and not line.row.goal[0]]
+        for title, bars, top in ((f"{table.title}; nbdkit on a raw file = 1", limited, 1.6),
+                                 (f"{table.title}; best qemu-nbd = 1", others, 8.0)):
+            if bars:
+                drawn, y = panel(title, bars, top, y)
+                parts += drawn
+    parts.append(f'<text x="8" y="{y + 8}">{escape(note)}</text>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + RIGHT} {y + 20}" '
+            f'width="{LEFT + WIDTH + RIGHT}" role="img"><style>{STYLE}</style>\n' + "\n".join(parts) + "\n</svg>\n")
+
+
+def panel(title, bars, top, y):
+    scale = WIDTH / top
+    parts = [f'<text class="t" x="8" y="{y}">{escape(title)}</text>',
+             f'<rect class="us" x="{LEFT + WIDTH - 150}" y="{y - 9}" width="10" height="10"/>'
+             f'<text x="{LEFT + WIDTH - 136}" y="{y}">us</text>'
+             f'<rect class="qemu" x="{LEFT + WIDTH - 100}" y="{y - 9}" width="10" height="10"/>'
+             f'<text x="{LEFT + WIDTH - 86}" y="{y}">qemu-nbd</text>']
+    y += 14
+    begin = y
+    for line, us, qemu in bars:
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(line.row.title)}</text>')
+        for kind, value, at in (("us", us, y + 1), ("qemu", qemu, y + 2 + BAR)):
+            if value:
+                width = min(value, top) * scale
+                parts.append(f'<rect class="{kind}" x="{LEFT}" y="{at}" width="{width:.1f}" height="{BAR}"/>')
+        parts.append(f'<text x="{LEFT + min(us, top) * scale + 4:.1f}" y="{y + 10}">{us:.2f}</text>')
+        y += STEP
+    one = LEFT + scale
+    parts.append(f'<line class="one" x1="{one:.1f}" y1="{begin - 2}" x2="{one:.1f}" y2="{y - 6}"/>')
+    return parts, y + 20
