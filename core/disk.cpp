@@ -6,8 +6,11 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
+#include "core/format/limits.h"
 #include "core/image/image.h"
+#include "core/image/resize.h"
 
 namespace qcow2 {
 
@@ -32,6 +35,13 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
     if (store.read_only())
         return Error(Errc::read_only, "the file below cannot be written");
     return std::nullopt;
+}
+
+Result<std::uint64_t> whole_sectors(std::uint64_t size)
+{
+    if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
+        return Error(Errc::invalid, "no disk can have " + std::to_string(size) + " bytes");
+    return align_up(size, limits::sector);
 }
 
 }  // namespace
@@ -267,6 +277,37 @@ Result<void> Disk::open_anew()
     if (cause)
         image_->store().fail(*cause);
     return why_read_only_ || cause ? Result<void>() : image_->begin_writing();
+}
+
+Result<void> Disk::check_resize(std::uint64_t size) const
+{
+    Passage passage(gate_);
+    TRY(readable());
+    if (why_read_only_)
+        return *why_read_only_;
+    size = TRY(whole_sectors(size));
+    TRY(Resize(*image_, size).check());
+    return ResizedBitmaps(*image_, *tracker_, size).check();
+}
+
+Result<void> Disk::resize(std::uint64_t size)
+{
+    size = TRY(whole_sectors(size));
+    return restructure([&](Image &image) -> Result<void> {
+        if (image.disk_size() == size)
+            return {};
+        Resize resize(image, size);
+        ResizedBitmaps bitmaps(image, *tracker_, size);
+        Aside aside(image);
+        TRY(bitmaps.prepare(aside));
+        TRY(resize.prepare(aside));
+        TRY(aside.commit([&](HeaderArea &area) {
+            resize.apply(area);
+            bitmaps.apply(area);
+        }));
+        resize.finish();
+        return {};
+    });
 }
 
 Result<void> Disk::close()

@@ -123,6 +123,13 @@ public:
     using Restructuring = std::function<Result<void>(Image &)>;
     Result<void> restructure(const Restructuring &operation);
 
+    // The disk gets another size, rounded up to 512 bytes; all bitmaps follow.
+    // What is new reads as zeros and is clean in every bitmap; what is cut off
+    // is gone, but for snapshots.
+    Result<void> resize(std::uint64_t size);
+    // Whether it could: the error is told in the words of the one that cannot.
+    Result<void> check_resize(std::uint64_t size) const;
+
     // settle(), then cuts the file back. No request is under way or comes.
     Result<void> close();
 

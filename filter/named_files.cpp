@@ -81,6 +81,16 @@ public:
 
     Result<void> cut(std::uint64_t) override { return {}; }
 
+    Result<void> shorten(std::uint64_t size) override
+    {
+        Locked lock(mutex_);
+        if (size >= size_ || !can_grow())
+            return {};
+        TRY(file_->truncate(size));
+        size_ = size;
+        return {};
+    }
+
 private:
     const std::unique_ptr<LocalFile> file_;
     ImageLock lock_;

@@ -65,6 +65,10 @@ public:
     // close; a store that cannot does nothing.
     virtual Result<void> cut(std::uint64_t size) = 0;
 
+    // Cuts the file off, whoever made it so long; for a file that is a disk, not
+    // an image. One that cannot be made shorter stays as it is.
+    virtual Result<void> shorten(std::uint64_t) { return {}; }
+
     virtual bool read_only() const = 0;
 };
 

@@ -11,8 +11,6 @@
 
 namespace qcow2 {
 
-namespace {
-
 // Names may be any bytes: those that a terminal would take amiss become '?'.
 std::string quoted(const std::string &name)
 {
@@ -22,8 +20,6 @@ std::string quoted(const std::string &name)
             c = '?';
     return text;
 }
-
-}  // namespace
 
 Tracker::Enabled::Enabled(Image &image, std::size_t entry, const BitmapDirectoryEntry &e)
     : entry(entry), granularity(e.granularity()), stored(image, e), touched(stored.size().bits)
@@ -95,7 +91,11 @@ void Tracker::open_bitmap(std::size_t i)
         if (result && tracked)
             enabled_.push_back(std::move(bitmap));
     }
-    if (!result && tracked && !why_read_only_)
+    not_followed_.resize(std::max(not_followed_.size(), i + 1));
+    if (result)
+        return;
+    not_followed_[i] = result.error();
+    if (tracked && !why_read_only_)
         why_read_only_ = std::move(result).error().in(quoted(e.name));
 }
 

@@ -40,6 +40,9 @@ struct BitmapRequest {
     std::optional<std::uint32_t> granularity_bits;
 };
 
+// For messages: "bitmap 'b0'".
+std::string quoted(const std::string &name);
+
 class Tracker {
 public:
     explicit Tracker(Image &image) : image_(image) {}
@@ -62,6 +65,16 @@ public:
 
     // A line for each bitmap.
     std::vector<std::string> report() const;
+
+    // The directory, for those who change it; empty if it is not used.
+    const std::vector<BitmapDirectoryEntry> &entries() const { return entries_; }
+    HostRun directory_clusters() const { return directory_clusters_; }
+    // Why the table of an entry must not be followed: it has another size than
+    // the disk needs, or leads to what is not the bitmap's own.
+    const std::optional<Error> &why_not_followed(std::size_t entry) const
+    {
+        return not_followed_[entry];
+    }
 
 private:
     struct Enabled {
@@ -90,6 +103,7 @@ private:
     HostOffset directory_;
     HostRun directory_clusters_;
     std::vector<BitmapDirectoryEntry> entries_;
+    std::vector<std::optional<Error>> not_followed_;  // for each of entries_
     std::vector<std::unique_ptr<Enabled>> enabled_;
 
     Mutex marks_{Rank::marks};          // B1 is done once

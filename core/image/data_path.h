@@ -36,6 +36,8 @@ public:
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
 
+    std::uint64_t backing_size() const { return backing_ ? backing_->size() : 0; }
+
     // Once, before use: trim and zero leave what is allocated allocated.
     void keep_clusters() { keep_clusters_ = true; }
 

@@ -112,4 +112,10 @@ Result<void> GuardedStore::cut(std::uint64_t size)
     return below_.cut(size);
 }
 
+Result<void> GuardedStore::shorten(std::uint64_t size)
+{
+    TRY(before_change());
+    return below_.shorten(size);
+}
+
 }  // namespace qcow2

@@ -46,6 +46,7 @@ public:
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
     Result<void> grow(std::uint64_t size_min) override;
     Result<void> cut(std::uint64_t size) override;
+    Result<void> shorten(std::uint64_t size) override;
 
     // In the error state: the first cause.
     Result<void> state();

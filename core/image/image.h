@@ -70,6 +70,15 @@ public:
     Result<void> state();
     std::optional<Error> first_cause();
 
+    // For structural changes. Where the guest's bytes are: the store, or an
+    // external data file.
+    ByteStore &data_store() { return data_store_ ? static_cast<ByteStore &>(*data_store_) : store_; }
+    // How far a backing file shows; 0 if there is none.
+    std::uint64_t backing_size() const { return data_.backing_size(); }
+    // Clusters of which one name is durably gone, and nobody reads by it (W3):
+    // those that have no other are punched out of the file.
+    void give_back(HostRun run);
+
     // Once, before the first change: what must be so in a file we write to.
     Result<void> begin_writing();
 
@@ -111,7 +120,6 @@ private:
     Result<void> note_snapshots(const Header &header);
     Result<void> flush_stores();
     Result<void> write_back();
-    void give_back(HostRun run);
     template <class Operation>
     Result<void> change(Operation operation);
     void mark_corrupt(const Error &cause);

@@ -49,6 +49,20 @@ void ReferenceDisk::mark(GuestOffset offset, std::uint64_t length)
             bitmap.bits.set(Range::of(offset.value, length).touched(std::uint64_t(1) << bitmap.granularity_bits));
 }
 
+void ReferenceDisk::resize(std::uint64_t size)
+{
+    if (size < size_)
+        bytes_.zero(size, size_ - size);
+    for (auto &[name, bitmap] : bitmaps_) {
+        BitVector bits(div_ceil(size, std::uint64_t(1) << bitmap.granularity_bits));
+        for (auto bit = bitmap.bits.next_set(0); bit < std::min(bits.size(), bitmap.bits.size());
+             bit = bitmap.bits.next_set(bit + 1))
+            bits.set(bit);
+        bitmap.bits = std::move(bits);
+    }
+    size_ = size;
+}
+
 void ReferenceDisk::add_bitmap(const std::string &name, std::uint32_t granularity_bits, bool enabled)
 {
     bitmaps_[name] = {granularity_bits, enabled, false,

@@ -47,12 +47,16 @@ public:
     Buffer read(GuestOffset offset, std::uint64_t length) const { return bytes_.copy(offset.value, length); }
     const SparseBytes &bytes() const { return bytes_; }
 
+    // What is cut off is gone; what is new is zeros, and clean. (Bitmaps that
+    // are in_use, too.)
+    void resize(std::uint64_t size);
+
     void add_bitmap(const std::string &name, std::uint32_t granularity_bits, bool enabled = true);
     std::map<std::string, ReferenceBitmap> &bitmaps() { return bitmaps_; }
     const std::map<std::string, ReferenceBitmap> &bitmaps() const { return bitmaps_; }
 
 private:
-    const std::uint64_t size_;
+    std::uint64_t size_;
     SparseBytes bytes_;
     std::map<std::string, ReferenceBitmap> bitmaps_;
 };

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/resized_bitmaps.h"
+
+#include <algorithm>
+
+namespace qcow2 {
+
+namespace {
+
+void clear_from(std::uint64_t bit, MutableBytes bytes)
+{
+    const std::uint64_t whole = div_ceil(bit, 8);
+    if (bit % 8 != 0)
+        bytes[whole - 1] &= static_cast<std::uint8_t>((1u << bit % 8) - 1);
+    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(whole), bytes.end(), 0);
+}
+
+}  // namespace
+
+ResizedBitmaps::ResizedBitmaps(Image &image, const Tracker &tracker, std::uint64_t size)
+    : image_(image), tracker_(tracker), geometry_(image.geometry()), size_(size),
+      entries_(tracker.entries())
+{
+}
+
+// What nobody can use stays as it is if everybody is told so by in_use. To let
+// another one fall behind the disk would be a lie.
+Result<void> ResizedBitmaps::check() const
+{
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+        const BitmapDirectoryEntry &e = entries_[i];
+        if (const auto cause = tracker_.why_not_followed(i)) {
+            if (!e.in_use())
+                return Error(*cause).in(quoted(e.name) + " cannot follow the disk to another size");
+            continue;
+        }
+        TRY(check_bitmap_limits(size_, e.granularity_bits, geometry_).in(quoted(e.name)));
+    }
+    return {};
+}
+
+Result<void> ResizedBitmaps::prepare(Aside &aside)
+{
+    TRY(check());
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+        if (!tracker_.why_not_followed(i))
+            TRY(resize(entries_[i], aside).in(quoted(entries_[i].name)));
+    if (entries_ == tracker_.entries())
+        return {};
+
+    const Buffer bytes = encode_bitmap_directory(entries_);
+    BitmapsExtension extension;
+    extension.nb_bitmaps = static_cast<std::uint32_t>(entries_.size());
+    extension.bitmap_directory_size = bytes.size();
+    extension.bitmap_directory_offset = TRY(aside.write(bytes).in("bitmap directory"));
+    aside.replace(tracker_.directory_clusters());
+    extension_ = extension;
+    return {};
+}
+
+void ResizedBitmaps::apply(HeaderArea &area) const
+{
+    if (extension_)
+        area.extensions = with_bitmaps_extension(area.extensions, extension_);
+}
+
+Result<ResizedBitmaps::Table> ResizedBitmaps::load_table(const BitmapDirectoryEntry &e)
+{
+    Buffer raw(std::uint64_t(e.bitmap_table_size) * 8);
+    TRY(image_.store().read(e.bitmap_table_offset.value, raw).in("bitmap table"));
+    Table table;
+    for (std::size_t at = 0; at < raw.size(); at += 8)
+        table.push_back(TRY(decode_bitmap_table_entry(load_be64(&raw[at]), geometry_)));
+    return table;
+}
+
+// Its table is exactly that of the old size: the tracker has looked.
+Result<void> ResizedBitmaps::resize(BitmapDirectoryEntry &e, Aside &aside)
+{
+    const BitmapSize was = BitmapSize::of(image_.disk_size(), e.granularity_bits, geometry_);
+    const BitmapSize is = BitmapSize::of(size_, e.granularity_bits, geometry_);
+    const Table old = TRY(load_table(e));
+    Table table = old;
+    for (std::uint64_t i = is.table_entries; i < old.size(); ++i)
+        if (old[i].has_cluster())
+            aside.replace({geometry_.cluster_of(old[i].data), 1});
+    table.resize(is.table_entries);
+
+    const std::uint64_t kept = std::min(was.bits, is.bits);
+    const std::uint64_t per_cluster = geometry_.cluster_size() * 8;
+    if (kept % per_cluster != 0)
+        TRY(cut_cluster(table[kept / per_cluster], kept % per_cluster, aside).in("bitmap data"));
+    if (table == old)
+        return {};
+
+    Buffer bytes(table.size() * 8);
+    for (std::size_t i = 0; i < table.size(); ++i)
+        store_be64(&bytes[i * 8], table[i].raw());
+    aside.replace({geometry_.cluster_of(e.bitmap_table_offset),
+                   geometry_.clusters_for(old.size() * 8)});
+    e.bitmap_table_offset = TRY(aside.write(std::move(bytes)).in("bitmap table"));
+    e.bitmap_table_size = static_cast<std::uint32_t>(table.size());
+    return {};
+}
+
+// The cluster that holds the last bits that stay: `bits` of it do, the others
+// are 0.
+Result<void> ResizedBitmaps::cut_cluster(BitmapTableEntry &entry, std::uint64_t bits, Aside &aside)
+{
+    if (!entry.has_cluster() && !entry.all_ones)
+        return {};
+    Buffer old(geometry_.cluster_size(), 0xff);
+    if (entry.has_cluster())
+        TRY(image_.store().read(entry.data.value, old));
+    Buffer cut = old;
+    clear_from(bits, cut);
+    if (entry.has_cluster() && cut == old)
+        return {};
+    if (entry.has_cluster())
+        aside.replace({geometry_.cluster_of(entry.data), 1});
+    entry = {};
+    if (!all_zero(cut))
+        entry.data = TRY(aside.write(std::move(cut)));
+    return {};
+}
+
+}  // namespace qcow2
