@@ -64,7 +64,7 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
     const ChainPlace place{options.files, options.path, {options.identity}};
     auto image = TRY(Image::open(
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
-                options.snapshot}));
+                options.snapshot, options.repaired_first}));
     auto tracker = std::make_unique<Tracker>(*image);
     if (!options.snapshot)
         TRY(tracker->open());

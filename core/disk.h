@@ -58,6 +58,9 @@ struct DiskOptions {
     // The ID or name of an internal snapshot to serve, read-only, instead of the
     // active state. Bitmaps tell of the active state, and are not looked at.
     std::optional<std::string> snapshot;
+    // The image is only looked at now. A dirty one (lazy refcounts) will be
+    // repaired (check/repair.h) before it is opened to be written to.
+    bool repaired_first = false;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };

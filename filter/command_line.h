@@ -8,15 +8,22 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 namespace qcow2 {
 
-// Whether these arguments of nbdkit, the program's name first, have -r. It is
-// used as a hint alone: what is told at the prompt depends on it, and nothing
-// that is written.
+// Of this process: the program's name first. Empty if that cannot be found out.
+std::vector<std::string> server_arguments();
+
+// Whether these arguments of nbdkit have -r. For a server it is used as a hint
+// alone: what is told at the prompt depends on it, and nothing that is written.
 bool asks_for_read_only(std::span<const std::string> arguments);
 
-// The same of this process; false if that cannot be found out.
+// Whether they (or a service manager that has opened the socket) keep nbdkit in
+// the foreground, so that what it says later can be seen.
+bool stays_in_foreground(std::span<const std::string> arguments);
+
+// asks_for_read_only() of this process; false if that cannot be found out.
 bool server_asked_for_read_only();
 
 }  // namespace qcow2

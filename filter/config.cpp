@@ -104,6 +104,29 @@ Result<void> take_qcow2_cache(Config &config, const char *value)
     return {};
 }
 
+// Only one a time: what the order would be is for the person to say.
+Result<void> set_maintenance(Config &config, Maintenance maintenance)
+{
+    if (config.maintenance)
+        return invalid(maintenance.key + ": one maintenance key at a time; there is " +
+                       config.maintenance->key + " already");
+    config.maintenance = std::move(maintenance);
+    return {};
+}
+
+Result<void> take_qcow2_check(Config &config, const char *value)
+{
+    const std::string_view word = value;
+    const std::string key = "qcow2-check=" + std::string(word);
+    if (word == "report")
+        return set_maintenance(config, check_maintenance(key, std::nullopt));
+    if (word == "leaks")
+        return set_maintenance(config, check_maintenance(key, RepairKind::leaks));
+    if (word == "all")
+        return set_maintenance(config, check_maintenance(key, RepairKind::all));
+    return invalid(key + ": the word must be report, leaks or all");
+}
+
 Result<void> take_qcow2_create(Config &config, const char *value)
 {
     const std::int64_t size = nbdkit_parse_size(value);
@@ -166,6 +189,8 @@ constexpr Key keys[] = {
      "Store bitmaps when the disk is idle and at the end."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
      "Memory for metadata (default: enough for 256G)."},
+    {"qcow2-check", "report|leaks|all", take_qcow2_check,
+     "Serve nothing; check or repair the image, and exit."},
     {"qcow2-create", "<SIZE>", take_qcow2_create,
      "Where nothing is, make an image of this size first."},
     {"qcow2-discard", "unmap|keep", take_qcow2_discard,

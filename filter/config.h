@@ -15,6 +15,7 @@
 
 #include "core/base/result.h"
 #include "core/disk.h"
+#include "filter/maintenance.h"
 #include "filter/named_files.h"
 
 namespace qcow2 {
@@ -24,6 +25,7 @@ struct Config {
     bool lock = true;
     std::optional<std::uint64_t> create_size;  // qcow2-create=, bytes
     NamedFiles named_files;  // qcow2-files=
+    std::optional<Maintenance> maintenance;  // to be done instead of serving
 
     // What file= and fd= named on the way to the plugin: absolute paths. More
     // than one, and we do not know which bytes are where.

@@ -3,17 +3,26 @@
 
 #include "filter/engine.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "core/base/log.h"
+#include "core/check/repair.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
 #include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
+#include "filter/local_store.h"
 #include "filter/next_store.h"
+#include "filter/report.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -43,7 +52,7 @@ bool Engine::rotational() const { return store_->rotational(); }
 // it carries the lock.
 ImageLock::Kind Engine::lock_at_prompt() const
 {
-    const bool will_write = stack_.identity && !stack_.overlay && file_->writable() &&
+    const bool will_write = (!config_.maintenance || config_.maintenance->changes) && stack_.identity && !stack_.overlay && file_->writable() &&
                             !server_asked_for_read_only();
     return will_write ? ImageLock::Kind::writer : ImageLock::Kind::reader;
 }
@@ -56,6 +65,8 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
         return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " +
                                         keys + " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
+    if (config_.maintenance)
+        TRY(check_maintenance_key());
     if (!stack.file_plugin || config_.files.size() != 1)
         return {};
     auto file = LocalFile::open(config_.files.front());
@@ -65,6 +76,8 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     lock_ = std::make_unique<ImageLock>(*file_);
     if (config_.lock)
         TRY(lock_->take(lock_at_prompt()));
+    if (config_.maintenance)
+        return maintain_at_prompt() ? maintain_file() : check_foreground();
     return stack.identity ? check_image() : Result<void>();
 }
 
@@ -101,12 +114,130 @@ Result<void> Engine::check_image()
         return {};  // made when the first client comes
     DiskOptions options = disk_options();
     options.read_only = for_reading;
+    options.repaired_first = !for_reading;
     const auto disk = TRY(Disk::open(*store, options).in(path));
-    if (disk->why_read_only() && !for_reading && !read_only_said_) {
+    if (for_reading)
+        return {};
+    if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
     }
+    if (!disk->why_read_only() && TRY(needs_repair(*store)))
+        log_warning(path + ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
+                           "before the first client is let in");
     return {};
+}
+
+// --- Maintenance.
+
+// On a local file all is done at the prompt: then the result is seen, and the
+// exit code is ours, whether nbdkit is to be a daemon or not.
+bool Engine::maintain_at_prompt() const
+{
+    return file_ && (config_.maintenance->changes ? stack_.transparent : stack_.identity);
+}
+
+// What can be told before anything is opened. Here -r is more than a hint.
+Result<void> Engine::check_maintenance_key()
+{
+    find_output();
+    const std::vector<std::string> arguments = server_arguments();
+    const std::string &key = config_.maintenance->key;
+    if (config_.maintenance->changes && arguments.empty())
+        return Error(Errc::unsupported, key + ": /proc/self/cmdline cannot be read, so it is not "
+                                              "known whether the image may be changed");
+    if (config_.maintenance->changes && asks_for_read_only(arguments))
+        return Error(Errc::read_only, key + " asks for a change, but the server is read-only (-r)");
+    return {};
+}
+
+// A daemon has no terminal when it is time for the result.
+Result<void> Engine::check_foreground() const
+{
+    const std::vector<std::string> arguments = server_arguments();
+    if (arguments.empty() || stays_in_foreground(arguments))
+        return {};
+    return Error(Errc::invalid, config_.maintenance->key + ": the image is no local file that is known at the "
+                                                           "prompt; add -f to see the result");
+}
+
+Result<void> Engine::maintain_file()
+{
+    if (config_.maintenance->changes && !file_->writable())
+        return Error(Errc::read_only, file_->path() + " cannot be written: " +
+                                          std::strerror(file_->why_not_writable()) + "; but " +
+                                          config_.maintenance->key + " asks for a change");
+    LocalStore store(*file_, TRY(file_->length()));
+    TRY(maintain(store).in(file_->path()));
+    // Nothing of nbdkit is there yet that would have to be taken down.
+    std::exit(*exit_code_);
+}
+
+void Engine::after_fork(nbdkit_backend *backend)
+{
+    Locked lock(mutex_);
+    if (!config_.maintenance)
+        return;
+    if (const auto done = guarded([&] { return maintain_layer(backend); }); !done) {
+        report(done.error());
+        exit_code_ = Maintenance::failed;
+    }
+    abandon();
+    nbdkit_shutdown();
+}
+
+Result<void> Engine::maintain_layer(nbdkit_backend *backend)
+{
+    const Maintenance &maintenance = *config_.maintenance;
+    store_ = TRY(NextStore::open(backend, !maintenance.changes, serialised_));
+    TRY(hold_file());
+    if (maintenance.changes && store_->read_only())
+        return Error(Errc::read_only, maintenance.key + " asks for a change, but the layer below is read-only");
+    return maintain(*store_);
+}
+
+// Standard output as it was at the prompt: later nbdkit puts /dev/null in its
+// place, and with -s a client is at its other end.
+void Engine::find_output()
+{
+    output_ = nbdkit_stdio_safe() ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : -1;
+    if (output_ == -1)
+        output_ = STDERR_FILENO;
+}
+
+Result<void> Engine::print(std::string_view text) const
+{
+    while (!text.empty()) {
+        const ssize_t n = ::write(output_, text.data(), text.size());
+        if (n == -1 && errno != EINTR)
+            return Error(Errc::io, "printing the result: " + std::string(std::strerror(errno)));
+        text.remove_prefix(n == -1 ? 0 : static_cast<std::size_t>(n));
+    }
+    return {};
+}
+
+Result<void> Engine::maintain(ByteStore &store)
+{
+    const Maintenance &maintenance = *config_.maintenance;
+    DiskOptions options = disk_options();
+    options.bitmaps.clear();
+    options.snapshot.reset();
+    options.read_only = !maintenance.changes;
+    if (maintenance.changes && maintenance.repaired_first)
+        TRY(repair_if_dirty(store, options));
+    const Maintenance::Outcome outcome = TRY(maintenance.work(store, options).in(maintenance.key));
+    exit_code_ = outcome.exit_code;
+    return print(outcome.text);
+}
+
+// nbdkit's own exit code says only that it was told to end.
+void Engine::unload()
+{
+    Locked lock(mutex_);
+    if (!exit_code_ || *exit_code_ == Maintenance::done)
+        return;
+    std::fflush(nullptr);  // as exit() would
+    ::_exit(*exit_code_);
 }
 
 // --- When clients come.
@@ -114,6 +245,8 @@ Result<void> Engine::check_image()
 Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
 {
     Locked lock(mutex_);
+    if (config_.maintenance)
+        return Error(Errc::busy, config_.maintenance->key + ": nothing is served");
     if (disk_)
         return {};
     Result<void> opened = open(backend, read_only);
@@ -132,6 +265,8 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
         TRY(create());
     DiskOptions options = disk_options();
     options.read_only = read_only;
+    if (!store_->read_only())
+        TRY(repair_if_dirty(*store_, options));
     disk_ = TRY(Disk::open(*store_, options));
     say_what_is_there(read_only);
     return {};
@@ -145,6 +280,30 @@ Result<void> Engine::create()
         return {};
     log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");
     return create_image(*store_, *config_.create_size).in("qcow2-create=");
+}
+
+// An image with lazy refcounts that was not closed cleanly, as `qemu-img check
+// -r all` would. One that cannot be repaired is served read-only, and one that
+// would be refused or served read-only all the same is not touched.
+Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
+{
+    const auto needed = needs_repair(store);
+    if (!needed || !*needed)
+        return {};  // what is no image is told by who opens it
+    options.repaired_first = true;
+    if (TRY(Disk::open(store, options))->why_read_only())
+        return {};
+    auto repaired = repair(store, RepairKind::all);
+    if (!repaired && repaired.error().code == Errc::io)
+        return std::move(repaired).error().in("repairing the refcounts");
+    if (!repaired) {
+        log_warning("the image cannot be repaired: " + repaired.error().what);
+        return {};
+    }
+    log_warning("the image was not closed cleanly; its refcounts have been repaired");
+    if (!repaired->after.sound())
+        log_warning("not all could be repaired:\n" + repaired->after.text());
+    return {};
 }
 
 // After a failure, as if nothing had been tried.

@@ -13,12 +13,17 @@
 //                    brought to what a clean stop leaves;
 //   close()          after the last client.
 //
+// A maintenance key (maintenance.h) makes it work instead: in get_ready() on a
+// local file, and that ends the process; else in after_fork(), and then the
+// server is told to end, unload() sets its exit code, and no client is let in.
+//
 // A failure of connect() or enter() turns that client away; the next
 // one tries again, for the cause may have passed.
 
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include <nbdkit-filter.h>
@@ -44,10 +49,13 @@ public:
     Config &config() { return config_; }
 
     Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
+    void after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     Result<void> enter(bool read_only) EXCLUDES(mutex_);
     void leave() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
+    // The last call. Does not return if maintenance has set an exit code.
+    void unload() EXCLUDES(mutex_);
 
     // Between connect() and close().
     Disk &disk() { return *disk_; }
@@ -60,8 +68,17 @@ private:
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
+    Result<void> check_maintenance_key() REQUIRES(mutex_);
+    Result<void> check_foreground() const REQUIRES(mutex_);
+    bool maintain_at_prompt() const REQUIRES(mutex_);
+    Result<void> maintain_file() REQUIRES(mutex_);
+    Result<void> maintain_layer(nbdkit_backend *backend) REQUIRES(mutex_);
+    Result<void> maintain(ByteStore &store) REQUIRES(mutex_);
+    void find_output() REQUIRES(mutex_);
+    Result<void> print(std::string_view text) const REQUIRES(mutex_);
     Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);
     Result<void> create() REQUIRES(mutex_);
+    Result<void> repair_if_dirty(ByteStore &store, DiskOptions options) REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);
     void find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
@@ -79,6 +96,8 @@ private:
     bool writing_ GUARDED_BY(mutex_) = false;
     unsigned clients_ GUARDED_BY(mutex_) = 0;
     bool read_only_said_ GUARDED_BY(mutex_) = false;
+    std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed
+    int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed
 
     // Set and reset under mutex_, while no client uses them.
     std::unique_ptr<NextStore> store_;

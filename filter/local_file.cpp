@@ -229,4 +229,18 @@ Result<void> LocalFile::truncate(std::uint64_t length)
     return {};
 }
 
+Result<void> LocalFile::punch(std::uint64_t offset, std::uint64_t length)
+{
+    if (length == 0)
+        return {};
+    while (::fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                       static_cast<off_t>(length)) == -1) {
+        if (errno == EOPNOTSUPP || errno == ENODEV)
+            return Error(Errc::unsupported, path_ + ": no holes here");
+        if (errno != EINTR)
+            return failed("making a hole at " + hex(offset), errno);
+    }
+    return {};
+}
+
 }  // namespace qcow2

@@ -60,6 +60,8 @@ public:
     Result<void> flush();
     // no_space if the file system or a limit of the process says so.
     Result<void> truncate(std::uint64_t length);
+    // Makes a hole; the length stays. unsupported where there are none.
+    Result<void> punch(std::uint64_t offset, std::uint64_t length);
 
 private:
     static Result<std::unique_ptr<LocalFile>> adopt(const std::string &path, int descriptor,

@@ -7,96 +7,36 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 
-#include "core/base/arith.h"
-#include "core/base/mutex.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
+#include "filter/local_store.h"
 
 namespace qcow2 {
 
 namespace {
 
-// The file itself, its lock, and its bytes.
-class NamedFileStore final : public ByteStore {
+// The file itself and its lock.
+struct HeldFile {
+    explicit HeldFile(std::unique_ptr<LocalFile> held) : file(std::move(held)), lock(*file) {}
+
+    const std::unique_ptr<LocalFile> file;
+    ImageLock lock;
+};
+
+// And its bytes.
+class NamedFileStore final : private HeldFile, public LocalStore {
 public:
-    NamedFileStore(std::unique_ptr<LocalFile> file, std::uint64_t size)
-        : file_(std::move(file)), lock_(*file_), size_(size), fresh_from_(size)
+    NamedFileStore(std::unique_ptr<LocalFile> held, std::uint64_t size)
+        : HeldFile(std::move(held)), LocalStore(*file, size)
     {
     }
 
-    ImageLock &lock() { return lock_; }
-
-    std::uint64_t size() const override { return size_; }
-    std::uint64_t fresh_from() const override { return fresh_from_; }
-    bool can_flush() const override { return true; }
-    bool can_grow() const override { return file_->regular() && file_->writable(); }
-    bool read_only() const override { return !file_->writable(); }
-
-    Result<void> read(std::uint64_t offset, MutableBytes bytes) override
-    {
-        const std::uint64_t size = size_;
-        const std::uint64_t there =
-            offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
-        TRY(file_->read(offset, bytes.first(there)));
-        std::ranges::fill(bytes.subspan(there), 0);
-        return {};
-    }
-
-    Result<void> write(std::uint64_t offset, Bytes bytes) override
-    {
-        if (!fits(offset, bytes.size(), size_))
-            return Error(Errc::no_space, file_->path() + " is too short");
-        return file_->write(offset, bytes);
-    }
-
-    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool) override
-    {
-        const Buffer zeros(std::min<std::uint64_t>(length, 256 << 10));
-        for (std::uint64_t done = 0; done < length; done += zeros.size())
-            TRY(write(offset + done,
-                      Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));
-        return {};
-    }
-
-    Result<void> discard(std::uint64_t, std::uint64_t) override { return {}; }
-    Result<void> flush() override { return file_->flush(); }
-
-    Result<void> grow(std::uint64_t size_min) override
-    {
-        Locked lock(mutex_);
-        if (size_min <= size_)
-            return {};
-        if (!can_grow())
-            return Error(Errc::no_space, file_->path() + " cannot grow");
-        TRY(file_->truncate(size_min));
-        size_ = size_min;
-        return {};
-    }
-
-    Result<void> cut(std::uint64_t) override { return {}; }
-
-    Result<void> shorten(std::uint64_t size) override
-    {
-        Locked lock(mutex_);
-        if (size >= size_ || !can_grow())
-            return {};
-        TRY(file_->truncate(size));
-        size_ = size;
-        return {};
-    }
-
-private:
-    const std::unique_ptr<LocalFile> file_;
-    ImageLock lock_;
-    std::atomic<std::uint64_t> size_;
-    const std::uint64_t fresh_from_;
-    Mutex mutex_{Rank::store};  // growing
+    Result<void> take_lock(ImageLock::Kind kind) { return lock.take(kind); }
 };
 
 // "nbd:", "json:", "https:": what QEMU would take for more than a path.
@@ -184,7 +124,7 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     const bool for_writing = writable && file->writable();
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)
-        TRY(store->lock().take(for_writing ? ImageLock::Kind::writer : ImageLock::Kind::reader));
+        TRY(store->take_lock(for_writing ? ImageLock::Kind::writer : ImageLock::Kind::reader));
     return NamedFile{std::move(store), path, identity};
 }
 

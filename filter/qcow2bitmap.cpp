@@ -62,6 +62,12 @@ int filter_get_ready(int thread_model)
     });
 }
 
+int filter_after_fork(nbdkit_backend *backend)
+{
+    the_engine().after_fork(backend);
+    return 0;
+}
+
 int filter_preconnect(nbdkit_next_preconnect *next, nbdkit_backend *backend, int readonly)
 {
     if (next(backend, readonly) == -1)
@@ -73,6 +79,8 @@ void filter_cleanup(nbdkit_backend *)
 {
     run([] { return the_engine().close(); });
 }
+
+void filter_unload() { the_engine().unload(); }
 
 int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
 {
@@ -215,9 +223,11 @@ nbdkit_filter make_filter()
     filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.";
     filter.config_help = config_help();
     filter.load = filter_load;
+    filter.unload = filter_unload;
     filter.config = filter_config;
     filter.thread_model = filter_thread_model;
     filter.get_ready = filter_get_ready;
+    filter.after_fork = filter_after_fork;
     filter.cleanup = filter_cleanup;
     filter.preconnect = filter_preconnect;
     filter.list_exports = filter_list_exports;

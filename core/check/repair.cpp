@@ -278,12 +278,13 @@ Result<void> Repair::clear_bits()
 
 Result<RepairReport> repair(ByteStore &store, RepairKind kind) { return Repair(store, kind).run(); }
 
-Result<bool> is_dirty(ByteStore &store)
+Result<bool> needs_repair(ByteStore &store)
 {
     Buffer bytes(std::min<std::uint64_t>(store.size(), sizeof(on_disk::Header)));
     TRY(store.read(0, bytes).in("header"));
     const Header header = TRY(decode_header(bytes).in("header"));
-    return bool(header.incompatible_features & incompatible::dirty);
+    return (header.incompatible_features & (incompatible::dirty | incompatible::corrupt)) ==
+           incompatible::dirty;
 }
 
 }  // namespace qcow2

@@ -51,8 +51,9 @@ struct RepairReport {
 // worse than it was, in the sense of the above.
 Result<RepairReport> repair(ByteStore &store, RepairKind kind);
 
-// True if the header has the dirty bit: refcounts may be too low, and must be
-// repaired before anything is written.
-Result<bool> is_dirty(ByteStore &store);
+// True if the header has the dirty bit (lazy refcounts, not closed cleanly):
+// refcounts may be too low, and must be repaired before anything is written.
+// Not if it has the corrupt bit as well: then a person has to look.
+Result<bool> needs_repair(ByteStore &store);
 
 }  // namespace qcow2

@@ -89,7 +89,7 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
     image->data_.set_backing(std::move(backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
-    TRY(image->open_tables(state));
+    TRY(image->open_tables(state, options.repaired_first));
     return image;
 }
 
@@ -107,7 +107,7 @@ Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
 }
 
 // What reading needs must be right; what only writing needs forbids writing.
-Result<void> Image::open_tables(const State &state)
+Result<void> Image::open_tables(const State &state, bool repaired_first)
 {
     const Header header = header_.header();
     const std::uint64_t l1_clusters = geometry_.clusters_for(std::uint64_t(header.l1_size) * 8);
@@ -117,7 +117,10 @@ Result<void> Image::open_tables(const State &state)
     apart &= metadata_.add(
         {geometry_.cluster_of(header.refcount_table_offset), header.refcount_table_clusters});
 
+    const bool dirty = header.incompatible_features & incompatible::dirty;
     Result<void> writable = allocator_.open();
+    if (!writable && dirty && repaired_first)
+        writable = {};
     if (writable)
         writable = note_snapshots(header);
     if (writable && !apart)
@@ -130,7 +133,7 @@ Result<void> Image::open_tables(const State &state)
         why_read_only_ = mapping_.why_read_only();
     if (header.incompatible_features & incompatible::corrupt)
         why_read_only_ = finding(Finding::corrupt_bit_set);
-    if (header.incompatible_features & incompatible::dirty)
+    if (dirty && !repaired_first)
         why_read_only_ = finding(Finding::dirty_bit_set);
     if (state.why_read_only)
         why_read_only_ = state.why_read_only;
@@ -155,6 +158,8 @@ Result<void> Image::note_snapshots(const Header &header)
 
 Result<void> Image::begin_writing()
 {
+    if (header_.header().incompatible_features & incompatible::dirty)
+        return finding(Finding::dirty_bit_set);
     if (header_.header().autoclear_features & ~autoclear::known)
         TRY(header_.commit([](HeaderArea &area) {
             area.header.autoclear_features &= autoclear::known;  // H4

@@ -47,6 +47,9 @@ struct ImageOptions {
     // The ID or name of an internal snapshot: what is read is that one, and
     // nothing is written.
     std::optional<std::string> snapshot;
+    // A dirty image is repaired before it is opened to be written to: now, the
+    // dirty bit, and refcounts that cannot be read, do not forbid writing.
+    bool repaired_first = false;
 };
 
 class Image {
@@ -116,7 +119,7 @@ private:
     Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
           const State &state, std::uint64_t cache_bytes);
 
-    Result<void> open_tables(const State &state);
+    Result<void> open_tables(const State &state, bool repaired_first);
     Result<void> note_snapshots(const Header &header);
     Result<void> flush_stores();
     Result<void> write_back();

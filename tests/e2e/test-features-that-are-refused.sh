@@ -14,26 +14,6 @@ if qemu-img create -q -f qcow2 --object secret,id=key,data=hunter2 \
     refused "disk.qcow2: the image is encrypted .crypt_method" -r file disk.qcow2
 fi
 
-step "the dirty bit (lazy refcounts): for reading"
-make_qcow2 disk.qcow2 64M lazy_refcounts=on
-qemu-io -f qcow2 -c 'write -P 0x41 0 64k' -c flush -c abort disk.qcow2 >/dev/null 2>&1 || true
-[ "$(($(peek disk.qcow2 72 8) & 1))" -eq 1 ] || poke disk.qcow2 72 8 1
-before=$(sha256sum disk.qcow2)
-refused "dirty bit.*'qemu-img check -r all' repairs it" file disk.qcow2 bitmap=b0
-serve file disk.qcow2
-client <<'PYTHON'
-assert h.is_read_only()
-assert h.pread(65536, 0) == b"A" * 65536
-PYTHON
-stop
-server_said "not closed cleanly .dirty bit.; 'qemu-img check -r all' repairs it"
-same "$(sha256sum disk.qcow2)" "$before"
-qemu-img check -q -r all disk.qcow2 >/dev/null || true
-serve file disk.qcow2
-client <<<'h.pwrite(b"x", 0)'
-stop
-check_image disk.qcow2
-
 step "the corrupt bit: for reading"
 make_qcow2 disk.qcow2 64M
 qemu-io -f qcow2 -c 'write -P 0x41 0 64k' disk.qcow2 >/dev/null

@@ -11,14 +11,17 @@ using namespace qcow2;
 
 namespace {
 
-bool read_only(const std::string &line)
+std::vector<std::string> words_of(const std::string &line)
 {
     std::istringstream words(line);
     std::vector<std::string> arguments;
     for (std::string word; words >> word;)
         arguments.push_back(word);
-    return asks_for_read_only(arguments);
+    return arguments;
 }
+
+bool read_only(const std::string &line) { return asks_for_read_only(words_of(line)); }
+bool foreground(const std::string &line) { return stays_in_foreground(words_of(line)); }
 
 }  // namespace
 
@@ -27,7 +30,7 @@ BOOST_AUTO_TEST_SUITE(command_line)
 BOOST_AUTO_TEST_CASE(read_only_is_found_wherever_it_stands)
 {
     for (const char *line : {"nbdkit -r file x", "nbdkit -fr file x", "nbdkit -vfr file x",
-                             "nbdkit --readonly file x", "nbdkit --read-only file x",
+                             "nbdkit --readonly file x", "nbdkit --read-only file x", "nbdkit --re file x",
                              "nbdkit file x -r", "nbdkit -U - -r file x",
                              "nbdkit --filter qcow2bitmap -r file x",
                              "nbdkit -D a.b=1 --run true -r file x"})
@@ -41,6 +44,16 @@ BOOST_AUTO_TEST_CASE(what_only_looks_like_it_is_not_taken_for_it)
                              "nbdkit -Der=1 file x", "nbdkit file x -- -r",
                              "nbdkit --user -r file r=1", "nbdkit -f -p 10809 file readonly"})
         BOOST_TEST(!read_only(line), line);
+}
+
+BOOST_AUTO_TEST_CASE(who_stays_in_the_foreground)
+{
+    for (const char *line : {"nbdkit -f file x", "nbdkit -vf file x", "nbdkit -s file x", "nbdkit file x -f",
+                             "nbdkit --foreground file x", "nbdkit --no-fork file x", "nbdkit --single file x"})
+        BOOST_TEST(foreground(line), line);
+    for (const char *line : {"nbdkit file x", "nbdkit -U f file x", "nbdkit -Uf file x", "nbdkit -r file x",
+                             "nbdkit --no-sr file x", "nbdkit file f", "nbdkit --filter -f file x"})
+        BOOST_TEST(!foreground(line), line);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/local_store.h"
+
+#include <algorithm>
+
+#include "core/base/arith.h"
+#include "filter/local_file.h"
+
+namespace qcow2 {
+
+bool LocalStore::can_grow() const { return file_.regular() && file_.writable(); }
+bool LocalStore::read_only() const { return !file_.writable(); }
+Result<void> LocalStore::flush() { return file_.flush(); }
+
+Result<void> LocalStore::read(std::uint64_t offset, MutableBytes bytes)
+{
+    const std::uint64_t size = size_;
+    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+    TRY(file_.read(offset, bytes.first(there)));
+    std::ranges::fill(bytes.subspan(there), 0);
+    return {};
+}
+
+Result<void> LocalStore::write(std::uint64_t offset, Bytes bytes)
+{
+    if (!fits(offset, bytes.size(), size_))
+        return Error(Errc::no_space, file_.path() + " is too short");
+    return file_.write(offset, bytes);
+}
+
+Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool)
+{
+    const Buffer zeros(std::min<std::uint64_t>(length, 256 << 10));
+    for (std::uint64_t done = 0; done < length; done += zeros.size())
+        TRY(write(offset + done, Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));
+    return {};
+}
+
+Result<void> LocalStore::discard(std::uint64_t offset, std::uint64_t length)
+{
+    if (!fits(offset, length, size_))
+        return Error(Errc::no_space, file_.path() + " is too short");
+    return file_.punch(offset, length);
+}
+
+Result<void> LocalStore::grow(std::uint64_t size_min)
+{
+    Locked lock(mutex_);
+    if (size_min <= size_)
+        return {};
+    if (!can_grow())
+        return Error(Errc::no_space, file_.path() + " cannot grow");
+    TRY(file_.truncate(size_min));
+    size_ = size_min;
+    return {};
+}
+
+Result<void> LocalStore::cut(std::uint64_t size) { return shorten(std::max(size, fresh_from_)); }
+
+Result<void> LocalStore::shorten(std::uint64_t size)
+{
+    Locked lock(mutex_);
+    if (size >= size_ || !can_grow())
+        return {};
+    TRY(file_.truncate(size));
+    size_ = size;
+    return {};
+}
+
+}  // namespace qcow2

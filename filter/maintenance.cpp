@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/maintenance.h"
+
+#include "core/check/check.h"
+
+namespace qcow2 {
+
+namespace {
+
+int exit_code_of(const CheckReport &report)
+{
+    if (report.sound())
+        return Maintenance::done;
+    return report.leaks_at_worst() ? Maintenance::leaks : Maintenance::corrupt;
+}
+
+Result<Maintenance::Outcome> report(ByteStore &store)
+{
+    const CheckReport found = TRY(check(store));
+    return Maintenance::Outcome{found.text(), exit_code_of(found)};
+}
+
+Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
+{
+    const RepairReport repaired = TRY(repair(store, kind));
+    std::string text = repaired.before.text();
+    if (repaired.changed)
+        text += "repaired; now:\n" + repaired.after.text();
+    return Maintenance::Outcome{text, exit_code_of(repaired.after)};
+}
+
+}  // namespace
+
+Maintenance check_maintenance(std::string key, std::optional<RepairKind> kind)
+{
+    Maintenance maintenance;
+    maintenance.key = std::move(key);
+    maintenance.changes = kind.has_value();
+    maintenance.repaired_first = false;
+    maintenance.work = [kind](ByteStore &store, const DiskOptions &) {
+        return kind ? put_right(store, *kind) : report(store);
+    };
+    return maintenance;
+}
+
+}  // namespace qcow2
