@@ -11,6 +11,7 @@
 #include "core/format/limits.h"
 #include "core/image/image.h"
 #include "core/image/resize.h"
+#include "core/image/snapshot_change.h"
 
 namespace qcow2 {
 
@@ -307,6 +308,37 @@ Result<void> Disk::resize(std::uint64_t size)
         }));
         resize.finish();
         return {};
+    });
+}
+
+Result<std::vector<Snapshot>> Disk::snapshots()
+{
+    Passage passage(gate_);
+    TRY(readable());
+    return TRY(load_snapshots(image_->store(), image_->header().header())).snapshots;
+}
+
+Result<void> Disk::create_snapshot(const NewSnapshot &snapshot)
+{
+    return restructure([&](Image &image) { return qcow2::create_snapshot(image, snapshot); });
+}
+
+Result<void> Disk::delete_snapshot(std::string_view id_or_name)
+{
+    return restructure([&](Image &image) { return qcow2::delete_snapshot(image, id_or_name); });
+}
+
+// B6: a switch changes the disk.
+Result<void> Disk::revert(std::string_view id_or_name)
+{
+    return restructure([&](Image &image) {
+        const auto bitmaps = [&](Aside &aside, std::uint64_t disk_size) -> Result<ImageHeader::Change> {
+            ResizedBitmaps bitmaps(image, *tracker_, disk_size);
+            bitmaps.set_enabled();
+            TRY(bitmaps.prepare(aside));
+            return ImageHeader::Change([bitmaps](HeaderArea &area) { bitmaps.apply(area); });
+        };
+        return apply_snapshot(image, id_or_name, bitmaps);
     });
 }
 

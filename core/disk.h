@@ -33,6 +33,7 @@
 #include "core/base/result.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
+#include "core/image/snapshots.h"
 
 namespace qcow2 {
 
@@ -132,6 +133,15 @@ public:
     Result<void> resize(std::uint64_t size);
     // Whether it could: the error is told in the words of the one that cannot.
     Result<void> check_resize(std::uint64_t size) const;
+
+    // Internal snapshots, as the file has them. The operations are structural
+    // changes (image/snapshot_change.h tells what they refuse). not_found.
+    Result<std::vector<Snapshot>> snapshots();
+    Result<void> create_snapshot(const NewSnapshot &snapshot);
+    Result<void> delete_snapshot(std::string_view id_or_name);
+    // The disk becomes what the snapshot is, also in size; enabled bitmaps have
+    // all bits set.
+    Result<void> revert(std::string_view id_or_name);
 
     // settle(), then cuts the file back. No request is under way or comes.
     Result<void> close();

@@ -31,6 +31,8 @@ Result<void> ResizedBitmaps::check() const
 {
     for (std::size_t i = 0; i < entries_.size(); ++i) {
         const BitmapDirectoryEntry &e = entries_[i];
+        if (!has_another_size() && !is_set(e))
+            continue;
         if (const auto cause = tracker_.why_not_followed(i)) {
             if (!e.in_use())
                 return Error(*cause).in(quoted(e.name) + " cannot follow the disk to another size");
@@ -45,7 +47,9 @@ Result<void> ResizedBitmaps::prepare(Aside &aside)
 {
     TRY(check());
     for (std::size_t i = 0; i < entries_.size(); ++i)
-        if (!tracker_.why_not_followed(i))
+        if (is_set(entries_[i]))
+            TRY(set_all(entries_[i], aside).in(quoted(entries_[i].name)));
+        else if (has_another_size() && !tracker_.why_not_followed(i))
             TRY(resize(entries_[i], aside).in(quoted(entries_[i].name)));
     if (entries_ == tracker_.entries())
         return {};
@@ -95,11 +99,34 @@ Result<void> ResizedBitmaps::resize(BitmapDirectoryEntry &e, Aside &aside)
     if (table == old)
         return {};
 
+    return write_table(e, table, aside);
+}
+
+// All ones need no data clusters, but for the last one, whose tail is zero.
+Result<void> ResizedBitmaps::set_all(BitmapDirectoryEntry &e, Aside &aside)
+{
+    for (const BitmapTableEntry &old : TRY(load_table(e)))
+        if (old.has_cluster())
+            aside.replace({geometry_.cluster_of(old.data), 1});
+    const BitmapSize size = BitmapSize::of(size_, e.granularity_bits, geometry_);
+    Table table(size.table_entries, BitmapTableEntry{HostOffset(), true});
+    const std::uint64_t tail = size.bits % (geometry_.cluster_size() * 8);
+    if (tail != 0) {
+        Buffer ones(geometry_.cluster_size(), 0xff);
+        clear_from(tail, ones);
+        table.back() = {TRY(aside.write(std::move(ones)).in("bitmap data")), false};
+    }
+    return write_table(e, table, aside);
+}
+
+// Instead of the one that is there.
+Result<void> ResizedBitmaps::write_table(BitmapDirectoryEntry &e, const Table &table, Aside &aside)
+{
     Buffer bytes(table.size() * 8);
     for (std::size_t i = 0; i < table.size(); ++i)
         store_be64(&bytes[i * 8], table[i].raw());
     aside.replace({geometry_.cluster_of(e.bitmap_table_offset),
-                   geometry_.clusters_for(old.size() * 8)});
+                   geometry_.clusters_for(std::uint64_t(e.bitmap_table_size) * 8)});
     e.bitmap_table_offset = TRY(aside.write(std::move(bytes)).in("bitmap table"));
     e.bitmap_table_size = static_cast<std::uint32_t>(table.size());
     return {};

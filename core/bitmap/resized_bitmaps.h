@@ -7,6 +7,10 @@
 //
 // Bits of granules that both sizes have stay; new ones are 0, whatever stood
 // behind the last bit before. What is right as it is stays where it is.
+//
+// If the disk becomes another one, that of a snapshot, of this size or another,
+// any byte may have changed: then each enabled bitmap that can be used gets all
+// its bits set (B6), and the others follow.
 
 #pragma once
 
@@ -23,6 +27,9 @@ public:
     // size: of the disk, bytes.
     ResizedBitmaps(Image &image, const Tracker &tracker, std::uint64_t size);
 
+    // The disk becomes another one.
+    void set_enabled() { set_enabled_ = true; }
+
     // Whether all of them can follow; else the error names the one that cannot.
     Result<void> check() const;
 
@@ -32,7 +39,11 @@ public:
 private:
     using Table = std::vector<BitmapTableEntry>;
 
+    bool has_another_size() const { return size_ != image_.disk_size(); }
+    bool is_set(const BitmapDirectoryEntry &e) const { return set_enabled_ && e.enabled() && !e.in_use(); }
     Result<void> resize(BitmapDirectoryEntry &e, Aside &aside);
+    Result<void> set_all(BitmapDirectoryEntry &e, Aside &aside);
+    Result<void> write_table(BitmapDirectoryEntry &e, const Table &table, Aside &aside);
     Result<Table> load_table(const BitmapDirectoryEntry &e);
     Result<void> cut_cluster(BitmapTableEntry &entry, std::uint64_t bits, Aside &aside);
 
@@ -40,6 +51,7 @@ private:
     const Tracker &tracker_;
     const Geometry geometry_;
     const std::uint64_t size_;
+    bool set_enabled_ = false;
 
     std::vector<BitmapDirectoryEntry> entries_;
     std::optional<BitmapsExtension> extension_;  // if the directory was written anew

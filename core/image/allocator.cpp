@@ -216,6 +216,12 @@ Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
     }
 }
 
+Result<void> Allocator::raise(const std::deque<HostRun> &runs)
+{
+    Locked lock(mutex_);
+    return raise_durably(runs);
+}
+
 void Allocator::lower(HostRun run)
 {
     Locked lock(mutex_);

@@ -49,6 +49,9 @@ public:
     // Taken, but not named after all: back into the reserve.
     void give_back(HostRun run) EXCLUDES(mutex_);
 
+    // One more name for each; durable, all or nothing (W1). unsupported: a count
+    // would not fit its width.
+    Result<void> raise(const std::deque<HostRun> &runs) EXCLUDES(mutex_);
     // One name of each is durably gone, and nobody reads by it any more (W3).
     // A failure leaks them, and is said in the log.
     void lower(HostRun run) EXCLUDES(mutex_);

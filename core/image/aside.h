@@ -17,6 +17,7 @@
 
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "core/image/image.h"
@@ -38,6 +39,8 @@ public:
 
     // To be lowered after the commit, by one.
     void replace(HostRun old);
+    // These are lowered by the caller, by the same commit (NewRefcounts).
+    std::vector<HostRun> take_replaced() { return std::exchange(replaced_, {}); }
 
     // Makes what was written durable, and then the header say the change.
     Result<void> commit(const ImageHeader::Change &change);

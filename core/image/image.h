@@ -100,6 +100,9 @@ public:
     // W4. Several callers share one write-back.
     Result<void> flush();
 
+    // After bits 63 have changed in the file.
+    Result<void> reload_tables() { return mapping_.reload(); }
+
     // Everything durable and nothing reserved: what a clean stop leaves.
     Result<void> settle();
     // Cuts off what settle() left unused at the end. The last call.

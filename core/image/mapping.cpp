@@ -98,6 +98,19 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
     return {};
 }
 
+Result<void> Mapping::reload()
+{
+    Locked lock(cache_.mutex);
+    Buffer raw(l1_.size() * 8);
+    TRY(store_.read(l1_offset_.value, raw).in("L1 table at " + hex(l1_offset_.value)));
+    for (std::size_t i = 0; i < l1_.size(); ++i) {
+        if (l1_[i].present())
+            cache_.forget(l1_[i].l2_table(), geometry_.cluster_size());
+        l1_[i] = L1Entry(load_be64(&raw[i * 8]));
+    }
+    return {};
+}
+
 Result<void> Mapping::check_l1_entry(L1Entry l1) const
 {
     const L1Entry entry = TRY(decode_l1_entry(l1.raw(), geometry_));
@@ -268,8 +281,11 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     cache_.forget(table, geometry_.cluster_size());
     l1_[index] = L1Entry::of(table, true);
     l1_dirty_.insert(index / l1_entries_per_sector);
-    if (old.present())
-        released_.push_back({geometry_.cluster_of(old.l2_table()), 1});
+    if (old.present()) {
+        const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
+        released_.push_back(released);
+        metadata_.remove(released);  // it is a snapshot's now, or nobody's
+    }
     return {};
 }
 

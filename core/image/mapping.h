@@ -72,6 +72,10 @@ public:
     // and has changed none. Clusters that lose their name are released.
     Result<std::uint64_t> update(GuestCluster first, std::uint64_t count, const Change &change);
 
+    // The tables in the file have changed under it, where they stand: nothing is
+    // dirty, and nobody else uses the mapping.
+    Result<void> reload();
+
     // Moves to an L1 table of so many entries; nobody else uses the mapping
     // and nothing is dirty. Committed by the header (H1).
     Result<void> grow_l1(std::uint64_t entries);

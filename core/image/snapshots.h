@@ -14,6 +14,12 @@
 
 namespace qcow2 {
 
+struct NewSnapshot {
+    std::string name;  // 1 to 255 bytes, as many as QEMU shows; no zero
+    std::uint32_t date_seconds = 0;  // since the epoch
+    std::uint32_t date_nanoseconds = 0;
+};
+
 // All of them; none if the header names none.
 Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header);
 
