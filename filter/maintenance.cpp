@@ -16,19 +16,31 @@ int exit_code_of(const CheckReport &report)
     return report.leaks_at_worst() ? Maintenance::leaks : Maintenance::corrupt;
 }
 
+// Corruption so near to the header that nothing can be followed is a result, too.
+Result<Maintenance::Outcome> cannot_be_followed(Error error)
+{
+    if (error.code != Errc::corrupt)
+        return error;
+    return Maintenance::Outcome{error.what + "\nthe rest cannot be checked\n", Maintenance::corrupt};
+}
+
 Result<Maintenance::Outcome> report(ByteStore &store)
 {
-    const CheckReport found = TRY(check(store));
-    return Maintenance::Outcome{found.text(), exit_code_of(found)};
+    auto found = check(store);
+    if (!found)
+        return cannot_be_followed(std::move(found).error());
+    return Maintenance::Outcome{found->text(), exit_code_of(*found)};
 }
 
 Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
 {
-    const RepairReport repaired = TRY(repair(store, kind));
-    std::string text = repaired.before.text();
-    if (repaired.changed)
-        text += "repaired; now:\n" + repaired.after.text();
-    return Maintenance::Outcome{text, exit_code_of(repaired.after)};
+    auto repaired = repair(store, kind);
+    if (!repaired)
+        return cannot_be_followed(std::move(repaired).error());
+    std::string text = repaired->before.text();
+    if (repaired->changed)
+        text += "repaired; now:\n" + repaired->after.text();
+    return Maintenance::Outcome{text, exit_code_of(repaired->after)};
 }
 
 }  // namespace

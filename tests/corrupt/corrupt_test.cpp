@@ -10,6 +10,8 @@
 #include <boost/test/unit_test.hpp>
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <set>
@@ -22,6 +24,7 @@
 #include "tests/support/must.h"
 #include "tests/support/patient.h"
 #include "tests/support/payload.h"
+#include "tests/support/qemu_img.h"
 #include "tests/support/recording_store.h"
 
 using namespace qcow2;
@@ -445,6 +448,31 @@ const std::map<Finding, Case> &cases()
     return all;
 }
 
+std::string_view to_string(Fate fate)
+{
+    switch (fate) {
+    case Fate::refused: return "refused";
+    case Fate::read_only: return "read_only";
+    case Fate::read_only_here: return "read_only_here";
+    case Fate::bad_here: return "bad_here";
+    case Fate::not_written: return "not_written";
+    case Fate::served: return "served";
+    }
+    return {};
+}
+
+// Inside the quotes of JSON.
+std::string escaped(const std::string &text)
+{
+    std::string out;
+    for (const char c : text) {
+        if (c == '"' || c == '\\')
+            out += '\\';
+        out += c;
+    }
+    return out;
+}
+
 // --- What becomes of it.
 
 bool has(const std::string &text, std::string_view part) { return text.find(part) != std::string::npos; }
@@ -461,6 +489,11 @@ public:
             before_.size = c.cut_at;
         }
     }
+
+    const StoreImage &image() const { return before_; }
+    const std::string &place() const { return place_; }
+    // The guest cluster whose mapping is wrong, if it is that.
+    std::uint64_t bad_begin() const { return bad_cluster * patient_.cluster_size(); }
 
     void run()
     {
@@ -544,7 +577,6 @@ private:
         little_was_read(opened);
     }
 
-    std::uint64_t bad_begin() const { return bad_cluster * patient_.cluster_size(); }
     bool bad_here() const
     {
         return case_.fate == Fate::bad_here || case_.fate == Fate::read_only_here;
@@ -696,6 +728,25 @@ BOOST_AUTO_TEST_CASE(each_finding_has_a_case)
     }
 QCOW2_FINDINGS(X)
 #undef X
+
+// For interop/test-findings.py: the images as files in the folder that CASES
+// names, and a list of what becomes of them, a line each, in JSON.
+BOOST_AUTO_TEST_CASE(files_for_the_server, *boost::unit_test::disabled())
+{
+    const char *folder = std::getenv("CASES");
+    BOOST_REQUIRE(folder);
+    std::ofstream list(std::string(folder) + "/cases");
+    for (const auto &[finding, c] : cases()) {
+        const Trial trial(finding, c);
+        const std::string name(name_of(finding));
+        BOOST_REQUIRE(dump(trial.image(), std::string(folder) + "/" + name + ".qcow2"));
+        list << "{\"name\": \"" << name << "\", \"fate\": \"" << to_string(c.fate) << "\", \"place\": \""
+             << escaped(trial.place()) << "\", \"sentence\": \"" << escaped(std::string(sentence_of(finding)))
+             << "\", \"bad_offset\": " << trial.bad_begin() << ", \"cluster_size\": "
+             << (std::uint64_t(1) << c.spec.cluster_bits) << "}\n";
+    }
+    BOOST_REQUIRE(list.flush());
+}
 
 // The images are sound before one thing is made wrong.
 BOOST_AUTO_TEST_CASE(nothing_else_is_wrong)
