@@ -21,7 +21,19 @@ constexpr std::size_t extents_max = 1 << 14;
 
 BitmapRequest request_of(const DiskOptions &options)
 {
-    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min};
+    return {options.bitmaps, options.bitmap_granularity_bits};
+}
+
+// Nothing can be durable without a flush.
+Result<BitmapSync> bitmap_sync_of(const ByteStore &store, const DiskOptions &options)
+{
+    if (store.can_flush() || store.read_only() || options.read_only)
+        return options.bitmap_sync.value_or(BitmapSync::durable);
+    if (options.bitmap_sync == BitmapSync::durable)
+        return Error(Errc::unsupported,
+                     "bitmap-sync=durable: the layer below cannot flush, so nothing can be made "
+                     "durable; bitmap-sync=on-close keeps the bitmaps as far as that goes");
+    return BitmapSync::on_close;
 }
 
 std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions &options,
@@ -66,7 +78,8 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
     auto image = TRY(Image::open(
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
                 options.snapshot, options.repaired_first}));
-    auto tracker = std::make_unique<Tracker>(*image);
+    auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
+                                             options.region_bytes);
     if (!options.snapshot)
         TRY(tracker->open());
     return Opened{std::move(image), std::move(tracker)};
@@ -78,15 +91,8 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
     if (!options.read_only)
         TRY(opened.tracker->check(request_of(options)));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
-    if (options.read_only)
-        return disk;
-    const bool grows = disk->image_->disk_size() < options.size_min;
-    if (disk->why_read_only_ && !options.bitmaps.empty())
+    if (disk->why_read_only_ && !options.read_only && !options.bitmaps.empty())
         return Error(*disk->why_read_only_).in("bitmap= asks for a change");
-    if (disk->why_read_only_ && grows)
-        return Error(*disk->why_read_only_).in("qcow2-resize= asks for a change");
-    if (grows)
-        TRY(disk->check_resize_alone(options.size_min).in("qcow2-resize="));
     return disk;
 }
 
@@ -105,14 +111,7 @@ std::optional<Error> Disk::why_read_only() const
 std::vector<std::string> Disk::report() const
 {
     Passage passage(gate_);
-    if (broken_)
-        return {};
-    std::vector<std::string> lines = tracker_->report();
-    if (options_.size_min != 0 && options_.size_min < image_->disk_size())
-        lines.push_back("the disk has " + std::to_string(image_->disk_size()) +
-                        " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
-                        " leaves a larger one as it is");
-    return lines;
+    return tracker_ ? tracker_->report() : std::vector<std::string>();
 }
 
 Result<void> Disk::begin_writing()
@@ -122,10 +121,11 @@ Result<void> Disk::begin_writing()
     if (why_read_only_)
         return {};
     TRY(image_->begin_writing());
-    if (image_->disk_size() < options_.size_min)
-        TRY(resize_alone(options_.size_min).in("qcow2-resize="));
     const Result<void> made = tracker_->make(request_of(options_));
     begun_ = true;
+    if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
+        log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
+                    "after a clean stop only (bitmap-sync=on-close)");
     // Also what a failure has given back.
     const Result<void> settled = image_->settle();
     return made ? settled : made;
@@ -241,14 +241,16 @@ Result<void> Disk::settle_alone()
     return {};
 }
 
+Result<void> Disk::cool()
+{
+    Passage passage(gate_);
+    TRY(readable());
+    return why_read_only_ ? Result<void>() : tracker_->cool();
+}
+
 Result<void> Disk::restructure(const Restructuring &operation)
 {
     Exclusive alone(gate_);
-    return restructure_alone(operation);
-}
-
-Result<void> Disk::restructure_alone(const Restructuring &operation)
-{
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
@@ -307,11 +309,6 @@ Result<void> Disk::check_resize(std::uint64_t size) const
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
-    return check_resize_alone(size);
-}
-
-Result<void> Disk::check_resize_alone(std::uint64_t size) const
-{
     size = TRY(whole_sectors(size));
     TRY(Resize(*image_, size).check());
     return ResizedBitmaps(*image_, *tracker_, size).check();
@@ -319,14 +316,8 @@ Result<void> Disk::check_resize_alone(std::uint64_t size) const
 
 Result<void> Disk::resize(std::uint64_t size)
 {
-    Exclusive alone(gate_);
-    return resize_alone(size);
-}
-
-Result<void> Disk::resize_alone(std::uint64_t size)
-{
     size = TRY(whole_sectors(size));
-    return restructure_alone([&](Image &image) -> Result<void> {
+    return restructure([&](Image &image) -> Result<void> {
         if (image.disk_size() == size)
             return {};
         Resize resize(image, size);
@@ -338,8 +329,6 @@ Result<void> Disk::resize_alone(std::uint64_t size)
             resize.apply(area);
             bitmaps.apply(area);
         }));
-        log_debug("the disk had " + std::to_string(image.disk_size()) + " bytes, and has " +
-                  std::to_string(size));
         resize.finish();
         return {};
     });

@@ -31,6 +31,7 @@
 #include "core/base/gate.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/bitmap/bitmap_sync.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
 #include "core/image/snapshots.h"
@@ -46,6 +47,11 @@ struct DiskOptions {
     std::vector<std::string> bitmaps;
     // For those that are made; nullopt: QEMU's default for the image.
     std::optional<std::uint32_t> bitmap_granularity_bits;
+    // nullopt: durable, or on_close with a warning if the store cannot flush.
+    std::optional<BitmapSync> bitmap_sync;
+    // How much of the disk is armed for one change, at least (core/bitmap/
+    // arming.h): bytes, a power of two.
+    std::uint64_t region_bytes = 16 << 20;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 256 GiB.
     std::uint64_t cache_bytes = 0;
     // Who opens the files that the image names (backing files); nullptr: such
@@ -62,8 +68,6 @@ struct DiskOptions {
     // The image is only looked at now. A dirty one (lazy refcounts) will be
     // repaired (check/repair.h) before it is opened to be written to.
     bool repaired_first = false;
-    // The disk has at least this size, bytes: begin_writing() grows it. 0: any.
-    std::uint64_t size_min = 0;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };
@@ -92,8 +96,8 @@ public:
     // A line for each thing the person should know: bitmaps and their states.
     std::vector<std::string> report() const;
 
-    // Once, before the first write, zero or trim: makes the disk as large, and
-    // the bitmaps, as the options ask. Nothing to do on a read-only disk.
+    // Once, before the first write, zero or trim: makes the bitmaps that the
+    // options ask for. Nothing to do on a read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
@@ -116,6 +120,10 @@ public:
     // stored and in_use off, reserved clusters given back. Keeps requests
     // waiting meanwhile. The next write takes it back by itself.
     Result<void> settle();
+
+    // To be called every few seconds: parts of the disk that are not written to
+    // any more are not reported as changed after a crash.
+    Result<void> cool();
 
     // Changes the structure of the image: its size, snapshots, bitmaps (H1).
     // Requests wait. The operation finds the file as a clean stop leaves it and
@@ -159,13 +167,10 @@ private:
 
     template <class Change>
     Result<void> change(Range range, bool fua, Change change);
-    // All inside the gate; all but the first two with nobody else inside.
+    // All inside the gate; the last three with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     Result<void> check_range(Range range) const;
     Result<void> settle_alone();
-    Result<void> restructure_alone(const Restructuring &operation);
-    Result<void> check_resize_alone(std::uint64_t size) const;
-    Result<void> resize_alone(std::uint64_t size);
     void settle_header();
     Result<void> open_anew();
 

@@ -83,15 +83,13 @@ Result<void> take_bitmap_granularity(Config &config, const char *value)
     return {};
 }
 
-Result<void> take_bitmap_sync(Config &, const char *value)
+Result<void> take_bitmap_sync(Config &config, const char *value)
 {
     const std::string_view word = value;
-    if (word == "on-close")
-        return {};
-    if (word == "durable")
-        return invalid("bitmap-sync=durable comes with a later version of this filter; this one "
-                       "has on-close");
-    return invalid(std::string("bitmap-sync=") + value + ": the word must be on-close");
+    if (word != "durable" && word != "on-close")
+        return invalid(std::string("bitmap-sync=") + value + ": the word must be durable or on-close");
+    config.disk.bitmap_sync = word == "durable" ? BitmapSync::durable : BitmapSync::on_close;
+    return {};
 }
 
 Result<void> take_qcow2_cache(Config &config, const char *value)
@@ -154,16 +152,6 @@ Result<void> take_qcow2_files(Config &config, const char *value)
     return config.named_files.allow(path.get()).in("qcow2-files=");
 }
 
-Result<void> take_qcow2_resize(Config &config, const char *value)
-{
-    const std::int64_t size = nbdkit_parse_size(value);
-    if (size < 0)
-        return invalid(std::string("qcow2-resize=") + value + ": not a size");
-    TRY(check_disk_size(static_cast<std::uint64_t>(size)).in(std::string("qcow2-resize=") + value));
-    config.disk.size_min = static_cast<std::uint64_t>(size);
-    return {};
-}
-
 Result<void> take_qcow2_lock(Config &config, const char *value)
 {
     const int on = nbdkit_parse_bool(value);
@@ -183,16 +171,6 @@ Result<void> take_qcow2_snapshot(Config &config, const char *value)
     return {};
 }
 
-Result<void> take_qcow2_shrink(Config &config, const char *value)
-{
-    const std::string key = std::string("qcow2-shrink=") + value;
-    const std::int64_t size = nbdkit_parse_size(value);
-    if (size <= 0)
-        return invalid(key + ": not a size of 1 byte or more");
-    return set_maintenance(
-        config, shrink_maintenance(key, align_up(static_cast<std::uint64_t>(size), limits::sector)));
-}
-
 struct Key {
     std::string_view name;
     std::string_view value;
@@ -205,8 +183,8 @@ constexpr Key keys[] = {
      "This bitmap exists and is enabled; may be repeated."},
     {"bitmap-granularity", "<SIZE>", take_bitmap_granularity,
      "Granularity of bitmaps that bitmap= makes, 512 to 2G."},
-    {"bitmap-sync", "on-close", take_bitmap_sync,
-     "Store bitmaps when the disk is idle and at the end."},
+    {"bitmap-sync", "durable|on-close", take_bitmap_sync,
+     "Bitmaps survive a crash (default), or as with QEMU."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
      "Memory for metadata (default: enough for 256G)."},
     {"qcow2-check", "report|leaks|all", take_qcow2_check,
@@ -219,10 +197,6 @@ constexpr Key keys[] = {
      "Files that the image names may be opened below; repeatable."},
     {"qcow2-lock", "on|off", take_qcow2_lock,
      "Keep QEMU and us off each other's files (default on)."},
-    {"qcow2-resize", "<SIZE>", take_qcow2_resize,
-     "The disk has at least this size: a smaller one grows."},
-    {"qcow2-shrink", "<SIZE>", take_qcow2_shrink,
-     "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,
      "Serve this internal snapshot, read-only."},
 };
@@ -258,8 +232,6 @@ std::string Config::keys_that_change() const
     std::string keys = disk.bitmaps.empty() ? "" : "bitmap=";
     if (create_size)
         keys += keys.empty() ? "qcow2-create=" : ", qcow2-create=";
-    if (disk.size_min != 0)
-        keys += keys.empty() ? "qcow2-resize=" : ", qcow2-resize=";
     return keys;
 }
 

@@ -15,6 +15,9 @@ namespace {
 // We look this often within the quiet time.
 constexpr int looks = 4;
 
+// And after so many of them what was not written to any more cools down.
+constexpr int looks_between_coolings = 8;
+
 }  // namespace
 
 IdleThread::IdleThread(Disk &disk, std::chrono::milliseconds quiet) : disk_(disk), quiet_(quiet)
@@ -76,8 +79,10 @@ void IdleThread::run()
 {
     std::uint64_t seen = disk_.changes();
     int quiet_looks = 0;
-    while (wait()) {
+    for (int look = 1; wait(); ++look) {
         answer();
+        if (look % looks_between_coolings == 0)
+            cool();
         const std::uint64_t changes = disk_.changes();
         quiet_looks = changes == seen ? quiet_looks + 1 : 0;
         seen = changes;
@@ -86,6 +91,13 @@ void IdleThread::run()
             quiet_looks = 0;
         }
     }
+}
+
+void IdleThread::cool()
+{
+    const Result<void> done = guarded([this] { return disk_.cool(); });
+    if (!done)
+        log_debug("bitmaps: " + done.error().what);
 }
 
 void IdleThread::settle()

@@ -36,6 +36,7 @@ private:
     void run();
     bool wait();
     void settle();
+    void cool();
     void answer();
 
     Disk &disk_;

@@ -49,12 +49,15 @@ public:
     virtual Result<void> flush() = 0;
     virtual bool can_flush() const = 0;
 
-    // Writes a few bytes and makes them durable, alone where that is cheap.
+    // Writes a few bytes and makes them durable: with a flush, or, where
+    // durable_alone() is true, these alone and cheaply. Then a failure is as
+    // final as that of a flush, unless it is no_space.
     virtual Result<void> write_durable(std::uint64_t offset, Bytes bytes)
     {
         TRY(write(offset, bytes));
         return flush();
     }
+    virtual bool durable_alone() const { return false; }
 
     // Makes the store at least this long; the new bytes read as zeros.
     // no_space if it cannot. Geometric steps are the store's business.

@@ -36,6 +36,7 @@ namespace qcow2 {
 //   ranges       L2: guest clusters being allocated            yes (a range lock)
 //   tables       L2: L2 tables being made or copied            yes (a range lock)
 //   marks        in_use on disk, storing of bitmaps            yes
+//   turn         B3: writes of bitmap data and tables          yes
 //   cycle        one write-back at a time                      yes
 //   readers      W3: who still reads by an old mapping         no
 //   mapping      L4: L1 table, cached L2 tables                no
@@ -46,7 +47,7 @@ namespace qcow2 {
 //   bitmaps      L6: bits in memory                            no
 //   store        the store's own, below everything             yes
 enum class Rank {
-    engine, gate, ranges, tables, marks, cycle, readers, mapping, allocator, refcounts,
+    engine, gate, ranges, tables, marks, turn, cycle, readers, mapping, allocator, refcounts,
     header, decompressed, bitmaps, store,
 };
 

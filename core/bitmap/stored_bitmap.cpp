@@ -40,6 +40,7 @@ Result<void> StoredBitmap::open()
 
     Buffer raw(table_size_ * 8);
     TRY(store.read(table_offset_.value, raw).in(where));
+    Locked lock(table_mutex_);
     for (std::uint64_t i = 0; i < table_size_; ++i) {
         const std::string entry = where + ", entry " + std::to_string(i);
         table_.push_back(TRY(decode_bitmap_table_entry(load_be64(&raw[i * 8]), geometry_).in(entry)));
@@ -83,8 +84,8 @@ Result<HostRun> StoredBitmap::take_zeroed()
 
 void StoredBitmap::reserve_last()
 {
-    const std::uint64_t last = table_.size() - 1;
-    if (table_[last].has_cluster() || reserved_.count != 0 || !has_tail(last))
+    const std::uint64_t last = table_size_ - 1;
+    if (entry_of(last).has_cluster() || reserved_.count != 0 || !has_tail(last))
         return;
     if (const auto run = take_zeroed())
         reserved_ = *run;
@@ -97,37 +98,58 @@ void StoredBitmap::give_back_reserved()
     reserved_ = {};
 }
 
-Result<void> StoredBitmap::add(const TouchedBits &touched)
+BitmapTableEntry StoredBitmap::entry_of(std::uint64_t entry) const
 {
-    Buffer bits(TouchedBits::page_bytes);
-    for (std::uint64_t page = 0; page < touched.pages(); ++page)
-        if (touched.load_page(page, bits))
-            TRY(add_page(page, bits).in("bitmap data"));
-    return write_table();
+    Locked lock(table_mutex_);
+    return table_[entry];
 }
 
-// A page of memory may be several clusters, and a cluster several pages.
-Result<void> StoredBitmap::add_page(std::uint64_t page, Bytes bits)
+void StoredBitmap::set_entry(std::uint64_t entry, BitmapTableEntry value)
+{
+    Locked lock(table_mutex_);
+    table_[entry] = value;
+    table_dirty_.insert(entry / entries_per_sector);
+}
+
+// A page may be several clusters, and a cluster several pages: both are gone
+// through in steps of the smaller one.
+Result<void> StoredBitmap::load(std::uint64_t page, MutableBytes bytes)
 {
     const std::uint64_t cluster_size = geometry_.cluster_size();
-    const std::uint64_t step = std::min<std::uint64_t>(cluster_size, bits.size());
-    Buffer merged(step);
-    for (std::uint64_t at = 0; at < bits.size(); at += step) {
-        const Bytes part = sub(bits, at, step);
-        if (all_zero(part))
+    const std::uint64_t step = std::min<std::uint64_t>(cluster_size, bytes.size());
+    const std::uint64_t first = page * DirtyBits::page_bytes;
+    std::fill(bytes.begin(), bytes.end(), 0);
+    for (std::uint64_t at = 0; at < bytes.size() && first + at < size_.data_bytes; at += step) {
+        const BitmapTableEntry entry = entry_of((first + at) / cluster_size);
+        const MutableBytes part = sub(bytes, at, step);
+        if (entry.has_cluster())
+            TRY(image_.store()
+                    .read(entry.data.value + (first + at) % cluster_size, part)
+                    .in("bitmap data"));
+        else if (entry.all_ones)
+            std::fill(part.begin(), part.end(), 0xff);
+        mask_tail(first + at, part);
+    }
+    return {};
+}
+
+Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite> &writes)
+{
+    const std::uint64_t cluster_size = geometry_.cluster_size();
+    const std::uint64_t step = std::min<std::uint64_t>(cluster_size, image.content.size());
+    const std::uint64_t first = image.page * DirtyBits::page_bytes;
+    for (std::uint64_t at = 0; at < image.content.size() && first + at < size_.data_bytes; at += step) {
+        if (!image.touches(Range::of(at, step)))
             continue;
-        const std::uint64_t byte = page * TouchedBits::page_bytes + at;
-        const std::uint64_t entry = byte / cluster_size;
-        if (!table_[entry].has_cluster() && !table_[entry].all_ones)
+        const Bytes part = sub(Bytes(image.content), at, step);
+        const std::uint64_t entry = (first + at) / cluster_size;
+        BitmapTableEntry there = entry_of(entry);
+        if (!there.has_cluster() && !there.all_ones && !all_zero(part)) {
             TRY(make_cluster(entry));
-        if (table_[entry].all_ones)
-            continue;
-        const std::uint64_t place = table_[entry].data.value + byte % cluster_size;
-        TRY(image_.store().read(place, merged));
-        std::transform(part.begin(), part.end(), merged.begin(), merged.begin(),
-                       [](std::uint8_t a, std::uint8_t b) { return a | b; });
-        mask_tail(byte, merged);
-        TRY(image_.store().write(place, merged));
+            there = entry_of(entry);
+        }
+        if (there.has_cluster())
+            writes.push_back({there.data.value + (first + at) % cluster_size, {part.begin(), part.end()}});
     }
     return {};
 }
@@ -135,35 +157,32 @@ Result<void> StoredBitmap::add_page(std::uint64_t page, Bytes bits)
 Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
 {
     HostRun run;
-    if (entry == table_.size() - 1 && reserved_.count != 0) {
+    if (entry == table_size_ - 1 && reserved_.count != 0) {
         run = std::exchange(reserved_, {});
     } else {
         auto taken = take_zeroed();
         if (!taken && taken.error().code == Errc::no_space && !has_tail(entry)) {
-            table_[entry].all_ones = true;  // B7
-            table_dirty_.insert(entry / entries_per_sector);
+            set_entry(entry, {.data = {}, .all_ones = true});  // B7
             return {};
         }
         run = TRY(std::move(taken));
     }
     image_.metadata().add(run);
-    table_[entry].data = geometry_.offset_of(run.first);
-    table_dirty_.insert(entry / entries_per_sector);
+    set_entry(entry, {.data = geometry_.offset_of(run.first), .all_ones = false});
     return {};
 }
 
-Result<void> StoredBitmap::write_table()
+void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
 {
-    for (auto sector = table_dirty_.begin(); sector != table_dirty_.end();) {
-        const std::uint64_t first = *sector * entries_per_sector;
+    Locked lock(table_mutex_);
+    for (const std::uint64_t sector : table_dirty_) {
+        const std::uint64_t first = sector * entries_per_sector;
         const std::uint64_t end = std::min<std::uint64_t>(first + entries_per_sector, table_.size());
         Buffer bytes((end - first) * 8);
         for (std::uint64_t i = first; i < end; ++i)
             store_be64(&bytes[(i - first) * 8], table_[i].raw());
-        TRY(image_.store().write(table_offset_.value + first * 8, bytes).in("bitmap table"));
-        sector = table_dirty_.erase(sector);
+        writes.push_back({table_offset_.value + first * 8, std::move(bytes)});
     }
-    return {};
 }
 
 }  // namespace qcow2

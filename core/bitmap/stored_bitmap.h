@@ -3,9 +3,12 @@
 //
 // StoredBitmap: the table and the data clusters of one bitmap in the file.
 //
-// While the bitmap is marked in_use its data may be changed in place: nobody
-// reads them. Whoever calls add() has made sure of that (B1), and calls it
-// from one thread at a time.
+// Data are changed in place, by whole sectors that are right before and after
+// (B3), or while the bitmap is marked in_use (B1). What is to be written is
+// gathered as SmallWrites, because many of them may share one flush.
+//
+// load() may be called from any thread, all else by the one who has the turn
+// (Arming).
 
 #pragma once
 
@@ -13,13 +16,19 @@
 #include <set>
 #include <vector>
 
-#include "core/bitmap/touched_bits.h"
+#include "core/base/mutex.h"
+#include "core/bitmap/dirty_bits.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/table_entry.h"
 #include "core/image/image.h"
 
 namespace qcow2 {
+
+struct SmallWrite {
+    std::uint64_t offset;  // in the store
+    Buffer bytes;
+};
 
 class StoredBitmap {
 public:
@@ -36,16 +45,26 @@ public:
     void reserve_last();
     void give_back_reserved();
 
-    // Sets these bits in the file too; not durable until the store is flushed.
-    // Where there is no room for a data cluster its table entry becomes all
-    // ones: a superset (B7).
-    Result<void> add(const TouchedBits &touched);
+    // The bytes of a page of the bitmap, with a tail of zeros.
+    Result<void> load(std::uint64_t page, MutableBytes bytes) EXCLUDES(table_mutex_);
+
+    // What brings the sectors of the page into the file. Clusters that are not
+    // there yet are made, and named by the table in memory: what is gathered
+    // here must be durable before the table is. Where there is no room the
+    // table entry becomes all ones: a superset (B7). no_space: not even that.
+    Result<void> place(const PageImage &image, std::vector<SmallWrite> &writes) EXCLUDES(table_mutex_);
+
+    // The sectors of the table that name new clusters: not known to be durable
+    // until table_written().
+    bool table_changed() const { return !table_dirty_.empty(); }
+    void place_table(std::vector<SmallWrite> &writes) EXCLUDES(table_mutex_);
+    void table_written() { table_dirty_.clear(); }
 
 private:
-    Result<void> add_page(std::uint64_t page, Bytes bits);
+    BitmapTableEntry entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
+    void set_entry(std::uint64_t entry, BitmapTableEntry value) EXCLUDES(table_mutex_);
     Result<HostRun> take_zeroed();
     Result<void> make_cluster(std::uint64_t entry);
-    Result<void> write_table();
     bool has_tail(std::uint64_t entry) const;
     void mask_tail(std::uint64_t first_byte, MutableBytes bytes) const;
 
@@ -55,7 +74,8 @@ private:
     const std::uint64_t table_size_;  // entries, as the directory says
     const BitmapSize size_;           // as the disk needs
 
-    std::vector<BitmapTableEntry> table_;
+    mutable Mutex table_mutex_{Rank::bitmaps};
+    std::vector<BitmapTableEntry> table_ GUARDED_BY(table_mutex_);
     std::set<std::uint64_t> table_dirty_;  // sectors
     HostRun reserved_;                     // for the last data cluster; count 0 or 1
 };

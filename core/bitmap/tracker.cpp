@@ -21,8 +21,9 @@ std::string quoted(const std::string &name)
     return text;
 }
 
-Tracker::Enabled::Enabled(Image &image, std::size_t entry, const BitmapDirectoryEntry &e)
-    : entry(entry), granularity(e.granularity()), stored(image, e), touched(stored.size().bits)
+Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes)
+    : image_(image), sync_(sync), region_bytes_(region_bytes),
+      arming_(image, enabled_, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
 {
 }
 
@@ -86,7 +87,7 @@ void Tracker::open_bitmap(std::size_t i)
     if (e.finding) {
         result = finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
     } else {
-        auto bitmap = std::make_unique<Enabled>(image_, i, e);
+        auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
         result = bitmap->stored.open();
         if (result && tracked)
             enabled_.push_back(std::move(bitmap));
@@ -111,7 +112,6 @@ Result<void> Tracker::check(const BitmapRequest &request) const
     const Geometry &geometry = image_.geometry();
     const std::uint32_t granularity_bits =
         request.granularity_bits.value_or(default_granularity_bits(geometry));
-    const std::uint64_t disk_size = std::max(image_.disk_size(), request.disk_size_min);
     std::size_t absent = 0;
     for (const std::string &name : request.names) {
         const std::string context = "bitmap='" + name + "'";
@@ -121,7 +121,7 @@ Result<void> Tracker::check(const BitmapRequest &request) const
                                    "-o compat=1.1' makes it version 3");
         const BitmapDirectoryEntry *e = find(name);
         if (!e) {
-            TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
+            TRY(check_bitmap_limits(image_.disk_size(), granularity_bits, geometry).in(context));
             ++absent;
         } else if (e->in_use()) {
             return Error(Errc::busy, context + ": it is inconsistent (in_use: it was not stored "
@@ -201,31 +201,49 @@ Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries, Aside &
     return {};
 }
 
-// The flags words of all enabled bitmaps: not durable yet. Each word lies in
-// one sector, because entries begin at multiples of 8.
+// The word lies in one sector, because entries begin at multiples of 8.
+Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
+{
+    const BitmapDirectoryEntry &e = entries_[bitmap.index];
+    const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
+    return image_.store()
+        .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
+        .in(quoted(e.name) + ", flags");
+}
+
+// Those of all that are kept true.
 Result<void> Tracker::set_in_use(bool in_use)
 {
-    for (const auto &bitmap : enabled_) {
-        const BitmapDirectoryEntry &e = entries_[bitmap->entry];
-        const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
-        TRY(image_.store()
-                .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-                .in(quoted(e.name) + ", flags"));
-    }
+    for (const auto &bitmap : enabled_)
+        if (!bitmap->lost)
+            TRY(write_flags(*bitmap, in_use));
+    return image_.store().flush();
+}
+
+// B7: there was no room even to say that everything is dirty.
+Result<void> Tracker::give_up(EnabledBitmap &bitmap)
+{
+    log_warning(quoted(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
+    TRY(write_flags(bitmap, true));
     return image_.store().flush();
 }
 
 Result<void> Tracker::before_change(Range bytes)
 {
+    bool durable = true;
     for (const auto &bitmap : enabled_)
-        bitmap->touched.set(bytes.touched(bitmap->granularity));
-    if (!in_use_.load(std::memory_order_acquire) && !enabled_.empty())
-        TRY(mark_all());
-    return {};
+        if (!bitmap->lost.load(std::memory_order_relaxed))
+            durable &= TRY(bitmap->bits.mark(bytes.touched(bitmap->granularity))
+                               .in(quoted(bitmap->name)));
+    if (durable)
+        return {};
+    return sync_ == BitmapSync::durable ? arming_.arm(bytes) : mark_all();
 }
 
 Result<void> Tracker::mark_all()
 {
+    if (in_use_.load(std::memory_order_acquire))
+        return {};
     Locked lock(marks_);
     if (in_use_)
         return {};
@@ -237,27 +255,17 @@ Result<void> Tracker::mark_all()
     return {};
 }
 
+// Bits that are set before their change are no lie, so nothing needs to be
+// marked in_use for this.
 Result<void> Tracker::store()
 {
     Locked lock(marks_);
+    TRY(arming_.store());
     if (!may_be_in_use_)
         return {};
-    // Bits that were marked while in_use could not be set: no change of theirs
-    // went down, but they were asked for, and a superset is no lie.
-    if (!in_use_) {
-        TRY(set_in_use(true));
-        in_use_ = true;
-    }
-    for (const auto &bitmap : enabled_)
-        TRY(bitmap->stored.add(bitmap->touched).in(quoted(entries_[bitmap->entry].name)));
-    TRY(image_.store().flush());
     TRY(set_in_use(false));  // B8
     in_use_ = false;
     may_be_in_use_ = false;
-    for (const auto &bitmap : enabled_) {
-        bitmap->touched.clear();
-        bitmap->stored.give_back_reserved();
-    }
     return {};
 }
 

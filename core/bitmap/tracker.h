@@ -3,23 +3,26 @@
 //
 // Tracker: the dirty bitmaps of an image, and which of them see a change.
 //
-// The rules B (design, section 4) as far as `bitmap-sync=on-close` needs them:
+// The rules B (design, section 4):
 //
-// B1  in_use is durable in every enabled bitmap before the first tracked
-//     change goes down; by a write of the flags word, which can cost nothing
-//     else. before_change().
+// B1  on-close: in_use is durable in every enabled bitmap before the first
+//     tracked change goes down; by a write of the flags word, which can cost
+//     nothing else. before_change().
+// B2  durable: every granule of a change is durably set in the file, in every
+//     enabled bitmap, before the change goes down; see Arming, also for B3.
 // B4  At every instant the file opens in QEMU, every enabled bitmap either
 //     consistent or marked.
 // B5  A bitmap found in_use is inconsistent: not tracked, kept as it is.
 // B6  Write, zero and trim are changes.
-// B7  A guest's write is never refused for lack of room for a bitmap.
+// B7  A guest's write is never refused for lack of room for a bitmap; see
+//     Arming.
 // B8  After store() each bitmap is exactly the granules touched while it was
 //     enabled, plus what was set before.
 // H4  An extension found with autoclear bit 0 clear is never written to; the
 //     first bitmap we make replaces it by a new directory.
 //
-// before_change() may be called from any thread. All else: nobody else is
-// inside.
+// before_change(), cool() and report() may be called from any thread. All
+// else: nobody else is inside.
 
 #pragma once
 
@@ -30,7 +33,8 @@
 #include <vector>
 
 #include "core/base/mutex.h"
-#include "core/bitmap/stored_bitmap.h"
+#include "core/bitmap/arming.h"
+#include "core/bitmap/bitmap_sync.h"
 #include "core/image/aside.h"
 
 namespace qcow2 {
@@ -38,8 +42,6 @@ namespace qcow2 {
 struct BitmapRequest {
     std::vector<std::string> names;
     std::optional<std::uint32_t> granularity_bits;
-    // The disk is to have at least this size before they are made.
-    std::uint64_t disk_size_min = 0;
 };
 
 // For messages: "bitmap 'b0'".
@@ -47,7 +49,8 @@ std::string quoted(const std::string &name);
 
 class Tracker {
 public:
-    explicit Tracker(Image &image) : image_(image) {}
+    // region_bytes: how much of the disk is armed for one change, at least.
+    Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes);
 
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.
@@ -59,11 +62,18 @@ public:
     // Makes the bitmaps that are asked for and absent: one header commit (H1).
     Result<void> make(const BitmapRequest &request);
 
-    // B1, B6: marks the bytes of this range, before they change.
+    // B1, B2, B6: marks the bytes of this range, before they change.
     Result<void> before_change(Range bytes);
+
+    // To be called every few seconds: regions to which nothing was written
+    // lately are not reported after a crash any more.
+    Result<void> cool() { return arming_.cool(); }
 
     // B8: brings the file up to date and takes in_use off, durably.
     Result<void> store();
+
+    // True if there is a bitmap that is kept true.
+    bool tracks() const { return !enabled_.empty(); }
 
     // A line for each bitmap.
     std::vector<std::string> report() const;
@@ -79,19 +89,12 @@ public:
     }
 
 private:
-    struct Enabled {
-        Enabled(Image &image, std::size_t entry, const BitmapDirectoryEntry &e);
-
-        const std::size_t entry;  // in entries_
-        const std::uint64_t granularity;
-        StoredBitmap stored;
-        TouchedBits touched;
-    };
-
     Result<void> open_directory(const Extension &extension);
     void open_bitmap(std::size_t entry);
     const BitmapDirectoryEntry *find(const std::string &name) const;
+    Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
     Result<void> set_in_use(bool in_use);
+    Result<void> give_up(EnabledBitmap &bitmap);
     Result<void> mark_all() EXCLUDES(marks_);
 
     Result<BitmapDirectoryEntry> make_entry(const std::string &name,
@@ -100,13 +103,16 @@ private:
     Result<void> publish(std::vector<BitmapDirectoryEntry> entries, Aside &aside);
 
     Image &image_;
+    const BitmapSync sync_;
+    const std::uint64_t region_bytes_;
     std::optional<Error> why_read_only_;
     std::string note_;      // what the report says of an extension that is not used
     HostOffset directory_;
     HostRun directory_clusters_;
     std::vector<BitmapDirectoryEntry> entries_;
     std::vector<std::optional<Error>> not_followed_;  // for each of entries_
-    std::vector<std::unique_ptr<Enabled>> enabled_;
+    Arming::Bitmaps enabled_;
+    Arming arming_;
 
     Mutex marks_{Rank::marks};          // B1 is done once
     std::atomic<bool> in_use_{false};   // durably, in all that are enabled

@@ -94,10 +94,18 @@ Result<void> GuardedStore::flush()
 
 Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
 {
-    // Two steps, because a failed write may be tried again and a failed flush
-    // may not.
-    TRY(write(offset, bytes));
-    return flush();
+    if (!below_.durable_alone()) {
+        // Two steps, because a failed write may be tried again and a failed
+        // flush may not.
+        TRY(write(offset, bytes));
+        return flush();
+    }
+    TRY(before_change());
+    TRY(pad_last_cluster(offset, bytes.size()));
+    Result<void> result = below_.write_durable(offset, bytes);
+    if (!result && result.error().code == Errc::no_space)
+        return result;
+    return after_flush(std::move(result));
 }
 
 Result<void> GuardedStore::grow(std::uint64_t size_min)

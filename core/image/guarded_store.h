@@ -36,6 +36,7 @@ public:
     std::uint64_t fresh_from() const override { return below_.fresh_from(); }
     bool can_flush() const override { return below_.can_flush(); }
     bool can_grow() const override { return below_.can_grow(); }
+    bool durable_alone() const override { return below_.durable_alone(); }
     bool read_only() const override { return below_.read_only(); }
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;

@@ -5,8 +5,8 @@
 // runs once over a CrashStore; then states of the disk are made for moments of
 // that run, and each is asked the four questions: it opens and check finds
 // leaks at worst; each flushed byte is there, each other old or new; each
-// enabled bitmap is in_use or covers what has changed; writing on works, up to
-// a second crash (and a third).
+// enabled bitmap covers what has changed (with bitmap-sync=on-close, or is
+// marked in_use); writing on works, up to a second crash (and a third).
 
 #include <algorithm>
 #include <cstdlib>
@@ -41,7 +41,10 @@ struct Kind {
 class Lives {
 public:
     Lives(std::uint64_t seed, const Kind &kind)
-        : kind_(kind), random_(seed), spec_(spec_of(random_, kind)), built_(build_image(spec_)),
+        : kind_(kind), random_(seed),
+          sync_(random_.one_in(4) ? BitmapSync::on_close : BitmapSync::durable),
+          region_bytes_(random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
+          spec_(spec_of(random_, kind)), built_(build_image(spec_)),
           before_(built_.reference), current_(built_.reference), life_(Life::of(built_.image))
     {
     }
@@ -84,6 +87,7 @@ private:
         StoreOptions options;
         options.growth_step = random_.pick<std::uint64_t>({1, 512, 65536, 1 << 20});
         options.discarded = random_.pick({Discarded::zero, Discarded::kept, Discarded::garbage});
+        options.durable_alone = random_.coin();
         if (kind_.limited)
             options.size_limit = life_.cache.size + random_.below(1 << 20);
         store_ = std::make_unique<CrashStore>(life_, options);
@@ -93,6 +97,8 @@ private:
             store_->stir(random_());
 
         DiskOptions disk_options;
+        disk_options.bitmap_sync = sync_;
+        disk_options.region_bytes = region_bytes_;
         disk_options.cache_bytes = random_.coin() ? 1 : 0;
         if (first && spec_.version >= 3 && random_.one_in(3)) {
             disk_options.bitmaps = {"made"};
@@ -227,7 +233,9 @@ private:
     {
         ++states_;
         const std::uint64_t event = base_ + walk.position();
-        std::string verdict = crash_verdict(image, before_, history_, event);
+        std::string verdict = crash_verdict(
+            image, before_, history_, event,
+            sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never);
         if (verdict.empty() && random_.one_in(1500) && spec_.qemu_opens())
             verdict = qemu_verdict(image, true);
         if (verdict.empty())
@@ -305,6 +313,8 @@ private:
 
     const Kind kind_;
     Random random_;
+    const BitmapSync sync_;
+    const std::uint64_t region_bytes_;
     const ImageSpec spec_;
     BuiltImage built_;
     ReferenceDisk before_;   // the beginning of all lives

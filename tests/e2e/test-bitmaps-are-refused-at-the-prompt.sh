@@ -34,9 +34,9 @@ check_image disk.qcow2
 same "$(dirty_map frozen disk.qcow2)" "0+65536"
 
 step "not stored when the image was last used"
-serve file disk.qcow2
+serve file disk.qcow2 bitmap-sync=on-close
 client <<'PYTHON'
-h.pwrite(b"x", 0)
+h.pwrite(b"x", 7 << 20)
 os.kill(int(open("main.pid").read()), 9)
 PYTHON
 kill_server

@@ -25,7 +25,7 @@ def since(mark):
 def place(request):
     return int(re.search(r"offset=0x([0-9a-f]+)", request[1])[1], 16)
 
-# B1: the flags of the bitmap are written and flushed before any data.
+# B2: bits of the bitmap are written and flushed before any data.
 mark = len(requests())
 h.pwrite(b"d" * 65536, 0)
 names = [name for name, _ in since(mark) if name in ("Write", "Flush")]
@@ -79,6 +79,6 @@ os.kill(int(open("main.pid").read()), 9)
 PYTHON
 kill_server
 check_image_leaks_at_worst disk.qcow2
-same "$(bitmap_info disk.qcow2 b0)" "65536 in-use,auto"
+same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
 qemu-io -r -f qcow2 -c 'read -P 0x61 12345 100000' -c 'read -P 0x62 30M 100000' disk.qcow2 >io.out
 ! grep -q 'verification failed' io.out || fail "$(cat io.out)"

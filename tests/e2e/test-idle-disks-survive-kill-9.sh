@@ -9,7 +9,7 @@
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
 make_qcow2 disk.qcow2 64M
-IDLE_MS=200 serve file disk.qcow2 bitmap=b0
+IDLE_MS=200 serve file disk.qcow2 bitmap=b0 bitmap-sync=on-close
 client <<'PYTHON'
 import subprocess, time
 

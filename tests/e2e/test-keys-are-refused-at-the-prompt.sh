@@ -26,12 +26,11 @@ for value in 3000 0 256 4G -1 x '' 64kk; do
     refused "bitmap-granularity=$value: not a power of two from 512 to 2G" file disk.qcow2 \
         bitmap=b0 bitmap-granularity=$value
 done
-refused "bitmap-sync=never: " file disk.qcow2 bitmap-sync=never
+refused "bitmap-sync=never: the word must be durable or on-close" file disk.qcow2 bitmap-sync=never
 for value in 0 x '' -4M 99999999999999999999; do
     refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
 done
 refused 'qcow2-discard=perhaps: the word must be unmap or keep' file disk.qcow2 qcow2-discard=perhaps
-refused "bitmap-sync=durable comes with a later version" file disk.qcow2 bitmap-sync=durable
 refused 'qcow2-lock=perhaps: must be on or off' file disk.qcow2 qcow2-lock=perhaps
 refused "dir=: this filter serves one image; name its file by file=" file dir="$tmp"
 refused "dirfd=: this filter serves one image" file dirfd=0

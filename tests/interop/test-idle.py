@@ -20,6 +20,10 @@ def flags(path, name="b"):
     return Qcow2File(path).bitmaps()[name].flags
 
 
+# So the flags tell what it is doing.
+ON_CLOSE = ("bitmap-sync=on-close",)
+
+
 def wait_until_idle(path, seconds=20):
     """Until the bitmaps are stored, and then what was reserved is given back."""
     for _ in range(seconds * 50):
@@ -52,7 +56,7 @@ def is_clean(t, path, model, dirty):
 def sigterm_with_clients_then_kill(t, cluster, size):
     path = image(t, cluster, size)
     model, draw = Model(size), Operations(t.rng, size, cluster)
-    server = Nbdkit(t, path, idle_ms=200)
+    server = Nbdkit(t, path, *ON_CLOSE, idle_ms=200)
     clients = [server.connect() for _ in range(3)]
     dirty = []
     # Nothing of this is flushed by a client at its end.
@@ -72,7 +76,7 @@ def sigterm_with_clients_then_kill(t, cluster, size):
 def after_the_time_that_is_the_default(t):
     path, size = image(t, 64 * KiB, 20 * MiB), 20 * MiB
     model, draw = Model(size), Operations(t.rng, size, 64 * KiB)
-    server = Nbdkit(t, path, idle_ms=None)
+    server = Nbdkit(t, path, *ON_CLOSE, idle_ms=None)
     h = server.connect()
     ops = draw.take(30) + [Op("write", MiB, 100 * KiB, 0, 5)]
     apply_all(ops, h, model, 64 * KiB)
@@ -82,15 +86,23 @@ def after_the_time_that_is_the_default(t):
     is_clean(t, path, model, touched(ops))
 
 
+def clean_place(dirty, size):
+    """Of a granule that the file does not have yet: a write there needs the mark."""
+    ranges = granules(dirty, 4 * KiB, size)
+    return next(at for at in range(0, size, 4 * KiB)
+                if not any(begin <= at < end for begin, end in ranges))
+
+
 @case
 def idle_and_busy_again(t):
     path, size, cluster = image(t, 4 * KiB, 20 * MiB), 20 * MiB, 4 * KiB
     model, draw = Model(size), Operations(t.rng, size, cluster)
     dirty = []
-    server = Nbdkit(t, path, idle_ms=60)
+    server = Nbdkit(t, path, *ON_CLOSE, idle_ms=60)
     h = server.connect()
     for number in range(6):
-        ops = draw.take(20) + [Op("write", number * MiB, 3000, 0, number)]
+        ops = draw.take(20)
+        ops.append(Op("write", clean_place(join(dirty + touched(ops)), size), 3000, 0, number))
         apply_all(ops, h, model, cluster)
         # Before the write was answered.
         same(flags(path), IN_USE | AUTO, "flags after a write")
@@ -102,11 +114,11 @@ def idle_and_busy_again(t):
             # A new server on what an idle one has left.
             server.kill()
             is_clean(t, path, model, dirty)
-            server = Nbdkit(t, path, idle_ms=60)
+            server = Nbdkit(t, path, *ON_CLOSE, idle_ms=60)
             h = server.connect()
             read_all(h, model, "read by the next server")
     # And killed when it is not idle.
-    h.pwrite(b"x", 0)
+    h.pwrite(b"x", clean_place(dirty, size))
     server.kill()
     same(flags(path), IN_USE | AUTO, "flags after a write and kill -9")
     check(path, leaks=True)
@@ -116,7 +128,7 @@ def idle_and_busy_again(t):
 def reading_does_not_keep_it_busy(t):
     path, size, cluster = image(t, 64 * KiB, 20 * MiB), 20 * MiB, 64 * KiB
     model, draw = Model(size), Operations(t.rng, size, cluster)
-    server = Nbdkit(t, path, idle_ms=200)
+    server = Nbdkit(t, path, *ON_CLOSE, idle_ms=200)
     ops = draw.take(30) + [Op("write", MiB, 100 * KiB, 0, 5)]
     apply_all(ops, server.connect(), model, cluster)
     reads, stop = [0], threading.Event()
@@ -162,7 +174,7 @@ def qemu_is_kept_off_while_it_is_idle(t):
     # Valid bitmaps in a file that is being served: the lock is what keeps others
     # from trusting them too early.
     path, size = image(t, 64 * KiB, 20 * MiB), 20 * MiB
-    server = Nbdkit(t, path, idle_ms=60)
+    server = Nbdkit(t, path, *ON_CLOSE, idle_ms=60)
     h = server.connect()
     h.pwrite(payload(0, MiB, 1), 0)
     wait_until_idle(path)

@@ -412,7 +412,7 @@ def unknown_autoclear_bits_go(t):
     with Nbdkit(t, path, options=("-r",)) as server:
         server.connect().pread(512, 0)
     same(Qcow2File(path).autoclear, bits, "after a read-only run")
-    with Nbdkit(t, path) as server:
+    with Nbdkit(t, path, "bitmap-sync=on-close") as server:
         server.connect().pwrite(payload(MiB, 100, 1), MiB)
         same(Qcow2File(path).autoclear, 1, "after the first write")
         server.kill()

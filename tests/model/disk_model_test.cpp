@@ -61,9 +61,13 @@ public:
                 image_.size = options.size_limit;
         }
         options.stirred = stirred_;
+        options.durable_alone = random_.coin();
         size_before_ = image_.size;
         store_ = std::make_unique<MemoryStore>(image_, options);
         DiskOptions disk_options;
+        if (random_.coin())
+            disk_options.bitmap_sync = random_.coin() && options.can_flush ? BitmapSync::durable : BitmapSync::on_close;
+        disk_options.region_bytes = random_.pick<std::uint64_t>({512, 65536, 1 << 20, 16 << 20});
         if (random_.coin())
             disk_options.cache_bytes = random_.pick<std::uint64_t>({1, 65536, 1 << 20});
         if (spec_.version >= 3 && random_.one_in(3))

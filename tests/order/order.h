@@ -36,6 +36,7 @@ public:
     const Geometry &geometry() const { return geometry_; }
     Recording recording() const { return store_.recording(); }
     std::uint64_t now() const { return store_.now(); }
+    StoreImage image() const { return memory_.image(); }
 
     // The guest cluster, whole, of this generation.
     void write(std::uint64_t cluster, std::uint32_t generation)

@@ -95,6 +95,7 @@ public:
     Result<void> discard(std::uint64_t o, std::uint64_t n) override { return top_.discard(o, n); }
     Result<void> flush() override { return top_.flush(); }
     bool can_flush() const override { return top_.can_flush(); }
+    bool durable_alone() const override { return top_.durable_alone(); }
     Result<void> write_durable(std::uint64_t o, Bytes b) override { return top_.write_durable(o, b); }
     Result<void> grow(std::uint64_t n) override { return top_.grow(n); }
     bool can_grow() const override { return top_.can_grow(); }

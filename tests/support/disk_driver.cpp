@@ -32,7 +32,7 @@ std::vector<unsigned> DiskDriver::draw_weights()
 {
     const auto some = [this](unsigned most) { return static_cast<unsigned>(random_.between(1, most)); };
     return {some(60), some(20), some(15), some(30), some(6), options_.flush ? some(8) : 0,
-            options_.settle && random_.coin() ? some(3) : 0};
+            options_.settle && random_.coin() ? some(3) : 0, some(6)};
 }
 
 Range DiskDriver::draw(Range area)
@@ -63,6 +63,7 @@ void DiskDriver::step(Range area)
     case 4: block_status(range); break;
     case 5: flush(); break;
     case 6: settle(); break;
+    case 7: cool(); break;
     }
 }
 
@@ -198,6 +199,15 @@ void DiskDriver::flush()
         ++failures_;
     } else if (clock_.history) {
         clock_.flushed(begun, clock_.now());
+    }
+}
+
+void DiskDriver::cool()
+{
+    doing_ = "cool";
+    if (const Result<void> result = disk_.cool(); !result) {
+        accept(result.error());
+        ++failures_;
     }
 }
 

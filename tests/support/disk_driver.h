@@ -72,6 +72,7 @@ public:
     void flush();
     // False if it failed in a way that is accepted.
     bool settle();
+    void cool();
 
     std::uint64_t failures() const { return failures_; }
     std::uint64_t steps() const { return steps_; }

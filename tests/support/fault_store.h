@@ -70,6 +70,7 @@ public:
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
     Result<void> flush() override;
     bool can_flush() const override { return base_.can_flush(); }
+    bool durable_alone() const override { return base_.durable_alone(); }
     // Counts as a write and a flush: either may fail.
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
     Result<void> grow(std::uint64_t size_min) override;

@@ -19,6 +19,8 @@ enum class Discarded { zero, kept, garbage };
 
 struct StoreOptions {
     bool can_flush = true;
+    // write_durable() makes nothing else durable.
+    bool durable_alone = false;
     bool read_only = false;
     bool can_grow = true;
     // grow() rounds up to a multiple of this, as far as the limit lets it.
@@ -49,6 +51,7 @@ public:
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
     Result<void> flush() override;
     bool can_flush() const override { return options_.can_flush; }
+    bool durable_alone() const override { return options_.durable_alone; }
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return options_.can_grow; }
     Result<void> cut(std::uint64_t size) override;

@@ -84,10 +84,10 @@ std::string bitmaps_verdict(const ImageReader &reader, const ReferenceDisk &refe
 
 // Sets the granules that differ from the beginning; expects them.
 std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &before,
-                             const std::vector<std::uint64_t> &changed_sectors)
+                             const std::vector<std::uint64_t> &changed_sectors, Marked marked)
 {
     if (bitmap.entry.in_use())
-        return {};
+        return marked == Marked::maybe ? "" : "it is in_use";
     const std::uint64_t granularity = bitmap.entry.granularity();
     for (const std::uint64_t sector : changed_sectors)
         if (!bitmap.bits.test(sector * 512 / granularity))
@@ -119,7 +119,7 @@ std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &ref
 }
 
 std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
-                          const GuestHistory &history, std::uint64_t event)
+                          const GuestHistory &history, std::uint64_t event, Marked marked)
 {
     ImageView view(image);
     const auto report = check(view);
@@ -156,7 +156,7 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
         if (was == before.bitmaps().end())
             return "bitmap '" + bitmap.entry.name + "' came from nowhere";
         const std::string words = was->second.enabled && !was->second.in_use
-                                      ? coverage_verdict(bitmap, was->second, changed)
+                                      ? coverage_verdict(bitmap, was->second, changed, marked)
                                       : bitmap_verdict(bitmap, was->second, Bitmaps::exact);
         if (!words.empty())
             return "bitmap '" + bitmap.entry.name + "': " + words;

@@ -26,10 +26,12 @@ std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &ref
 
 // After a crash, the four questions, without the engine: core/check finds
 // leaks at worst; each flushed byte is there, each other old or new; each
-// enabled bitmap is in_use or covers what differs from `before`, whose bits
-// are those of the beginning; the others are as they were.
+// enabled bitmap covers what differs from `before`, whose bits are those of the
+// beginning, or is marked in_use if it may be; the others are as they were.
+enum class Marked { never, maybe };
 std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
-                          const GuestHistory &history, std::uint64_t event);
+                          const GuestHistory &history, std::uint64_t event,
+                          Marked marked = Marked::never);
 
 // By qemu-img check, if it is installed. Leaks may be all right.
 std::string qemu_verdict(const StoreImage &image, bool leaks_are_right);

@@ -95,11 +95,6 @@ BOOST_AUTO_TEST_CASE(the_range_of_the_granularity_is_said)
     BOOST_CHECK_NE(refused("bitmap-granularity", "3000").find("512 to 2G"), std::string::npos);
 }
 
-BOOST_AUTO_TEST_CASE(durable_comes_later)
-{
-    BOOST_CHECK_NE(refused("bitmap-sync", "durable").find("later version"), std::string::npos);
-}
-
 BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 {
     BOOST_CHECK_NE(refused("qcow2-grow", "1G").find("'qcow2-grow'"), std::string::npos);

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/arming.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/base/log.h"
+
+namespace qcow2 {
+
+namespace {
+
+// More writes than this share a flush of the whole store: each barrier of its
+// own costs a turn of the device.
+constexpr std::size_t barriers_max = 2;
+
+// A power of two, at least one bit and at most a page.
+std::uint64_t region_bits(std::uint64_t granularity, std::uint64_t region_bytes)
+{
+    const std::uint64_t bits = std::max<std::uint64_t>(1, region_bytes / granularity);
+    return std::min(bits, DirtyBits::page_bits);
+}
+
+}  // namespace
+
+EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirectoryEntry &entry,
+                             std::uint64_t region_bytes)
+    : index(index), name(entry.name), granularity(entry.granularity()), stored(image, entry),
+      bits(stored.size().bits, region_bits(granularity, region_bytes),
+           [this](std::uint64_t page, MutableBytes bytes) { return stored.load(page, bytes); })
+{
+}
+
+// Who finds nobody at it does it for all who have come so far. There is one
+// batch that waits, so whoever is not done and does not wait leads his own.
+Result<void> Arming::arm(Range bytes)
+{
+    Locked lock(queue_);
+    if (!next_)
+        next_ = std::make_shared<Batch>();
+    const std::shared_ptr<Batch> mine = next_;
+    mine->ranges.push_back(bytes);
+    while (!mine->done) {
+        if (running_) {
+            ended_.wait(queue_);
+            continue;
+        }
+        running_ = true;
+        next_.reset();
+        queue_.unlock();
+        Result<void> result = run(*mine);
+        queue_.lock();
+        if (!result)
+            mine->error = std::move(result).error();
+        mine->done = true;
+        running_ = false;
+        ended_.notify_all();
+    }
+    if (mine->error)
+        return *mine->error;
+    return {};
+}
+
+Result<void> Arming::run(const Batch &batch)
+{
+    Locked turn(turn_);
+    waits_ += batch.ranges.size();
+    std::vector<Write> images;
+    gather(batch, images);
+    TRY(write_durably(images));
+    for (Write &write : images)
+        if (!write.bitmap->lost)
+            write.bitmap->bits.durable(write.image);
+    const Result<void> bounded = keep_bounds(images);
+    if (!bounded)
+        log_debug("armed regions are kept: " + bounded.error().what);
+    return {};
+}
+
+void Arming::gather(const Batch &batch, std::vector<Write> &images)
+{
+    for (const auto &bitmap : bitmaps_) {
+        if (bitmap->lost)
+            continue;
+        bitmap->stored.reserve_last();
+        std::set<std::uint64_t> pages;
+        for (const Range &bytes : batch.ranges) {
+            const Range touched = DirtyBits::pages_of(bytes.touched(bitmap->granularity));
+            for (std::uint64_t page = touched.begin; page < touched.end; ++page)
+                pages.insert(page);
+        }
+        for (const std::uint64_t page : pages)
+            if (auto image = bitmap->bits.arm(page))
+                images.push_back({bitmap.get(), std::move(*image)});
+    }
+}
+
+Result<void> Arming::write_durably(std::vector<Write> &images)
+{
+    std::vector<SmallWrite> writes;
+    TRY(place(images, writes));
+    if (tables_changed()) {
+        // The new clusters are durable before they have a name.
+        for (const SmallWrite &write : writes)
+            TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
+        TRY(image_.store().flush());
+        ++barriers_;
+        return write_tables();
+    }
+    return send(writes).in("bitmap data");
+}
+
+Result<void> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes)
+{
+    for (Write &write : images) {
+        if (write.bitmap->lost)
+            continue;
+        Result<void> placed = write.bitmap->stored.place(write.image, writes);
+        if (!placed && placed.error().code == Errc::no_space) {
+            TRY(give_up_(*write.bitmap));  // B7
+            write.bitmap->lost = true;
+            placed = {};
+        }
+        TRY(std::move(placed));
+    }
+    return {};
+}
+
+bool Arming::tables_changed() const
+{
+    return std::any_of(bitmaps_.begin(), bitmaps_.end(),
+                       [](const auto &bitmap) { return bitmap->stored.table_changed(); });
+}
+
+Result<void> Arming::write_tables()
+{
+    std::vector<SmallWrite> writes;
+    for (const auto &bitmap : bitmaps_)
+        bitmap->stored.place_table(writes);
+    TRY(send(writes).in("bitmap table"));
+    for (const auto &bitmap : bitmaps_)
+        bitmap->stored.table_written();
+    return {};
+}
+
+// Durable when it returns.
+Result<void> Arming::send(const std::vector<SmallWrite> &writes)
+{
+    if (writes.size() <= barriers_max) {
+        for (const SmallWrite &write : writes)
+            TRY(image_.store().write_durable(write.offset, write.bytes));
+        barriers_ += writes.size();
+        return {};
+    }
+    for (const SmallWrite &write : writes)
+        TRY(image_.store().write(write.offset, write.bytes));
+    ++barriers_;
+    return image_.store().flush();
+}
+
+// The regions of those who are just being armed are left alone: a change is
+// about to rely on them. (It would be right all the same: its bits are precise.)
+Result<void> Arming::cool(EnabledBitmap &bitmap, bool all, const std::vector<Write> &but)
+{
+    const auto spared = [&](std::uint64_t page) {
+        return std::any_of(but.begin(), but.end(), [&](const Write &write) {
+            return write.bitmap == &bitmap && write.image.page == page;
+        });
+    };
+    std::vector<SmallWrite> writes;
+    for (std::uint64_t page = 0; page < bitmap.bits.pages() && !bitmap.lost; ++page) {
+        if (spared(page))
+            continue;
+        const auto image = bitmap.bits.cool(page, all);
+        if (!image)
+            continue;
+        writes.clear();
+        TRY(bitmap.stored.place(*image, writes));
+        for (const SmallWrite &write : writes)
+            TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
+        bitmap.bits.written(*image);
+    }
+    return {};
+}
+
+Result<void> Arming::cool()
+{
+    Locked turn(turn_);
+    log_figures();
+    for (const auto &bitmap : bitmaps_)
+        TRY(cool(*bitmap, false, {}));
+    return {};
+}
+
+Result<void> Arming::keep_bounds(const std::vector<Write> &just_armed)
+{
+    for (const auto &bitmap : bitmaps_) {
+        const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max / bitmap->granularity);
+        for (const bool all : {false, true})
+            if (bitmap->bits.extra_bits() > bits_max)
+                TRY(cool(*bitmap, all, just_armed));
+    }
+    return {};
+}
+
+Result<void> Arming::store()
+{
+    Locked turn(turn_);
+    log_figures();
+    std::vector<SmallWrite> writes;
+    std::vector<Write> images;
+    for (const auto &bitmap : bitmaps_)
+        for (std::uint64_t page = 0; page < bitmap->bits.pages() && !bitmap->lost; ++page)
+            if (auto image = bitmap->bits.settle(page))
+                images.push_back({bitmap.get(), std::move(*image)});
+    TRY(place(images, writes));
+    for (const SmallWrite &write : writes)
+        TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
+    if (!writes.empty() || tables_changed())
+        TRY(image_.store().flush());
+    if (tables_changed())
+        TRY(write_tables());
+    for (const Write &write : images)
+        write.bitmap->bits.written(write.image);
+    for (const auto &bitmap : bitmaps_) {
+        bitmap->bits.settled();
+        bitmap->stored.give_back_reserved();
+    }
+    return {};
+}
+
+void Arming::log_figures()
+{
+    if (waits_ == 0)
+        return;
+    std::uint64_t extra = 0;
+    for (const auto &bitmap : bitmaps_)
+        extra += bitmap->bits.extra_bits() * bitmap->granularity;
+    log_debug("bitmaps: " + std::to_string(waits_) + " changes waited for " +
+              std::to_string(barriers_) + " barriers; a crash now would report up to " +
+              std::to_string(extra) + " bytes too many");
+    waits_ = barriers_ = 0;
+}
+
+}  // namespace qcow2

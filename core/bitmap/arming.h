@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Arming: how bits get into the file, and out of it again.
+//
+// B2  Every granule of a change is durably set in the file, in every enabled
+//     bitmap, before the change goes down. So the change that touches a granule
+//     first waits for a barrier. That it may be seldom, the *region* around the
+//     granule (16 MiB of the disk) is armed: all its bits are set in the file. Who
+//     comes while a barrier is under way shares the next one (group commit).
+//     Armings near each other widen the region, to the double each time.
+// B3  Of one sector of a bitmap at most one write is in flight: who writes has
+//     the turn, an arming until its barrier has succeeded. Only then are the
+//     bits called durable.
+// B7  No room for a bitmap's cluster: its table entry becomes all ones; and if
+//     even that cannot be, the bitmap is marked in_use and is lost.
+// B8  store() makes the file exact.
+//
+// cool() takes the bits of regions to which nothing came lately out again. A
+// crash therefore reports too much: the regions in use. How much that can be
+// is bounded by extra_bytes_max for each bitmap.
+//
+// Any thread; store(): nobody else is inside.
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/mutex.h"
+#include "core/bitmap/enabled_bitmap.h"
+
+namespace qcow2 {
+
+class Arming {
+public:
+    using Bitmaps = std::vector<std::unique_ptr<EnabledBitmap>>;
+    // Marks a bitmap in_use, durably, because it cannot be kept true any more.
+    using GiveUp = std::function<Result<void>(EnabledBitmap &)>;
+
+    static constexpr std::uint64_t extra_bytes_max = std::uint64_t(64) << 30;
+
+    // The bitmaps must outlive it.
+    Arming(Image &image, Bitmaps &bitmaps, GiveUp give_up)
+        : image_(image), bitmaps_(bitmaps), give_up_(std::move(give_up))
+    {
+    }
+
+    // The bits of these bytes of the disk are precise already; returns when
+    // they are durable.
+    Result<void> arm(Range bytes) EXCLUDES(queue_, turn_);
+    // To be called every few seconds.
+    Result<void> cool() EXCLUDES(turn_);
+    // Brings the file to exactly the precise bits, durably.
+    Result<void> store() EXCLUDES(turn_);
+
+private:
+    // Those who wait for the same barrier.
+    struct Batch {
+        std::vector<Range> ranges;
+        bool done = false;
+        std::optional<Error> error;
+    };
+    struct Write {
+        EnabledBitmap *bitmap;
+        PageImage image;
+    };
+
+    Result<void> run(const Batch &batch) EXCLUDES(turn_);
+    void log_figures() REQUIRES(turn_);
+    void gather(const Batch &batch, std::vector<Write> &images) REQUIRES(turn_);
+    Result<void> write_durably(std::vector<Write> &images) REQUIRES(turn_);
+    Result<void> place(std::vector<Write> &images, std::vector<SmallWrite> &writes) REQUIRES(turn_);
+    bool tables_changed() const REQUIRES(turn_);
+    Result<void> write_tables() REQUIRES(turn_);
+    Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);
+    Result<void> cool(EnabledBitmap &bitmap, bool all, const std::vector<Write> &but) REQUIRES(turn_);
+    Result<void> keep_bounds(const std::vector<Write> &just_armed) REQUIRES(turn_);
+
+    Image &image_;
+    Bitmaps &bitmaps_;
+    const GiveUp give_up_;
+
+    Mutex turn_{Rank::turn};
+    // For the log, since the last line of it.
+    std::uint64_t barriers_ GUARDED_BY(turn_) = 0;
+    std::uint64_t waits_ GUARDED_BY(turn_) = 0;
+
+    Mutex queue_{Rank::bitmaps};
+    Condition ended_;
+    bool running_ GUARDED_BY(queue_) = false;
+    std::shared_ptr<Batch> next_ GUARDED_BY(queue_);
+};
+
+}  // namespace qcow2

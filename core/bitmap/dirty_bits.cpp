@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/dirty_bits.h"
+
+#include <bit>
+
+#include <boost/endian/conversion.hpp>
+
+namespace qcow2 {
+
+namespace {
+
+std::uint64_t load_word(const Buffer &bytes, std::uint64_t word)
+{
+    std::uint64_t value;
+    __builtin_memcpy(&value, &bytes[word * sizeof value], sizeof value);
+    return boost::endian::little_to_native(value);
+}
+
+void store_word(Buffer &bytes, std::uint64_t word, std::uint64_t value)
+{
+    value = boost::endian::native_to_little(value);
+    __builtin_memcpy(&bytes[word * sizeof value], &value, sizeof value);
+}
+
+// The bits [begin, end) of a word; not empty.
+std::uint64_t mask_of(std::uint64_t begin, std::uint64_t end)
+{
+    return ~std::uint64_t(0) >> (64 - (end - begin)) << begin;
+}
+
+// Calls for each word that the bits touch: number of the word, mask.
+template <class Visit>
+void for_each_word(Range bits, Visit visit)
+{
+    while (!bits.empty()) {
+        const std::uint64_t word = bits.begin / 64;
+        const std::uint64_t end = std::min(bits.end, (word + 1) * 64);
+        visit(word, mask_of(bits.begin % 64, end - word * 64));
+        bits.begin = end;
+    }
+}
+
+constexpr std::uint64_t sector_words = PageImage::sector_bytes / 8;
+
+std::uint8_t sector_of(std::uint64_t word) { return std::uint8_t(1u << (word / sector_words)); }
+
+}  // namespace
+
+bool PageImage::touches(Range bytes) const
+{
+    bool any = false;
+    for (std::uint64_t sector = bytes.begin / sector_bytes; sector * sector_bytes < bytes.end; ++sector)
+        any |= sectors >> sector & 1;
+    return any;
+}
+
+DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load)
+    : bits_(bits), region_bits_(region_bits), load_(std::move(load)),
+      pages_(div_ceil(bits, page_bits))
+{
+    INVARIANT(std::has_single_bit(region_bits) && region_bits <= page_bits);
+}
+
+DirtyBits::~DirtyBits()
+{
+    for (auto &page : pages_)
+        delete page.load();
+}
+
+// Two threads may load one page: the first that is in stays. A page that is
+// not in memory was never written to, so both have read the same.
+Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
+{
+    if (Page *there = pages_[number].load(std::memory_order_acquire))
+        return there;
+    Buffer bytes(page_bytes);
+    TRY(load_(number, bytes));
+    auto mine = std::make_unique<Page>();
+    for (std::uint64_t word = 0; word < page_words; ++word) {
+        mine->precise[word].store(load_word(bytes, word), std::memory_order_relaxed);
+        mine->durable[word].store(load_word(bytes, word), std::memory_order_relaxed);
+    }
+    Page *there = nullptr;
+    if (pages_[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
+        return mine.release();
+    return there;
+}
+
+DirtyBits::Page *DirtyBits::loaded(std::uint64_t number) const
+{
+    return pages_[number].load(std::memory_order_acquire);
+}
+
+Result<bool> DirtyBits::mark(Range bits)
+{
+    bool durable = true;
+    INVARIANT(bits.end <= bits_);
+    while (!bits.empty()) {
+        const std::uint64_t number = bits.begin / page_bits;
+        const std::uint64_t first = number * page_bits;
+        const std::uint64_t end = std::min(bits.end, first + page_bits);
+        Page &page = *TRY(load(number));
+        for_each_word({bits.begin - first, end - first}, [&](std::uint64_t word, std::uint64_t mask) {
+            if ((page.precise[word].load() & mask) != mask)
+                page.precise[word].fetch_or(mask);
+            if (!page.used[word].load(std::memory_order_relaxed))
+                page.used[word].store(true, std::memory_order_relaxed);
+            durable &= (page.durable[word].load() & mask) == mask;
+        });
+        bits.begin = end;
+    }
+    return durable;
+}
+
+// A stream that runs from page to page.
+bool DirtyBits::end_is_extra(std::uint64_t number) const
+{
+    const Page *page = loaded(number);
+    return page && page->armings > 1 && page->durable[page_words - 1].load() >> 63;
+}
+
+// How much is armed for one bit, in bits: the more armings there were near it
+// lately, the more.
+std::uint64_t DirtyBits::width(std::uint64_t number, Page &page) const
+{
+    if (page.armings == 0 && number > 0 && end_is_extra(number - 1))
+        page.armings = 4;
+    return std::min(page_bits, region_bits_ << page.armings);
+}
+
+// What is to stand in the file: everything that is precise, and everything on
+// which a change may rely.
+void DirtyBits::fill(std::uint64_t number, const Page &page, PageImage &image) const
+{
+    image.page = number;
+    image.content.resize(page_bytes);
+    for (std::uint64_t word = 0; word < page_words; ++word)
+        store_word(image.content, word, page.precise[word].load() | page.durable[word].load());
+}
+
+void DirtyBits::count_extra(Page &page)
+{
+    std::uint64_t extra = 0;
+    for (std::uint64_t word = 0; word < page_words; ++word)
+        extra += std::popcount(page.durable[word].load() & ~page.precise[word].load());
+    extra_bits_ += extra - page.extra;
+    page.extra = extra;
+}
+
+std::optional<PageImage> DirtyBits::arm(std::uint64_t number)
+{
+    Page *page = loaded(number);
+    if (!page)
+        return std::nullopt;
+    PageImage image;
+    std::array<std::uint64_t, page_words> wanted{};
+    const std::uint64_t width = this->width(number, *page);
+    const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
+    for (std::uint64_t word = 0; word < page_words; ++word) {
+        std::uint64_t missing = page->precise[word].load() & ~page->durable[word].load();
+        while (missing != 0) {
+            const std::uint64_t bit = word * word_bits + std::countr_zero(missing);
+            const std::uint64_t begin = bit / width * width;
+            const Range region{begin, std::min(begin + width, here)};
+            for_each_word(region, [&](std::uint64_t w, std::uint64_t mask) { wanted[w] |= mask; });
+            missing &= ~wanted[word];
+        }
+    }
+    fill(number, *page, image);
+    for (std::uint64_t word = 0; word < page_words; ++word) {
+        if ((wanted[word] & ~page->durable[word].load()) == 0)
+            continue;
+        store_word(image.content, word, load_word(image.content, word) | wanted[word]);
+        image.sectors |= sector_of(word);
+    }
+    if (image.sectors == 0)
+        return std::nullopt;
+    page->armings = std::min(page->armings + 1, widest);
+    page->unsure |= image.sectors;
+    return image;
+}
+
+// True if the word has lost bits. Those that a change has made precise
+// meanwhile are put back: it may have seen them durable, and they are.
+bool DirtyBits::cool_word(Page &page, std::uint64_t word)
+{
+    const std::uint64_t before = page.durable[word].load();
+    const std::uint64_t extra = before & ~page.precise[word].load();
+    if (extra == 0)
+        return false;
+    page.durable[word].fetch_and(~extra);
+    page.durable[word].fetch_or(extra & page.precise[word].load());
+    return true;
+}
+
+std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
+{
+    Page *page = loaded(number);
+    if (!page)
+        return std::nullopt;
+    PageImage image;
+    const std::uint64_t region_words = std::max<std::uint64_t>(1, region_bits_ / word_bits);
+    for (std::uint64_t first = 0; first < page_words; first += region_words) {
+        bool used = false;
+        for (std::uint64_t word = first; word < first + region_words; ++word)
+            used |= page->used[word].exchange(false, std::memory_order_relaxed);
+        if (used && !all)
+            continue;
+        for (std::uint64_t word = first; word < first + region_words; ++word)
+            if (cool_word(*page, word))
+                image.sectors |= sector_of(word);
+    }
+    page->armings /= 2;
+    count_extra(*page);
+    if (image.sectors == 0)
+        return std::nullopt;
+    fill(number, *page, image);
+    page->unsure |= image.sectors;
+    return image;
+}
+
+std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
+{
+    Page *page = loaded(number);
+    if (!page)
+        return std::nullopt;
+    PageImage image;
+    image.sectors = page->unsure;
+    for (std::uint64_t word = 0; word < page_words; ++word) {
+        const std::uint64_t precise = page->precise[word].load();
+        if (page->durable[word].load() == precise)
+            continue;
+        page->durable[word].fetch_and(precise);
+        image.sectors |= sector_of(word);
+    }
+    page->armings = 0;
+    count_extra(*page);
+    if (image.sectors == 0)
+        return std::nullopt;
+    fill(number, *page, image);
+    page->unsure |= image.sectors;
+    return image;
+}
+
+void DirtyBits::written(const PageImage &image)
+{
+    Page &page = *loaded(image.page);
+    page.unsure &= std::uint8_t(~image.sectors);
+}
+
+void DirtyBits::durable(const PageImage &image)
+{
+    Page &page = *loaded(image.page);
+    for (std::uint64_t word = 0; word < page_words; ++word)
+        if (image.sectors & sector_of(word))
+            page.durable[word].fetch_or(load_word(image.content, word));
+    written(image);
+    count_extra(page);
+}
+
+void DirtyBits::settled()
+{
+    for (std::uint64_t number = 0; number < pages(); ++number)
+        if (Page *page = loaded(number))
+            for (std::uint64_t word = 0; word < page_words; ++word)
+                page->durable[word].store(page->precise[word].load());
+}
+
+}  // namespace qcow2

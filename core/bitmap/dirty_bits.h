@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// DirtyBits: one dirty bitmap in memory. Sparse: pages of 4 KiB of bits come
+// from the file with the first touch, so that a bitmap costs memory only where
+// the disk is written.
+//
+// Of each bit two things are kept:
+//
+//   precise   the granule was changed: what the bitmap is to say in the end.
+//   durable   the bit is known to be set in the file, durably. Set where it is
+//             not precise, it is *extra*: a bit of an armed region.
+//
+// A change goes down only when all its bits are durable (B2), or the bitmap is
+// marked in_use (B1). mark() makes them precise *first* and looks *then*
+// whether they are durable; who takes a durable bit away looks *afterwards*
+// whether it has become precise, and puts it back. So one of the two sees the
+// other, and no lock is needed. (All these operations are in one total order:
+// memory_order_seq_cst.)
+//
+// mark() may be called from any thread. All else is for the one who has the
+// turn (Arming): of one sector of a bitmap at most one write is in flight (B3).
+// What is to be written is always built from precise *or* durable, so it has
+// every bit on which a change that is under way relies.
+
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/base/bytes.h"
+#include "core/base/range.h"
+#include "core/base/result.h"
+
+namespace qcow2 {
+
+// A page of a bitmap, as it is to stand in the file.
+struct PageImage {
+    static constexpr std::uint64_t sector_bytes = 512;
+
+    std::uint64_t page = 0;
+    Buffer content;             // DirtyBits::page_bytes
+    std::uint8_t sectors = 0;   // bit n: sector n of it differs from the file, or may
+
+    bool touches(Range bytes) const;
+};
+
+class DirtyBits {
+public:
+    static constexpr std::uint64_t page_bytes = 4096;
+    static constexpr std::uint64_t page_bits = page_bytes * 8;
+
+    // Fills a page with what the file has. Any thread.
+    using Load = std::function<Result<void>(std::uint64_t page, MutableBytes bytes)>;
+
+    // region_bits: how much is armed for one bit, at least; a power of two, at
+    // most page_bits.
+    DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load);
+    ~DirtyBits();
+    DirtyBits(const DirtyBits &) = delete;
+    DirtyBits &operator=(const DirtyBits &) = delete;
+
+    // Makes them precise; true if all of them are durable.
+    Result<bool> mark(Range bits);
+
+    // --- Who has the turn.
+
+    std::uint64_t pages() const { return pages_.size(); }
+    // The pages that hold these bits.
+    static Range pages_of(Range bits) { return bits.touched(page_bits); }
+
+    // What has to be written so that all precise bits of this page are durable,
+    // with the regions around them; nullopt if they are.
+    std::optional<PageImage> arm(std::uint64_t page);
+    // The regions of this page that were not touched since the last time lose
+    // their extra bits; `all`: all regions. nullopt if there are none.
+    std::optional<PageImage> cool(std::uint64_t page, bool all);
+    // What has to be written so that this page is exact in the file; nullopt if
+    // it is. Nobody else is inside.
+    std::optional<PageImage> settle(std::uint64_t page);
+
+    // It was written, and nothing else is true of what the file has.
+    void written(const PageImage &image);
+    // It was written, and is durable.
+    void durable(const PageImage &image);
+    // All that was written is durable, and exact.
+    void settled();
+
+    // Upper bound: how many bits are set in the file without being precise.
+    std::uint64_t extra_bits() const { return extra_bits_.load(std::memory_order_relaxed); }
+
+private:
+    static constexpr std::uint64_t word_bits = 64;
+    static constexpr std::uint64_t page_words = page_bits / word_bits;
+    static constexpr unsigned widest = 15;  // region_bits << widest is a page at least
+
+    struct Page {
+        std::array<std::atomic<std::uint64_t>, page_words> precise{};
+        std::array<std::atomic<std::uint64_t>, page_words> durable{};
+        std::array<std::atomic<bool>, page_words> used{};  // by a change, since cool()
+        // Who has the turn:
+        unsigned armings = 0;       // lately: the more, the wider
+        std::uint64_t extra = 0;    // bits
+        std::uint8_t unsure = 0;    // sectors that were sent, and may be there or not
+    };
+
+    Result<Page *> load(std::uint64_t number);
+    Page *loaded(std::uint64_t number) const;
+    bool end_is_extra(std::uint64_t page) const;
+    std::uint64_t width(std::uint64_t number, Page &page) const;
+    void fill(std::uint64_t number, const Page &page, PageImage &image) const;
+    bool cool_word(Page &page, std::uint64_t word);
+    void count_extra(Page &page);
+
+    const std::uint64_t bits_;
+    const std::uint64_t region_bits_;
+    const Load load_;
+    std::vector<std::atomic<Page *>> pages_;
+    std::atomic<std::uint64_t> extra_bits_{0};
+};
+
+}  // namespace qcow2

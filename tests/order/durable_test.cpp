@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Rules B as bitmap-sync=durable needs them.
+
+#include <thread>
+
+#include "core/check/check.h"
+#include "tests/order/order.h"
+#include "tests/support/qemu_img.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+constexpr std::uint64_t cs = 4096;
+constexpr std::uint64_t region = 256 << 10;
+
+ImageSpec durable_spec()
+{
+    ImageSpec spec = order_spec();
+    spec.bitmaps = {
+        // 2048 bits, in a cluster that is there.
+        {.name = "fine", .granularity_bits = 12, .set = {{1000, 1001}}, .extra_data = {}},
+        // 8 bits, in a cluster that is not.
+        {.name = "coarse", .granularity_bits = 20, .set = {}, .extra_data = {}},
+        {.name = "disabled", .granularity_bits = 12, .enabled = false, .set = {{2, 3}}, .extra_data = {}},
+    };
+    return spec;
+}
+
+class Durable : public Order {
+public:
+    explicit Durable(const ImageSpec &spec = durable_spec(), StoreOptions store = {})
+        : Order(spec, store, options())
+    {
+        must(disk().begin_writing());
+    }
+
+    static DiskOptions options()
+    {
+        DiskOptions options;
+        options.bitmap_sync = BitmapSync::durable;
+        options.region_bytes = region;
+        return options;
+    }
+
+    StoredBitmap bitmap(const std::string &name) const
+    {
+        for (const StoredBitmap &bitmap : look([](const ImageReader &reader) { return must(reader.bitmaps()); }))
+            if (bitmap.entry.name == name)
+                return bitmap;
+        throw std::out_of_range(name);
+    }
+    // Where the bit of a guest offset stands; 0 if its cluster is not there.
+    HostOffset place(const std::string &name, std::uint64_t offset) const
+    {
+        const StoredBitmap found = bitmap(name);
+        const std::uint64_t byte = offset / found.entry.granularity() / 8;
+        const BitmapTableEntry &entry = found.table.at(byte / cs);
+        return entry.has_cluster() ? entry.data + byte % cs : HostOffset(0);
+    }
+};
+
+bool has_bit(const Operation &operation, HostOffset place, std::uint64_t bit)
+{
+    const auto word = word_of(operation, place, 1);
+    return word && (*word >> bit % 8 & 1);
+}
+
+// The first write that puts this bit there.
+std::size_t find_bit(const Recording &recording, HostOffset place, std::uint64_t bit)
+{
+    return recording.find(0, [&](const Operation &operation) { return has_bit(operation, place, bit); });
+}
+
+using Request = std::function<void(Order &)>;
+const std::vector<std::pair<const char *, Request>> requests = {
+    {"write", [](Order &order) { order.write(0, 7); }},
+    {"zero", [](Order &order) { must(order.disk().zero(GuestOffset(0), cs, {})); }},
+    {"zero of a part", [](Order &order) { must(order.disk().zero(GuestOffset(10), 100, {})); }},
+    {"trim", [](Order &order) { must(order.disk().trim(GuestOffset(0), cs, true)); }},
+};
+
+// The first operation that touches the data or the mapping of guest cluster 0.
+std::size_t find_change(const Recording &recording, HostOffset host, HostOffset l2)
+{
+    return recording.find(0, [&](const Operation &operation) {
+        return operation.writes() && (operation.range().overlaps(Range::of(host.value, cs)) ||
+                                      operation.range().overlaps(Range::of(l2.value, 8)));
+    });
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(order_durable)
+
+BOOST_AUTO_TEST_CASE(B2_bits_are_durable_before_the_change_goes_down)
+{
+    for (const bool alone : {false, true})
+        for (const auto &[what, request] : requests) {
+            BOOST_TEST_INFO_SCOPE(what);
+            Durable order(durable_spec(), {.durable_alone = alone});
+            const HostOffset host = order.host_of(0), l2 = order.l2_place(0);
+            request(order);
+            must(order.disk().flush());
+            const Recording recording = order.recording();
+            const std::size_t change = find_change(recording, host, l2);
+            BOOST_REQUIRE_MESSAGE(change < recording.operations.size(), recording.text());
+            const std::uint64_t begun = recording.operations[change].begun;
+            for (const char *name : {"fine", "coarse"}) {
+                const std::size_t set = find_bit(recording, order.place(name, 0), 0);
+                BOOST_REQUIRE_MESSAGE(set < change, name << "\n" << recording.text());
+                BOOST_TEST(recording.is_durable(recording.operations[set], begun), recording.text());
+            }
+        }
+}
+
+// Two barriers: what is in it, then its name.
+BOOST_AUTO_TEST_CASE(B2_a_new_cluster_is_durable_before_the_table_names_it)
+{
+    for (const bool alone : {false, true}) {
+        Durable order(durable_spec(), {.durable_alone = alone});
+        const HostOffset host = order.host_of(0), l2 = order.l2_place(0);
+        order.write(0, 7);
+        const Recording recording = order.recording();
+        const StoredBitmap coarse = order.bitmap("coarse");
+        const HostOffset data = coarse.table.at(0).data;
+        const std::size_t named =
+            find_word(recording, 0, coarse.entry.bitmap_table_offset, 8,
+                      [&](std::uint64_t word) { return word == data.value; });
+        BOOST_REQUIRE(named < recording.operations.size());
+        const Operation &naming = recording.operations[named];
+        BOOST_TEST(durably_written(recording, Range::of(data.value, cs), naming.begun), recording.text());
+        const std::size_t counted = find_word(recording, 0, order.refcount_place(data), 2,
+                                              [](std::uint64_t word) { return word == 1; });
+        BOOST_REQUIRE(counted < recording.operations.size());
+        BOOST_TEST(recording.is_durable(recording.operations[counted], naming.begun));
+        const std::size_t change = find_change(recording, host, l2);
+        BOOST_TEST(recording.is_durable(naming, recording.operations[change].begun), recording.text());
+    }
+}
+
+// A barrier for a region, not for each granule; and none for the second touch.
+BOOST_AUTO_TEST_CASE(B2_who_touches_an_armed_region_waits_for_nothing)
+{
+    Durable order;
+    order.write(0, 1);
+    order.store().forget();
+    order.write(0, 2);
+    order.write(1, 3);
+    const Recording recording = order.recording();
+    BOOST_TEST(recording.operations.size() == 2u, recording.text());
+}
+
+BOOST_AUTO_TEST_CASE(B2_no_change_goes_down_if_its_bits_cannot_be_made_durable)
+{
+    for (const unsigned kind : {Fault::writes, Fault::flushes}) {
+        Durable order;
+        const HostOffset host = order.host_of(0), l2 = order.l2_place(0);
+        order.plan().arm({.kinds = kind, .forever = true});
+        BOOST_TEST(!order.disk().write(GuestOffset(0), Buffer(cs, 9), false));
+        const Recording recording = order.recording();
+        BOOST_TEST(find_change(recording, host, l2) == recording.operations.size(), recording.text());
+        order.plan().disarm();
+        // Nothing is believed after a failed flush; a failed write is tried again.
+        const Result<void> again = order.disk().write(GuestOffset(0), Buffer(cs, 9), false);
+        BOOST_TEST(again.has_value() == (kind == Fault::writes));
+    }
+}
+
+// The bit was set in memory before it was tried. What did not go down may be
+// reported, too much is no lie; but the next one must not believe it.
+BOOST_AUTO_TEST_CASE(B2_armed_is_believed_only_after_the_barrier)
+{
+    unsigned failed = 0;
+    for (std::uint64_t nth = 1; nth < 12; ++nth) {
+        BOOST_TEST_INFO_SCOPE("write " << nth << " fails");
+        Durable order;
+        const HostOffset host = order.host_of(0), l2 = order.l2_place(0);
+        order.plan().arm({.kinds = Fault::writes, .nth = nth});
+        if (order.disk().write(GuestOffset(0), Buffer(cs, 9), false))
+            continue;
+        if (find_change(order.recording(), host, l2) < order.recording().operations.size())
+            continue;  // it was the change itself that failed
+        ++failed;
+        order.write(0, 9);
+        const Recording recording = order.recording();
+        const std::size_t change = find_change(recording, host, l2);
+        BOOST_REQUIRE(change < recording.operations.size());
+        for (const char *name : {"fine", "coarse"}) {
+            const HostOffset place = order.place(name, 0);
+            BOOST_TEST(std::any_of(recording.operations.begin(), recording.operations.end(),
+                                   [&](const Operation &operation) {
+                                       return has_bit(operation, place, 0) &&
+                                              recording.is_durable(operation,
+                                                                   recording.operations[change].begun);
+                                   }),
+                       name << "\n" << recording.text());
+        }
+    }
+    BOOST_TEST(failed > 0u);
+}
+
+// Arming another region of the same sector, and cooling, must leave alone what
+// somebody may be relying on.
+BOOST_AUTO_TEST_CASE(B3_a_write_of_a_sector_has_all_bits_that_are_relied_on)
+{
+    Durable order;
+    const auto bit_of = [&](std::uint64_t cluster) {
+        return order.bitmap("fine").bits.test(cluster);
+    };
+    order.write(0, 1);
+    order.write(512, 1);  // far away
+    BOOST_TEST(bit_of(0));
+    BOOST_TEST(bit_of(1));  // armed with it
+    BOOST_TEST(bit_of(512));
+    BOOST_TEST(bit_of(513));
+    must(order.disk().cool());  // both were used
+    BOOST_TEST(bit_of(1));
+    order.write(513, 1);
+    must(order.disk().cool());
+    BOOST_TEST(bit_of(0));
+    BOOST_TEST(!bit_of(1));     // cold now
+    BOOST_TEST(!bit_of(63));
+    BOOST_TEST(bit_of(512));
+    BOOST_TEST(bit_of(513));
+    BOOST_TEST(bit_of(514));
+    BOOST_TEST(bit_of(1000));   // from the beginning
+    // And it needs arming again.
+    order.store().forget();
+    order.write(1, 1);
+    const Recording recording = order.recording();
+    const std::size_t set = find_bit(recording, order.place("fine", cs), 1);
+    BOOST_REQUIRE(set < recording.operations.size());
+    BOOST_TEST(recording.is_durable(recording.operations[set], recording.operations.back().begun));
+    BOOST_TEST(bit_of(514));
+}
+
+BOOST_AUTO_TEST_CASE(B3_of_one_sector_at_most_one_write_is_in_flight)
+{
+    Durable order;
+    order.store().stir(7);
+    const HostOffset fine = order.place("fine", 0);
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 4; ++t)
+        threads.emplace_back([&, t] {
+            for (unsigned i = 0; i < 30; ++i) {
+                must(order.disk().write(GuestOffset((t * 500 + i * 16) * cs), Buffer(512, 1), false));
+                if (i % 7 == t)
+                    must(order.disk().cool());
+            }
+        });
+    for (std::thread &thread : threads)
+        thread.join();
+    const Recording recording = order.recording();
+    std::uint64_t returned = 0;
+    std::size_t seen = 0;
+    for (const Operation &operation : recording.operations) {
+        if (!operation.writes() || !operation.range().overlaps(Range::of(fine.value, 512)))
+            continue;
+        ++seen;
+        BOOST_TEST(operation.begun >= returned, to_string(operation));
+        returned = operation.returned;
+    }
+    BOOST_TEST(seen > 4u);
+}
+
+BOOST_AUTO_TEST_CASE(B4_no_bitmap_is_ever_marked)
+{
+    Durable order;
+    for (unsigned i = 0; i < 40; ++i) {
+        order.write(i * 50, 1);
+        if (i % 9 == 0)
+            must(order.disk().cool());
+        for (const char *name : {"fine", "coarse", "disabled"})
+            BOOST_TEST(!order.bitmap(name).entry.in_use());
+    }
+    must(order.disk().close());
+    BOOST_TEST(!order.bitmap("fine").entry.in_use());
+}
+
+// Four clusters of bits, none there, and room for one: it is kept for the last,
+// which cannot be all ones.
+BOOST_AUTO_TEST_CASE(B7_where_there_is_no_room_everything_is_dirty)
+{
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 9;
+    spec.size -= 512;
+    const std::vector<std::uint64_t> written = {0, 5000, 9000, 16382};
+    spec.clusters.clear();
+    for (const std::uint64_t cluster : written)
+        spec.clusters.emplace(cluster, Preset::data);
+    spec.bitmaps = {{.name = "fine", .granularity_bits = 9, .set = {}, .extra_data = {}}};
+    const std::uint64_t size = build_image(spec).image.size;
+    Durable order(spec, {.can_grow = false, .size_limit = size + 512});
+    for (const std::uint64_t cluster : written) {
+        const HostOffset host = order.host_of(cluster);
+        order.store().forget();
+        must(order.disk().write(GuestOffset(cluster * 512), Buffer(512, 2), false));
+        const StoredBitmap bitmap = order.bitmap("fine");
+        const std::uint64_t entry = cluster / 4096;
+        BOOST_TEST(bitmap.table.at(entry).all_ones == (entry < 3));
+        BOOST_TEST(bitmap.bits.test(cluster));
+        BOOST_TEST(!bitmap.entry.in_use());
+        const Recording recording = order.recording();
+        const std::size_t change = recording.find(0, [&](const Operation &operation) {
+            return operation.writes() && operation.range().overlaps(Range::of(host.value, 512));
+        });
+        const std::size_t named =
+            find_word(recording, 0, bitmap.entry.bitmap_table_offset + entry * 8, 8,
+                      [&](std::uint64_t word) { return word == bitmap.table.at(entry).raw(); });
+        BOOST_REQUIRE(named < change);
+        BOOST_TEST(recording.is_durable(recording.operations[named], recording.operations[change].begun),
+                   recording.text());
+    }
+    must(order.disk().close());
+    for (const std::uint64_t cluster : written)
+        BOOST_TEST(order.bitmap("fine").bits.test(cluster));
+    BOOST_TEST(qemu_img_check(order.image()).status == 0);
+}
+
+// Not even that: then it is marked, durably, and the guest's write goes on.
+BOOST_AUTO_TEST_CASE(B7_a_bitmap_that_cannot_be_kept_true_is_marked)
+{
+    ImageSpec spec = durable_spec();
+    const std::uint64_t size = build_image(spec).image.size;
+    Durable order(spec, {.can_grow = false, .size_limit = size});
+    const HostOffset host = order.host_of(0);
+    order.write(0, 3);
+    BOOST_TEST(order.bitmap("coarse").entry.in_use());
+    BOOST_TEST(!order.bitmap("fine").entry.in_use());
+    BOOST_TEST(order.bitmap("fine").bits.test(0));
+    const Recording recording = order.recording();
+    const std::size_t change = recording.find(0, [&](const Operation &operation) {
+        return operation.writes() && operation.range().overlaps(Range::of(host.value, cs));
+    });
+    BOOST_TEST(recording.is_durable(
+        recording.operations[recording.find(
+            0, [&](const Operation &operation) { return operation.length == 4; })],
+        recording.operations[change].begun));
+    must(order.disk().close());
+    BOOST_TEST(order.bitmap("coarse").entry.in_use());
+    BOOST_TEST(!order.bitmap("fine").entry.in_use());
+}
+
+BOOST_AUTO_TEST_CASE(B8_after_a_settle_there_is_nothing_too_much)
+{
+    Durable order;
+    order.write(5, 1);
+    must(order.disk().write(GuestOffset(700 * cs + 5), Buffer(2 * cs, 1), false));
+    must(order.disk().settle());
+    BitVector fine(2048), coarse(8);
+    fine.set(1000);
+    fine.set(5);
+    fine.set(Range{700, 703});
+    coarse.set(0);
+    coarse.set(2);
+    BOOST_TEST((order.bitmap("fine").bits == fine));
+    BOOST_TEST((order.bitmap("coarse").bits == coarse));
+    // Everything of it durable.
+    const std::uint64_t now = order.now();
+    for (const Operation &operation : order.recording().operations)
+        if (operation.writes())
+            BOOST_TEST(order.recording().is_durable(operation, now), to_string(operation));
+}
+
+BOOST_AUTO_TEST_CASE(O1_the_bits_that_were_read_are_durable_before_a_change_relies_on_them)
+{
+    Durable order;
+    // Set from the beginning: needs no arming of its own.
+    must(order.disk().write(GuestOffset(1000 * cs), Buffer(512, 1), false));
+    const Recording recording = order.recording();
+    const std::size_t flush = recording.find(0, [](const Operation &operation) {
+        return operation.kind == Operation::Kind::flush && operation.succeeded;
+    });
+    const std::size_t write = recording.find(0, [](const Operation &operation) { return operation.writes(); });
+    BOOST_REQUIRE(flush < write);
+}
+
+// What cannot be made durable is not promised.
+BOOST_AUTO_TEST_CASE(durable_is_refused_where_nothing_can_be_flushed)
+{
+    const BuiltImage built = build_image(durable_spec());
+    MemoryStore store(built.image, {.can_flush = false});
+    const auto disk = Disk::open(store, Durable::options());
+    BOOST_REQUIRE(!disk);
+    BOOST_TEST(disk.error().what.find("bitmap-sync=on-close") != std::string::npos);
+    DiskOptions options;
+    auto fallen_back = must(Disk::open(store, options));
+    must(fallen_back->begin_writing());
+    must(fallen_back->write(GuestOffset(0), Buffer(512, 1), false));
+    const StoreImage image = store.image();
+    ImageView view(image);
+    for (const StoredBitmap &bitmap : must(must(ImageReader::open(view)).bitmaps()))
+        BOOST_TEST(bitmap.entry.in_use() == bitmap.entry.enabled());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
