@@ -400,6 +400,9 @@ Result<void> Engine::close()
     if (disk_)
         closed = disk_->close();
     disk_.reset();
+    if (store_)
+        log_debug(std::to_string(store_->durable_alone_count()) +
+                  " small writes were made durable without a flush");
     store_.reset();
     lock_.reset();
     file_.reset();

@@ -82,6 +82,10 @@ void NextStore::allow_growth(LocalFile &file)
     if (!proven)
         log_debug("the file below will not grow: " + proven.error().what);
     can_grow_ = proven.has_value();
+    // The same proof: the layer's bytes are those of the file. Each barrier
+    // looks for itself besides.
+    if (proven && file.writable())
+        barrier_.emplace(file);
 }
 
 Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
@@ -133,10 +137,42 @@ Result<void> NextStore::flush(NextContext &context)
         return {};
     if (flush_failed_.load())
         return Error(Errc::io, "flushing: an earlier flush has failed");
+    const std::uint64_t size = this->size();
     Result<void> done = context.flush();
     if (!done)
         flush_failed_ = true;
+    else if (size > flushed_size_.load())
+        flushed_size_ = size;  // a smaller one by another thread costs a flush
     return done;
+}
+
+Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    TRY(checked(offset, bytes.size(), context.size()));
+    if (flush_failed_.load())
+        return flush(context);
+    const bool alone = barrier_ && bytes.size() <= Barrier::bytes_max &&
+                       offset + bytes.size() <= flushed_size_.load() &&
+                       barrier_->differs(offset, bytes);
+    TRY(context.write(offset, bytes));
+    return alone ? make_durable(context, offset, bytes) : flush(context);
+}
+
+Result<void> NextStore::make_durable(NextContext &context, std::uint64_t offset, Bytes bytes)
+{
+    if (!barrier_->holds(offset, bytes))
+        return flush(context);
+    const Result<bool> done = barrier_->make_durable(offset, bytes.size());
+    if (!done) {
+        flush_failed_ = true;
+        return done.error();
+    }
+    if (!*done)
+        return flush(context);
+    ++durable_alone_count_;
+    return {};
 }
 
 Result<void> NextStore::grow(std::uint64_t size_min)

@@ -19,6 +19,7 @@
 #include "core/base/byte_store.h"
 #include "core/base/gate.h"
 #include "core/base/mutex.h"
+#include "filter/barrier.h"
 #include "filter/growth.h"
 #include "filter/next_context.h"
 
@@ -48,6 +49,10 @@ public:
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
     Result<void> flush() override;
     bool can_flush() const override { return can_flush_; }
+    Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
+    bool durable_alone() const override { return barrier_ && can_flush_; }
+    // For the log: of the calls of write_durable(), how many needed no flush.
+    std::uint64_t durable_alone_count() const { return durable_alone_count_.load(); }
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return can_grow_.load(); }
     Result<void> cut(std::uint64_t size) override;
@@ -63,6 +68,7 @@ private:
     Result<std::unique_ptr<NextContext>> open_context();
     Result<void> switch_to(std::unique_ptr<NextContext> context);
     Result<void> flush(NextContext &context);
+    Result<void> make_durable(NextContext &context, std::uint64_t offset, Bytes bytes);
     // Only inside: else it may be closed at any moment.
     NextContext &current() const { return *current_.load(std::memory_order_acquire); }
 
@@ -81,6 +87,10 @@ private:
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
     std::atomic<bool> flush_failed_{false};
+    // A flush has succeeded that began when the store was so long: what the
+    // file system knows of the space before is durable.
+    std::atomic<std::uint64_t> flushed_size_{0};
+    std::atomic<std::uint64_t> durable_alone_count_{0};
 
     Mutex mutex_{Rank::store};
     Condition changed_;
@@ -88,6 +98,7 @@ private:
 
     // Only for the one who grows, or when the store is opened or closed.
     std::optional<Growth> growth_;
+    std::optional<Barrier> barrier_;  // constant once the store is used
     std::unique_ptr<NextContext> context_;
     std::optional<std::uint64_t> cut_to_;
 };
