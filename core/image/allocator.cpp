@@ -83,7 +83,10 @@ Result<std::uint64_t> Allocator::find_chunk(std::uint64_t count, std::deque<Host
     std::uint64_t total = 0;
     HostCluster at = free_hint_;
     while (total < count) {
-        const HostRun run = TRY(refcounts_.find_free(at, store_end(), count - total));
+        // The first is looked for everywhere, more of them only nearby: else each
+        // cluster that becomes free in a full image costs a look at all refcounts.
+        const HostCluster end = total == 0 ? store_end() : std::min(store_end(), at + search_clusters());
+        const HostRun run = TRY(refcounts_.find_free(at, end, count - total));
         if (run.count != 0) {
             if (metadata_.overlaps(run))
                 return finding(Finding::refcount_too_low,

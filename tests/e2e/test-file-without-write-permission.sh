@@ -19,12 +19,12 @@ if [ -w disk.qcow2 ]; then
     "${nobody[@]}" test -r disk.qcow2 || skip "the user nobody cannot read $tmp"
     ! "${nobody[@]}" test -w disk.qcow2 2>/dev/null || skip "the user nobody may write what it may only read"
     nbdkit_command=("${nobody[@]}" "${nbdkit_command[@]}")
-    # Where it makes the socket.
-    mkdir -m 777 nobody
-    for name in main.sock main.pid refused.sock refused.pid; do
-        ln -s "nobody/$name" "$name"
-    done
 fi
+# Where it makes the socket.
+mkdir -m 777 nobody
+for name in main.sock main.pid refused.sock refused.pid; do
+    ln -s "nobody/$name" "$name"
+done
 before=$(file_state disk.qcow2)
 
 refused 'disk.qcow2 cannot be written: Permission denied; but bitmap= asks for a change' \
