@@ -21,7 +21,7 @@ constexpr std::size_t extents_max = 1 << 14;
 
 BitmapRequest request_of(const DiskOptions &options)
 {
-    return {options.bitmaps, options.bitmap_granularity_bits};
+    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min};
 }
 
 // Nothing can be durable without a flush.
@@ -91,8 +91,15 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
     if (!options.read_only)
         TRY(opened.tracker->check(request_of(options)));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
-    if (disk->why_read_only_ && !options.read_only && !options.bitmaps.empty())
+    if (options.read_only)
+        return disk;
+    const bool grows = disk->image_->disk_size() < options.size_min;
+    if (disk->why_read_only_ && !options.bitmaps.empty())
         return Error(*disk->why_read_only_).in("bitmap= asks for a change");
+    if (disk->why_read_only_ && grows)
+        return Error(*disk->why_read_only_).in("qcow2-resize= asks for a change");
+    if (grows)
+        TRY(disk->check_resize_alone(options.size_min).in("qcow2-resize="));
     return disk;
 }
 
@@ -111,7 +118,14 @@ std::optional<Error> Disk::why_read_only() const
 std::vector<std::string> Disk::report() const
 {
     Passage passage(gate_);
-    return tracker_ ? tracker_->report() : std::vector<std::string>();
+    if (broken_)
+        return {};
+    std::vector<std::string> lines = tracker_->report();
+    if (options_.size_min != 0 && options_.size_min < image_->disk_size())
+        lines.push_back("the disk has " + std::to_string(image_->disk_size()) +
+                        " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
+                        " leaves a larger one as it is");
+    return lines;
 }
 
 Result<void> Disk::begin_writing()
@@ -121,6 +135,8 @@ Result<void> Disk::begin_writing()
     if (why_read_only_)
         return {};
     TRY(image_->begin_writing());
+    if (image_->disk_size() < options_.size_min)
+        TRY(resize_alone(options_.size_min).in("qcow2-resize="));
     const Result<void> made = tracker_->make(request_of(options_));
     begun_ = true;
     if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
@@ -251,6 +267,11 @@ Result<void> Disk::cool()
 Result<void> Disk::restructure(const Restructuring &operation)
 {
     Exclusive alone(gate_);
+    return restructure_alone(operation);
+}
+
+Result<void> Disk::restructure_alone(const Restructuring &operation)
+{
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
@@ -309,6 +330,11 @@ Result<void> Disk::check_resize(std::uint64_t size) const
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
+    return check_resize_alone(size);
+}
+
+Result<void> Disk::check_resize_alone(std::uint64_t size) const
+{
     size = TRY(whole_sectors(size));
     TRY(Resize(*image_, size).check());
     return ResizedBitmaps(*image_, *tracker_, size).check();
@@ -316,8 +342,14 @@ Result<void> Disk::check_resize(std::uint64_t size) const
 
 Result<void> Disk::resize(std::uint64_t size)
 {
+    Exclusive alone(gate_);
+    return resize_alone(size);
+}
+
+Result<void> Disk::resize_alone(std::uint64_t size)
+{
     size = TRY(whole_sectors(size));
-    return restructure([&](Image &image) -> Result<void> {
+    return restructure_alone([&](Image &image) -> Result<void> {
         if (image.disk_size() == size)
             return {};
         Resize resize(image, size);
@@ -329,6 +361,8 @@ Result<void> Disk::resize(std::uint64_t size)
             resize.apply(area);
             bitmaps.apply(area);
         }));
+        log_debug("the disk had " + std::to_string(image.disk_size()) + " bytes, and has " +
+                  std::to_string(size));
         resize.finish();
         return {};
     });

@@ -68,6 +68,8 @@ struct DiskOptions {
     // The image is only looked at now. A dirty one (lazy refcounts) will be
     // repaired (check/repair.h) before it is opened to be written to.
     bool repaired_first = false;
+    // The disk has at least this size, bytes: begin_writing() grows it. 0: any.
+    std::uint64_t size_min = 0;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
 };
@@ -96,8 +98,8 @@ public:
     // A line for each thing the person should know: bitmaps and their states.
     std::vector<std::string> report() const;
 
-    // Once, before the first write, zero or trim: makes the bitmaps that the
-    // options ask for. Nothing to do on a read-only disk.
+    // Once, before the first write, zero or trim: makes the disk as large, and
+    // the bitmaps, as the options ask. Nothing to do on a read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
@@ -167,10 +169,13 @@ private:
 
     template <class Change>
     Result<void> change(Range range, bool fua, Change change);
-    // All inside the gate; the last three with nobody else inside.
+    // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     Result<void> check_range(Range range) const;
     Result<void> settle_alone();
+    Result<void> restructure_alone(const Restructuring &operation);
+    Result<void> check_resize_alone(std::uint64_t size) const;
+    Result<void> resize_alone(std::uint64_t size);
     void settle_header();
     Result<void> open_anew();
 

@@ -152,6 +152,16 @@ Result<void> take_qcow2_files(Config &config, const char *value)
     return config.named_files.allow(path.get()).in("qcow2-files=");
 }
 
+Result<void> take_qcow2_resize(Config &config, const char *value)
+{
+    const std::int64_t size = nbdkit_parse_size(value);
+    if (size < 0)
+        return invalid(std::string("qcow2-resize=") + value + ": not a size");
+    TRY(check_disk_size(static_cast<std::uint64_t>(size)).in(std::string("qcow2-resize=") + value));
+    config.disk.size_min = static_cast<std::uint64_t>(size);
+    return {};
+}
+
 Result<void> take_qcow2_lock(Config &config, const char *value)
 {
     const int on = nbdkit_parse_bool(value);
@@ -169,6 +179,16 @@ Result<void> take_qcow2_snapshot(Config &config, const char *value)
         return invalid("qcow2-snapshot=: the ID or the name of a snapshot is missing");
     config.disk.snapshot = value;
     return {};
+}
+
+Result<void> take_qcow2_shrink(Config &config, const char *value)
+{
+    const std::string key = std::string("qcow2-shrink=") + value;
+    const std::int64_t size = nbdkit_parse_size(value);
+    if (size <= 0)
+        return invalid(key + ": not a size of 1 byte or more");
+    return set_maintenance(
+        config, shrink_maintenance(key, align_up(static_cast<std::uint64_t>(size), limits::sector)));
 }
 
 struct Key {
@@ -197,6 +217,10 @@ constexpr Key keys[] = {
      "Files that the image names may be opened below; repeatable."},
     {"qcow2-lock", "on|off", take_qcow2_lock,
      "Keep QEMU and us off each other's files (default on)."},
+    {"qcow2-resize", "<SIZE>", take_qcow2_resize,
+     "The disk has at least this size: a smaller one grows."},
+    {"qcow2-shrink", "<SIZE>", take_qcow2_shrink,
+     "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,
      "Serve this internal snapshot, read-only."},
 };
@@ -232,6 +256,8 @@ std::string Config::keys_that_change() const
     std::string keys = disk.bitmaps.empty() ? "" : "bitmap=";
     if (create_size)
         keys += keys.empty() ? "qcow2-create=" : ", qcow2-create=";
+    if (disk.size_min != 0)
+        keys += keys.empty() ? "qcow2-resize=" : ", qcow2-resize=";
     return keys;
 }
 

@@ -222,6 +222,7 @@ Result<void> Engine::maintain(ByteStore &store)
     DiskOptions options = disk_options();
     options.bitmaps.clear();
     options.snapshot.reset();
+    options.size_min = 0;
     options.read_only = !maintenance.changes;
     if (maintenance.changes && maintenance.repaired_first)
         TRY(repair_if_dirty(store, options));

@@ -43,7 +43,31 @@ Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
     return Maintenance::Outcome{text, exit_code_of(repaired->after)};
 }
 
+Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options, std::uint64_t size)
+{
+    const auto disk = TRY(Disk::open(store, options));
+    const std::string was = "the disk has " + std::to_string(disk->size()) + " bytes";
+    if (disk->size() <= size)
+        return Maintenance::Outcome{was + ": nothing to cut\n"};
+    TRY(disk->check_resize(size));
+    TRY(disk->resize(size));
+    const std::string is = ", and now " + std::to_string(disk->size()) + "\n";
+    TRY(disk->close());
+    return Maintenance::Outcome{was + is};
+}
+
 }  // namespace
+
+Maintenance shrink_maintenance(std::string key, std::uint64_t size)
+{
+    Maintenance maintenance;
+    maintenance.key = std::move(key);
+    maintenance.changes = true;
+    maintenance.work = [size](ByteStore &store, const DiskOptions &options) {
+        return shrink(store, options, size);
+    };
+    return maintenance;
+}
 
 Maintenance check_maintenance(std::string key, std::optional<RepairKind> kind)
 {

@@ -112,6 +112,7 @@ Result<void> Tracker::check(const BitmapRequest &request) const
     const Geometry &geometry = image_.geometry();
     const std::uint32_t granularity_bits =
         request.granularity_bits.value_or(default_granularity_bits(geometry));
+    const std::uint64_t disk_size = std::max(image_.disk_size(), request.disk_size_min);
     std::size_t absent = 0;
     for (const std::string &name : request.names) {
         const std::string context = "bitmap='" + name + "'";
@@ -121,7 +122,7 @@ Result<void> Tracker::check(const BitmapRequest &request) const
                                    "-o compat=1.1' makes it version 3");
         const BitmapDirectoryEntry *e = find(name);
         if (!e) {
-            TRY(check_bitmap_limits(image_.disk_size(), granularity_bits, geometry).in(context));
+            TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
             ++absent;
         } else if (e->in_use()) {
             return Error(Errc::busy, context + ": it is inconsistent (in_use: it was not stored "

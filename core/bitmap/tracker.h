@@ -42,6 +42,8 @@ namespace qcow2 {
 struct BitmapRequest {
     std::vector<std::string> names;
     std::optional<std::uint32_t> granularity_bits;
+    // The disk is to have at least this size before they are made.
+    std::uint64_t disk_size_min = 0;
 };
 
 // For messages: "bitmap 'b0'".

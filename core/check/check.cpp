@@ -90,6 +90,8 @@ std::string CheckReport::text() const
             out.append(", and the next ").append(number(f.count - 1));
         out.append(")\n");
     }
+    for (const std::string &note : notes)
+        out.append("note: ").append(note).append("\n");
     return out + number(corruptions) + " corruptions, " + number(leaks) + " leaked clusters\n";
 }
 

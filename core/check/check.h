@@ -43,10 +43,14 @@ struct CheckReport {
     std::vector<CheckFinding> findings;
     static constexpr std::size_t findings_max = 20;
 
+    // What is not wrong, and still to be known: marks in the header, bitmaps that
+    // cannot be used.
+    std::vector<std::string> notes;
+
     bool sound() const { return corruptions == 0 && leaks == 0; }
     bool leaks_at_worst() const { return corruptions == 0; }
 
-    // One line for each finding, and a last line with the totals.
+    // One line for each finding and note, and a last line with the totals.
     std::string text() const;
 };
 

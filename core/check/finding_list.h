@@ -33,6 +33,8 @@ public:
         report_.findings.push_back({finding, words(), count});
     }
 
+    void note(std::string text) { report_.notes.push_back(std::move(text)); }
+
     const CheckReport &report() const { return report_; }
 
 private:

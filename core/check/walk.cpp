@@ -40,6 +40,10 @@ Result<void> ImageWalk::load_header()
     refcounts_.open(store_, geometry_, file_size_);
 
     counts_.add(0, 1, Use::sole);
+    if (h.incompatible_features & incompatible::dirty)
+        findings_.note("the image was not closed cleanly (dirty bit)");
+    if (h.incompatible_features & incompatible::corrupt)
+        findings_.note("the image is marked as corrupt");
     if (h.l1_size < geometry_.l1_entries_for(h.disk_size()))
         findings_.add(Finding::l1_table_too_small, number(h.l1_size) + " entries");
     const Extension *luks = area_.find(ExtensionType::luks);
@@ -244,9 +248,13 @@ Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::strin
 
 Result<void> ImageWalk::walk_bitmaps()
 {
-    if (header().version < 3 || !(header().autoclear_features & autoclear::bitmaps))
-        return {};
     const Extension *extension = area_.find(ExtensionType::bitmaps);
+    if (header().version < 3 || !(header().autoclear_features & autoclear::bitmaps)) {
+        if (extension)
+            findings_.note("the bitmaps are not used: somebody has changed the image who does not know "
+                           "bitmaps (autoclear bit 0 is clear)");
+        return {};
+    }
     if (!extension) {
         findings_.add(Finding::bitmaps_extension_missing, "autoclear features " +
                                                     hex(header().autoclear_features));
@@ -286,6 +294,9 @@ void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectory
 
 Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
 {
+    if (entry.in_use())
+        findings_.note("bitmap " + quoted(entry.name) +
+                       " is inconsistent (in_use): it was not stored when the image was last used");
     const auto where = [&] {
         return "bitmap " + quoted(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
     };

@@ -194,11 +194,12 @@ Result<HostRun> Allocator::find_contiguous(std::uint64_t count)
 }
 
 // A run behind everything in use. The blocks that are to count it are put in
-// front of it, so that it stays in one piece.
+// front of it, so that it stays in one piece. After a crash clusters may be
+// counted that lie behind the end of the file.
 Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
 {
+    HostCluster first = TRY(refcounts_.used_end(file_end()));
     for (;;) {
-        const HostCluster first = TRY(refcounts_.used_end(file_end()));
         HostCluster begin = first;
         // Each block that is missing moves the run one further.
         for (HostCluster c = first; c < begin + count; c = refcounts_.block_end(c))
@@ -206,6 +207,12 @@ Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
                 ++begin;
         if (begin + count > refcounts_.reach_end()) {
             TRY(grow_refcount_table());
+            first = TRY(refcounts_.used_end(file_end()));
+            continue;
+        }
+        const HostCluster used_end = TRY(refcounts_.used_end(begin + count));
+        if (used_end > first) {
+            first = used_end;
             continue;
         }
         TRY(grow_store(begin + count));

@@ -31,11 +31,29 @@ bool no_worse(const CheckReport &now, const CheckReport &before)
            (now.leaks <= before.leaks || before.corruptions > now.corruptions);
 }
 
+bool is_dirty(MemoryStore &store)
+{
+    Buffer byte(1);
+    must(store.read(79, byte));
+    return byte[0] & 1;
+}
+
+void make_dirty(MemoryStore &store)
+{
+    Buffer byte(1);
+    must(store.read(79, byte));
+    byte[0] |= 1;
+    must(store.write(79, byte));
+}
+
 void judge(const StoreImage &image, const CheckReport &before, const ReferenceDisk &reference,
-           bool in_place_with_bits)
+           bool in_place_with_bits, bool was_dirty)
 {
     MemoryStore store(image);
     const CheckReport now = must(check(store));
+    // Who finds no dirty bit writes without a repair.
+    if (was_dirty && !is_dirty(store))
+        BOOST_REQUIRE_MESSAGE(now.leaks_at_worst(), "not dirty, and:\n" << now.text());
     BOOST_REQUIRE_MESSAGE(in_place_with_bits || no_worse(now, before), before.text() << "now:\n" << now.text());
     const RepairReport report = must(repair(store, RepairKind::all));
     BOOST_REQUIRE_MESSAGE(report.after.sound(), report.before.text() << report.after.text());
@@ -57,6 +75,9 @@ BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
         const BuiltImage built = build_image(spec);
         MemoryStore ill(built.image);
         BOOST_TEST_INFO_SCOPE(damage(ill, random, kind));
+        const bool dirty = spec.version >= 3 && random.one_in(2);
+        if (dirty)
+            make_dirty(ill);
         const CheckReport before = must(check(ill));
         const bool fixed = kind != Damage::structure && random.one_in(4);
         StoreOptions options;
@@ -73,7 +94,7 @@ BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
         for (std::uint64_t event = 0; event <= walk.events(); event += step) {
             walk.advance_to(event);
             for (unsigned mode = 0; mode < crash_modes; ++mode)
-                judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference, fixed);
+                judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference, fixed, dirty);
         }
     }
 }

@@ -122,3 +122,14 @@ step "bitmap= and the like are for serving"
 kill_server other
 maintain 0 file disk.qcow2 bitmap=b0 qcow2-check=report
 same "$(bitmap_info disk.qcow2 b0)" ""
+
+step "a bitmap that was not stored is said, and is no corruption"
+qemu-img bitmap --add disk.qcow2 b1
+serve file disk.qcow2 bitmap-sync=on-close
+client <<<'h.pwrite(b"x", 0); h.flush(); os._exit(0)'
+kill_server
+maintain 3 file disk.qcow2 qcow2-check=report
+printed "^note: bitmap 'b1' is inconsistent .in_use."
+maintain 0 file disk.qcow2 qcow2-check=leaks
+printed "^note: bitmap 'b1' is inconsistent .in_use."
+check_image disk.qcow2

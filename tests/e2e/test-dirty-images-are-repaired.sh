@@ -124,6 +124,35 @@ PYTHON
 stop
 check_image disk.qcow2
 
+step "killed in the middle of a repair, again and again"
+requires_filter delay
+make_dirty disk.qcow2
+# A fresh copy each time, and the last one as it was left.
+cp disk.qcow2 fresh.qcow2
+still_dirty=0
+for ms in 50 120 190 260 330; do
+    cp fresh.qcow2 disk.qcow2
+    for again in 1 2; do
+        serve --filter=delay file disk.qcow2 wdelay=40ms
+        client <<<'pass' 2>/dev/null &
+        asking=$!
+        sleep "0.$(printf %03d "$ms")"
+        kill_server
+        wait "$asking" 2>/dev/null || true
+        ! is_dirty disk.qcow2 || still_dirty=$((still_dirty + 1))
+    done
+    is_dirty disk.qcow2 || check_image_leaks_at_worst disk.qcow2
+    serve file disk.qcow2
+    client <<PYTHON
+$content
+h.pwrite(b"E" * 100000, 30000000)
+PYTHON
+    stop
+    check_image_leaks_at_worst disk.qcow2
+done
+echo "dirty after $still_dirty of 10 kills"
+[ "$still_dirty" -gt 0 ] || fail "no repair was interrupted"
+
 step "dirty and corrupt: a person has to look"
 make_dirty disk.qcow2
 poke disk.qcow2 72 8 3

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <thread>
 
+#include "core/check/check.h"
 #include "core/disk.h"
 #include "core/image/image.h"
 #include "tests/support/disk_driver.h"
@@ -169,6 +170,37 @@ BOOST_AUTO_TEST_CASE(small_clusters)
 {
     for (const std::uint64_t seed : seeds(20))
         lives(seed, 9, 12 << 20, 10);
+}
+
+// A crash may lose the length of the file and keep the refcounts of what was
+// behind it.
+BOOST_AUTO_TEST_CASE(clusters_counted_behind_the_end_are_not_taken)
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.bitmaps = {{.name = "b0", .granularity_bits = 9, .set = {{0, 2048}}, .extra_data = {}}};
+    BuiltImage built = build_image(spec);
+    ImageView view(built.image);
+    const HostOffset table = must(ImageReader::open(view)).area().header.refcount_table_offset;
+    Buffer entry(8);
+    built.image.bytes.read(table.value, entry);
+    const std::uint64_t first = built.image.size >> spec.cluster_bits;
+    const Buffer one = {0, 1};
+    for (const std::uint64_t cluster : {first + 1, first + 3})
+        built.image.bytes.write(load_be64(entry.data()) + 2 * cluster, one);
+
+    MemoryStore store(built.image, {});
+    auto disk = must(Disk::open(store, {}));
+    must(disk->resize(64 << 20));
+    must(disk->close());
+    const StoreImage image = store.image();
+    ImageView after(image);
+    const CheckReport report = must(check(after));
+    BOOST_TEST(report.leaks_at_worst(), report.text());
+    BOOST_TEST(!report.sound());
+    const ImageReader reader = must(ImageReader::open(after));
+    BOOST_TEST(must(reader.refcount(HostCluster(first + 1))) == 1u);
+    BOOST_TEST(must(reader.refcount(HostCluster(first + 3))) == 1u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
