@@ -172,6 +172,80 @@ BOOST_AUTO_TEST_CASE(small_clusters)
         lives(seed, 9, 12 << 20, 10);
 }
 
+// Threads at stripes of their own, in a part of the disk that is always there,
+// while it gets other sizes.
+BOOST_AUTO_TEST_CASE(requests_in_flight)
+{
+    for (const std::uint64_t seed : seeds(12)) {
+        SEEDED(seed);
+        Bench bench(seed, 0, 1 << 20);
+        BOOST_TEST_INFO_SCOPE(bench.spec().text());
+        if (bench.spec().version < 3)
+            continue;
+        constexpr unsigned threads = 3;
+        constexpr std::uint64_t stripe = 16384;
+        const std::uint64_t area = std::min<std::uint64_t>(bench.reference().size(), threads * stripe);
+        std::vector<ReferenceDisk> references(threads, bench.reference());
+        std::vector<std::string> faults(threads);
+        std::atomic<std::uint32_t> generation{1};
+        std::vector<std::thread> workers;
+        for (unsigned t = 0; t < threads; ++t)
+            workers.emplace_back([&, t, random = Random(bench.random()())]() mutable {
+                try {
+                    DiskDriver driver(bench.disk(), references[t], random, generation, {.accepted = {}});
+                    const Range mine{std::min(area, t * stripe), std::min(area, (t + 1) * stripe)};
+                    for (int step = 0; step < 200 && !mine.empty(); ++step)
+                        driver.step(mine);
+                } catch (const std::exception &e) {
+                    faults[t] = e.what();
+                }
+            });
+        std::uint64_t size = 0;
+        for (int i = 0; i < 20; ++i) {
+            // Above the area nobody has anything, so that it does not matter when.
+            size = align_up(area + bench.random().below(2 << 20), 512);
+            must(bench.disk().resize(size));
+            if (i == 0)  // all behind the area is dropped once, and does not come back
+                must(bench.disk().resize(align_up(area, 512)));
+        }
+        for (auto &worker : workers)
+            worker.join();
+        for (const std::string &fault : faults)
+            BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+        must(bench.disk().resize(size));
+        ReferenceDisk &all = bench.reference();
+        for (unsigned t = 0; t < threads; ++t) {
+            const Range mine{std::min(area, t * stripe), std::min(area, (t + 1) * stripe)};
+            if (!mine.empty())
+                all.preset(GuestOffset(mine.begin), references[t].read(GuestOffset(mine.begin), mine.length()));
+            for (auto &[name, bitmap] : all.bitmaps())
+                bitmap.bits.or_with(references[t].bitmaps().at(name).bits);
+        }
+        all.resize(align_up(area, 512));
+        all.resize(size);
+        bench.close(false);
+    }
+}
+
+// A request behind an end that is nearer than the client knows.
+BOOST_AUTO_TEST_CASE(requests_behind_the_end_are_refused)
+{
+    const BuiltImage built = build_image({});
+    MemoryStore store(built.image, {});
+    auto disk = must(Disk::open(store, {}));
+    must(disk->begin_writing());
+    must(disk->resize(4096));
+    Buffer bytes(512);
+    for (const Result<void> &refused :
+         {disk->read(GuestOffset(4096), bytes), disk->write(GuestOffset(3585), bytes, false),
+          disk->zero(GuestOffset(4096), 512, {}), disk->trim(GuestOffset(4096), 512, false)}) {
+        BOOST_REQUIRE(!refused);
+        BOOST_TEST(refused.error().what.find("the disk at 0x1000") != std::string::npos);
+    }
+    must(disk->write(GuestOffset(3584), bytes, false));
+    must(disk->close());
+}
+
 // A crash may lose the length of the file and keep the refcounts of what was
 // behind it.
 BOOST_AUTO_TEST_CASE(clusters_counted_behind_the_end_are_not_taken)
