@@ -89,10 +89,16 @@ Result<void> Resize::prepare_tables(Aside &aside)
         TRY(prepare_boundary(index, aside).in("guest offset " + hex(kept_)));
         ++index;
     }
-    for (; index * reach < shown_end_; ++index) {
+    const std::uint64_t end = backing_shows() ? div_ceil(shown_end_, reach) : 0;
+    if (index >= end)
+        return {};
+    // They may be many: taken at once, they are counted by one flush.
+    const HostRun run = TRY(aside.take(end - index).in("new L2 tables"));
+    for (HostCluster at = run.first; index < end; ++index, ++at) {
         L2Table table(geometry_);
         TRY(put_zeros(table, index, aside));
-        l1_[index] = L1Entry::of(TRY(write(table, aside)), true);
+        TRY(image_.store().write(geometry_.offset_of(at).value, table.bytes()));
+        l1_[index] = L1Entry::of(geometry_.offset_of(at), true);
     }
     return {};
 }
