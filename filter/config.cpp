@@ -181,6 +181,13 @@ Result<void> take_qcow2_snapshot(Config &config, const char *value)
     return {};
 }
 
+Result<void> take_qcow2_revert(Config &config, const char *value)
+{
+    if (*value == '\0')
+        return invalid("qcow2-revert=: the ID or the name of a snapshot is missing");
+    return set_maintenance(config, revert_maintenance(std::string("qcow2-revert=") + value, value));
+}
+
 Result<void> take_qcow2_shrink(Config &config, const char *value)
 {
     const std::string key = std::string("qcow2-shrink=") + value;
@@ -219,6 +226,8 @@ constexpr Key keys[] = {
      "Keep QEMU and us off each other's files (default on)."},
     {"qcow2-resize", "<SIZE>", take_qcow2_resize,
      "The disk has at least this size: a smaller one grows."},
+    {"qcow2-revert", "<ID-OR-NAME>", take_qcow2_revert,
+     "Serve nothing; switch to this internal snapshot, and exit."},
     {"qcow2-shrink", "<SIZE>", take_qcow2_shrink,
      "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,

@@ -56,7 +56,36 @@ Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options
     return Maintenance::Outcome{was + is};
 }
 
+Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options,
+                                    const std::string &id_or_name)
+{
+    const auto disk = TRY(Disk::open(store, options));
+    const SnapshotTable table{TRY(disk->snapshots())};
+    const std::string snapshot = words_for(*TRY(find_snapshot(table, id_or_name)));
+    const std::uint64_t size = disk->size();
+    TRY(disk->revert(id_or_name));
+    std::string text = "the disk is now what " + snapshot + " is";
+    if (disk->size() != size)
+        text += ", with " + std::to_string(disk->size()) + " bytes; it had " + std::to_string(size);
+    text += "\n";
+    for (const std::string &line : disk->report())
+        text += line + "\n";
+    TRY(disk->close());
+    return Maintenance::Outcome{text};
+}
+
 }  // namespace
+
+Maintenance revert_maintenance(std::string key, std::string id_or_name)
+{
+    Maintenance maintenance;
+    maintenance.key = std::move(key);
+    maintenance.changes = true;
+    maintenance.work = [id_or_name = std::move(id_or_name)](ByteStore &store, const DiskOptions &options) {
+        return revert(store, options, id_or_name);
+    };
+    return maintenance;
+}
 
 Maintenance shrink_maintenance(std::string key, std::uint64_t size)
 {

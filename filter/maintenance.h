@@ -44,6 +44,9 @@ struct Maintenance {
 // qcow2-check=report (nullopt), leaks, all.
 Maintenance check_maintenance(std::string key, std::optional<RepairKind> kind);
 
+// qcow2-revert=ID-or-NAME.
+Maintenance revert_maintenance(std::string key, std::string id_or_name);
+
 // qcow2-shrink=SIZE, bytes, a multiple of 512. A disk that is not larger is left as it is.
 Maintenance shrink_maintenance(std::string key, std::uint64_t size);
 
