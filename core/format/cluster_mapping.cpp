@@ -3,6 +3,8 @@
 
 #include "core/format/cluster_mapping.h"
 
+#include <algorithm>
+
 #include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
@@ -74,6 +76,24 @@ Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geomet
     if (present)
         return ClusterMapping(Data{host, copied});
     return ClusterMapping(Unallocated{});
+}
+
+std::uint64_t run_of_entries(Bytes entries, HostOffset host_end, const Geometry &geometry)
+{
+    const std::uint64_t raw = load_be64(entries.data());
+    if (raw & l2_entry_compressed)
+        return 1;
+    std::uint64_t count = entries.size() / 8;
+    const std::uint64_t host = raw & entry_offset_mask;
+    if (host == 0 && raw & entry_copied)  // the first cluster of a data file
+        return 1;
+    const std::uint64_t step = host == 0 ? 0 : geometry.cluster_size();
+    if (step != 0 && host < host_end.value)
+        count = std::min(count, div_ceil(host_end.value - host, step));
+    std::uint64_t alike = 1;
+    while (alike < count && load_be64(&entries[alike * 8]) == raw + alike * step)
+        ++alike;
+    return alike;
 }
 
 std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geometry)

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <variant>
 
+#include "core/base/bytes.h"
 #include "core/base/result.h"
 #include "core/format/table_entry.h"
 
@@ -82,6 +83,11 @@ Overloaded(F...) -> Overloaded<F...>;
 
 Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geometry);
 std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geometry);
+
+// How many of these entries, which are not extended ones, belong to one run, by
+// their words alone: the first was decoded, the others need not be. May say less
+// than there are. Clusters end at host_end at the latest.
+std::uint64_t run_of_entries(Bytes entries, HostOffset host_end, const Geometry &geometry);
 
 // The two words of an extended entry. Encoding takes every meaning: Data and
 // Zero are those of all parts.

@@ -191,6 +191,21 @@ Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
     }
 }
 
+// How many clusters behind this one, which was loaded, continue its run, as far
+// as the window shows.
+std::uint64_t Mapping::alike_behind(GuestCluster cluster, std::uint64_t clusters_max,
+                                    const Window &window) const
+{
+    if (geometry_.extended_l2)
+        return 0;
+    const std::uint64_t at = entry_place(l1_entry(cluster), cluster) - window.begin;
+    const std::uint64_t bytes = std::min((clusters_max + 1) * 8, window.bytes.size() - at);
+    const std::uint64_t host_end = geometry_.data_file
+                                       ? limits::host_offset_end
+                                       : std::min(store_.size(), limits::host_offset_end);
+    return run_of_entries(sub(Bytes(window.bytes), at, bytes), HostOffset(host_end), geometry_) - 1;
+}
+
 Result<ClusterMapping> Mapping::cluster(GuestCluster cluster)
 {
     Locked lock(cache_.mutex);
@@ -237,6 +252,8 @@ Result<MappedRun> Mapping::map(GuestOffset offset, std::uint64_t length_max)
             else
                 same = continues(run, bytes, part);
         }
+        if (same && at < end)
+            at += alike_behind(cluster, end - at, window);
     }
     return MappedRun{std::move(run), std::min((at - first) * part_size - in_part, length_max)};
 }

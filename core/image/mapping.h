@@ -103,6 +103,8 @@ private:
         MutableBytes bytes;
     };
     Result<ClusterMapping> load(GuestCluster cluster, Window &window) REQUIRES(cache_.mutex);
+    std::uint64_t alike_behind(GuestCluster cluster, std::uint64_t clusters_max,
+                               const Window &window) const REQUIRES(cache_.mutex);
     std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
         REQUIRES(cache_.mutex);
     void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);

@@ -3,6 +3,8 @@
 
 #include "core/format/cluster_mapping.h"
 
+#include <vector>
+
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
@@ -44,6 +46,32 @@ BOOST_AUTO_TEST_CASE(the_table_of_meanings)
         BOOST_TEST((*decoded == mapping), raw);
         BOOST_TEST(encode_l2_entry(mapping, v3) == raw);
     }
+}
+
+BOOST_AUTO_TEST_CASE(runs_are_seen_by_the_words_alone)
+{
+    const auto run = [](std::vector<std::uint64_t> words, std::uint64_t host_end = 1 << 20) {
+        Buffer bytes(words.size() * 8);
+        for (std::size_t i = 0; i < words.size(); ++i)
+            store_be64(&bytes[i * 8], words[i]);
+        return run_of_entries(bytes, HostOffset(host_end), v3);
+    };
+    BOOST_TEST(run({0}) == 1u);
+    BOOST_TEST(run({0, 0, 0, 1}) == 3u);
+    BOOST_TEST(run({1, 1, 0x50001}) == 2u);
+    BOOST_TEST(run({0x50000, 0x60000, 0x70000, 0x90000}) == 3u);
+    BOOST_TEST(run({0x50000, 0x50000}) == 1u);
+    BOOST_TEST(run({0x50000, 0}) == 1u);
+    BOOST_TEST(run({copied | 0x50000, copied | 0x60000, 0x70000}) == 2u);
+    BOOST_TEST(run({copied | 0x50001, copied | 0x60001, copied | 0x70000}) == 2u);
+    // The same compressed cluster twice is no run of two.
+    BOOST_TEST(run({compressed | 0x50000, compressed | 0x50000}) == 1u);
+    // What lies behind the end is for decode() to tell.
+    BOOST_TEST(run({0x50000, 0x60000, 0x70000}, 0x60200) == 2u);
+    BOOST_TEST(run({0x50000, 0x60000, 0x70000}, 0x60000) == 1u);
+    BOOST_TEST(run({0x00ffffffffff0000, 0x0100000000000000}, std::uint64_t(1) << 56) == 1u);
+    // The first cluster of a data file is at 0; the second is not.
+    BOOST_TEST(run({copied, copied}) == 1u);
 }
 
 BOOST_AUTO_TEST_CASE(bit_63_says_nothing_without_a_cluster)
