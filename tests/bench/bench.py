@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--places", default="memory", help="memory, disk, or both with a comma")
     parser.add_argument("--disk-folder", default=".", help="where images on disk go")
     parser.add_argument("--sync", default=None, help="bitmap-sync= of ours; without it, the filter's default")
-    parser.add_argument("--price-syncs", default="on-close", help="what price compares, with commas")
+    parser.add_argument("--price-syncs", default="on-close,durable", help="what price compares, with commas")
     parser.add_argument("--out", default="bench", help="folder for results.json, bench.md and bench.svg")
     parser.add_argument("--list", action="store_true", help="say the names of the rows")
     parser.add_argument("--draw", metavar="RESULTS", help="make tables and pictures of results.json again")
