@@ -22,7 +22,6 @@
 #include "filter/local_file.h"
 #include "filter/local_store.h"
 #include "filter/next_store.h"
-#include "filter/report.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -173,17 +172,21 @@ Result<void> Engine::maintain_file()
     std::exit(*exit_code_);
 }
 
-void Engine::after_fork(nbdkit_backend *backend)
+Result<void> Engine::after_fork(nbdkit_backend *backend)
 {
     Locked lock(mutex_);
     if (!config_.maintenance)
-        return;
-    if (const auto done = guarded([&] { return maintain_layer(backend); }); !done) {
-        report(done.error());
+        return {};
+    // Whatever happens, and not before: layers below may refuse to work then.
+    struct ShutDown {
+        ~ShutDown() { nbdkit_shutdown(); }
+    } at_the_end;
+    exit_code_ = Maintenance::failed;
+    const Result<void> done = maintain_layer(backend);
+    if (!done)
         exit_code_ = Maintenance::failed;
-    }
     abandon();
-    nbdkit_shutdown();
+    return done;
 }
 
 Result<void> Engine::maintain_layer(nbdkit_backend *backend)

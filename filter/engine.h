@@ -49,7 +49,7 @@ public:
     Config &config() { return config_; }
 
     Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
-    void after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
+    Result<void> after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     Result<void> enter(bool read_only) EXCLUDES(mutex_);
     void leave() EXCLUDES(mutex_);

@@ -64,7 +64,8 @@ int filter_get_ready(int thread_model)
 
 int filter_after_fork(nbdkit_backend *backend)
 {
-    the_engine().after_fork(backend);
+    // A failure is told by the exit code; nbdkit would not end by ours.
+    run([&] { return the_engine().after_fork(backend); });
     return 0;
 }
 
