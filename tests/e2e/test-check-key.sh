@@ -126,7 +126,8 @@ same "$(bitmap_info disk.qcow2 b0)" ""
 step "a bitmap that was not stored is said, and is no corruption"
 qemu-img bitmap --add disk.qcow2 b1
 serve file disk.qcow2 bitmap-sync=on-close
-client <<<'h.pwrite(b"x", 0); h.flush(); os._exit(0)'
+# Killed while it is connected: when the last client has gone all is stored.
+client main "${server_pids[main]}" <<<'h.pwrite(b"x", 0); h.flush(); os.kill(int(sys.argv[1]), 9)'
 kill_server
 maintain 3 file disk.qcow2 qcow2-check=report
 printed "^note: bitmap 'b1' is inconsistent .in_use."
