@@ -5,6 +5,7 @@
 // random changes of the disk, in files that grow and in files that are full.
 
 #include <optional>
+#include <thread>
 
 #include "core/base/log.h"
 #include "core/disk.h"
@@ -206,6 +207,67 @@ BOOST_AUTO_TEST_CASE(snapshots_among_random_changes)
         Bench bench(seed);
         BOOST_TEST_INFO_SCOPE(bench.spec().text());
         bench.live();
+    }
+}
+
+// Requests are under way while snapshots come, go and are applied.
+BOOST_AUTO_TEST_CASE(snapshots_under_requests_of_threads)
+{
+    for (const std::uint64_t seed : seeds(6)) {
+        SEEDED(seed);
+        Random random(seed);
+        ImageSpec spec;
+        spec.cluster_bits = random.pick<std::uint32_t>({9, 12, 16});
+        spec.size = 1 << 20;
+        spec.bitmaps = {{.name = "b0", .granularity_bits = 12, .set = {}, .extra_data = {}}};
+        StoreOptions options;
+        options.stirred = seed;
+        MemoryStore store(build_image(spec).image, options);
+        const auto disk = must(Disk::open(store, {}));
+        must(disk->begin_writing());
+        must(disk->write(GuestOffset(0), payload(GuestOffset(0), spec.size, 1), false));
+        must(disk->create_snapshot({"kept", 0, 0}));
+
+        // Each thread has its stripe, and finds there what it wrote last, unless
+        // the disk may be switched under it.
+        constexpr unsigned threads = 4;
+        const std::uint64_t stripe = spec.size / threads;
+        std::atomic<bool> stop{false}, switched{false};
+        std::atomic<unsigned> wrong{0};
+        std::vector<std::thread> workers;
+        for (unsigned t = 0; t < threads; ++t)
+            workers.emplace_back([&, t] {
+                Random mine(seed * 100 + t);
+                for (std::uint32_t generation = 2; !stop; ++generation) {
+                    const Range range = mine.range(stripe, 20000, 4096);
+                    const GuestOffset offset(t * stripe + range.begin);
+                    const Buffer bytes = payload(offset, range.length(), generation);
+                    Buffer found(bytes.size());
+                    const bool before = switched;
+                    bool good = disk->write(offset, bytes, mine.one_in(10)).has_value();
+                    good = disk->read(offset, found).has_value() && good;
+                    wrong += !good || (!before && !switched && found != bytes);
+                }
+            });
+        for (int i = 0; i < 4; ++i) {
+            must(disk->create_snapshot({"passing", 0, 0}));
+            must(disk->delete_snapshot("passing"));
+        }
+        switched = true;
+        for (int i = 0; i < 3; ++i)
+            must(disk->revert("kept"));
+        stop = true;
+        for (std::thread &worker : workers)
+            worker.join();
+        BOOST_REQUIRE_EQUAL(wrong, 0u);
+
+        must(disk->revert("kept"));
+        must(disk->close());
+        ReferenceDisk expected(spec.size);
+        expected.preset(GuestOffset(0), payload(GuestOffset(0), spec.size, 1));
+        expected.add_bitmap("b0", 12);
+        expected.bitmaps()["b0"].bits.set({0, spec.size >> 12});
+        BOOST_REQUIRE_EQUAL(clean_stop_verdict(store.image(), expected), "");
     }
 }
 
