@@ -9,7 +9,9 @@
 // marked in_use); writing on works, up to a second crash (and a third).
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <thread>
 
 #include "core/check/check.h"
@@ -35,6 +37,10 @@ struct Kind {
     bool failing_flush = false;
     std::uint64_t length_max = 100000;
     bool table_grows = false;  // the refcount table is almost full
+    bool fixed = false;        // the store cannot grow, as a block device
+    bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
+    std::uint64_t size = 0;    // of the disk; 0: any
+    bool restructured = false;  // resized, snapshots made, applied and deleted
 };
 
 // Lives of one image, each ended by a crash.
@@ -47,10 +53,14 @@ public:
           spec_(spec_of(random_, kind)), built_(build_image(spec_)),
           before_(built_.reference), current_(built_.reference), life_(Life::of(built_.image))
     {
+        if (kind.fixed)
+            life_.cache.size = life_.durable.size =
+                align_up(built_.image.size + random_.below(1 << 20), 512);
     }
 
     const ImageSpec &spec() const { return spec_; }
     std::uint64_t states() const { return states_; }
+    std::uint64_t changes() const { return changes_; }
 
     void run(int lives)
     {
@@ -76,8 +86,24 @@ private:
             for (std::uint64_t cluster = 0; cluster < filled; ++cluster)
                 spec.clusters.emplace(cluster, Preset::data);
         }
+        if (kind.size != 0)
+            spec.size = kind.size;
+        if (kind.restructured)
+            spec.size = align_up(spec.size, 512);
+        if (kind.granularities) {
+            if (spec.version == 2)
+                spec.version = 3;
+            spec.bitmaps.clear();
+            for (const std::uint32_t bits : {9, 16, 31}) {
+                BitmapSpec bitmap;
+                bitmap.name = "g" + std::to_string(bits);
+                bitmap.granularity_bits = bits;
+                spec.bitmaps.push_back(std::move(bitmap));
+            }
+        }
         return spec;
     }
+    bool may_be_full() const { return kind_.limited || kind_.fixed; }
 
     // From here on times are those of this life.
     std::uint64_t now() const { return base_ + store_->now(); }
@@ -90,6 +116,7 @@ private:
         options.durable_alone = random_.coin();
         if (kind_.limited)
             options.size_limit = life_.cache.size + random_.below(1 << 20);
+        options.can_grow = !kind_.fixed;
         store_ = std::make_unique<CrashStore>(life_, options);
         if (kind_.failing_flush)
             store_->flush_faults().arm({.kinds = Fault::flushes, .nth = random_.between(1, 30)});
@@ -110,17 +137,18 @@ private:
         BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
         const Result<void> begun = disk->begin_writing();
         if (!begun) {
-            BOOST_REQUIRE_MESSAGE(kind_.limited || kind_.failing_flush, words(begun));
+            BOOST_REQUIRE_MESSAGE(may_be_full() || kind_.failing_flush, words(begun));
             return;
         }
         if (!disk_options.bitmaps.empty())
             before_.bitmaps().at("made").made_at = now();
+        forget_lost_snapshots(*disk);
         change(*disk);
         // Sometimes the life ends well; the crash comes before, or after.
         if (random_.coin()) {
             const std::uint64_t time = now();
             const Result<void> closed = disk->close();
-            BOOST_REQUIRE_MESSAGE(closed || kind_.limited || kind_.failing_flush, words(closed));
+            BOOST_REQUIRE_MESSAGE(closed || may_be_full() || kind_.failing_flush, words(closed));
             if (closed)
                 history_.flushed(time, now());
         }
@@ -131,7 +159,7 @@ private:
         DiskDriver::Options options;
         options.grain = kind_.threads > 1 ? 512 : 1;
         options.length_max = kind_.length_max;
-        if (kind_.limited)
+        if (may_be_full())
             options.accepted = {Errc::no_space};
         if (kind_.failing_flush)
             options.accepted = {Errc::io};
@@ -152,8 +180,11 @@ private:
         if (kind_.threads == 1) {
             DiskDriver driver(disk, current_, random_, generation_, driver_options());
             driver.keep_history(clock());
-            for (int step = 0; step < kind_.steps; ++step)
+            for (int step = 0; step < kind_.steps; ++step) {
+                if (kind_.restructured && random_.one_in(12))
+                    restructure(disk);
                 driver.step({0, current_.size()});
+            }
             return;
         }
         const std::uint64_t stripe =
@@ -189,9 +220,139 @@ private:
             return;
         const std::uint64_t mine = std::min<std::uint64_t>(div_ceil(all - thread, kind_.threads), 12);
         for (int step = 0; step < kind_.steps; ++step) {
+            // While the others go on.
+            if (kind_.restructured && thread == 0 && random.one_in(12))
+                change_snapshots(disk, random);
             const std::uint64_t begin = (random.below(mine) * kind_.threads + thread) * stripe;
             driver.step({begin, std::min(size, begin + stripe)});
         }
+    }
+
+    // --- Structural changes: a crash finds what was before, or what is after.
+
+    struct Snapshot {
+        ReferenceDisk content;
+        std::uint64_t made;
+    };
+    // What is true from a structural change on: of `before_`, by the name.
+    struct Stage {
+        std::uint64_t begun, returned;
+        ReferenceDisk before;
+    };
+
+    void forget_lost_snapshots(Disk &disk)
+    {
+        if (!kind_.restructured)
+            return;
+        const auto there = must(disk.snapshots());
+        std::erase_if(snapshots_, [&](const auto &ours) {
+            return std::none_of(there.begin(), there.end(),
+                                [&](const auto &s) { return s.name == ours.first; });
+        });
+    }
+
+    // False: it was refused, and nothing has changed.
+    bool done(const Result<void> &result)
+    {
+        if (result) {
+            ++changes_;
+            return true;
+        }
+        const Errc code = result.error().code;
+        // Refcounts may be too narrow for a snapshot.
+        if (code != Errc::unsupported && !(may_be_full() && code == Errc::no_space))
+            throw Failed("a structural change: " + words(result));
+        return false;
+    }
+
+    void restructure(Disk &disk)
+    {
+        const std::uint64_t which = random_.below(4);
+        if (which < 2)
+            become(disk, [&](ReferenceDisk &after, ReferenceDisk &before) {
+                const std::uint64_t size = 512 * random_.between(1, 3000);
+                after.resize(size);
+                before.resize(size);
+                return [&disk, size] { return disk.resize(size); };
+            });
+        else if (which == 2 || snapshots_.empty())
+            change_snapshots(disk, random_);
+        else
+            become(disk, [&](ReferenceDisk &after, ReferenceDisk &before) {
+                const auto chosen = std::next(snapshots_.begin(),
+                                              static_cast<std::ptrdiff_t>(random_.below(snapshots_.size())));
+                after = chosen->second.content;
+                before.resize(after.size());
+                for (auto &[name, bitmap] : before.bitmaps())
+                    if (bitmap.enabled && !bitmap.in_use)
+                        bitmap.bits.set({0, bitmap.bits.size()});
+                return [&disk, name = chosen->first] { return disk.revert(name); };
+            });
+    }
+
+    // The disk becomes another, all of it at once. draw: changes what the disk
+    // and the beginning of its bitmaps are after that; returns the operation.
+    template <class Draw>
+    void become(Disk &disk, Draw draw)
+    {
+        ReferenceDisk after = current_;
+        ReferenceDisk before = stages_.empty() ? before_ : stages_.back().before;
+        const auto operation = draw(after, before);
+        const std::uint64_t begun = now();
+        const auto change = history_.begin(begun, GuestOffset(0),
+                                           std::max(after.size(), current_.size()), after);
+        if (!done(operation()))
+            return;
+        history_.end_durable(now(), change);
+        history_.flushed(begun, now());
+        stages_.push_back({begun, now(), std::move(before)});
+        current_ = std::move(after);
+        BOOST_REQUIRE_EQUAL(disk.size(), current_.size());
+    }
+
+    // Nothing changes for the guest.
+    void change_snapshots(Disk &disk, Random &random)
+    {
+        const auto there = must(disk.snapshots());
+        if (there.size() > 3 || (!there.empty() && random.one_in(3))) {
+            const std::string name = random.pick(there).name;
+            if (done(disk.delete_snapshot(name)))
+                snapshots_.erase(name);
+            return;
+        }
+        const std::string name = "s" + std::to_string(++snapshots_made_);
+        if (done(disk.create_snapshot({name, 1700000000, 0})) && kind_.threads == 1)
+            snapshots_.insert({name, {current_, now()}});
+    }
+
+    // What `before_` may be at an event, the older first.
+    std::vector<const ReferenceDisk *> befores(std::uint64_t event) const
+    {
+        std::vector<const ReferenceDisk *> may_be = {&before_};
+        for (const Stage &stage : stages_) {
+            if (stage.returned <= event)
+                may_be.clear();
+            if (stage.begun <= event)
+                may_be.push_back(&stage.before);
+        }
+        return may_be;
+    }
+
+    std::string verdict_of(const StoreImage &image, const ReferenceDisk &before, std::uint64_t event)
+    {
+        return crash_verdict(image, before, history_, event,
+                             sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never);
+    }
+    std::string verdict_of(const StoreImage &image, std::uint64_t event)
+    {
+        std::string all;
+        for (const ReferenceDisk *before : befores(event)) {
+            const std::string verdict = verdict_of(image, *before, event);
+            if (verdict.empty())
+                return {};
+            all += (all.empty() ? "" : "\nor, after the structural change, ") + verdict;
+        }
+        return all;
     }
 
     // Looks at moments of the life that is over, and chooses how it ended.
@@ -214,7 +375,9 @@ private:
         walk.advance_to(end);
         for (int i = 0; i < 10; ++i)
             judge(walk);
-        const bool power = random_.coin();
+        // After a kill in the middle of a structural change it would have to be
+        // known when it became durable.
+        const bool power = random_.coin() || befores(base_ + walk.position()).size() > 1;
         life_ = power ? Life::of(walk.power_cut(random_)) : walk.kept(random_);
         judge_state(life_.cache, walk, "where life goes on");
         go_on(walk.position(), power);
@@ -225,7 +388,7 @@ private:
         const CrashMode mode = static_cast<CrashMode>(random_.below(crash_modes));
         const StoreImage image = walk.power_cut(random_, mode);
         judge_state(image, walk, "mode " + std::to_string(static_cast<int>(mode)));
-        if (random_.one_in(25))
+        if (random_.one_in(current_.size() > (16 << 20) ? 150 : 25))
             reopen(image, walk);
     }
 
@@ -233,9 +396,7 @@ private:
     {
         ++states_;
         const std::uint64_t event = base_ + walk.position();
-        std::string verdict = crash_verdict(
-            image, before_, history_, event,
-            sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never);
+        std::string verdict = verdict_of(image, event);
         if (verdict.empty() && random_.one_in(1500) && spec_.qemu_opens())
             verdict = qemu_verdict(image, true);
         if (verdict.empty())
@@ -262,22 +423,28 @@ private:
     void reopen(const StoreImage &image, const CrashWalk &walk)
     {
         BOOST_TEST_INFO_SCOPE("reopened after event " << walk.position());
-        ReferenceDisk found(current_.size());
         ImageView view(image);
         const ImageReader reader = must(ImageReader::open(view));
+        ReferenceDisk found(reader.disk_size());
         Buffer content(found.size());
         must(reader.read(GuestOffset(0), content));
         found.preset(GuestOffset(0), content);
 
-        MemoryStore store(image);
+        StoreOptions store_options;
+        store_options.can_grow = !kind_.fixed;
+        MemoryStore store(image, store_options);
         auto disk = must(Disk::open(store, {}));
         BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
         must(disk->begin_writing());
-        DiskDriver driver(*disk, found, random_, generation_, {.accepted = {}});
+        DiskDriver::Options options;
+        if (kind_.fixed)
+            options.accepted = {Errc::no_space};
+        DiskDriver driver(*disk, found, random_, generation_, options);
         driver.read({0, found.size()});
         for (int step = 0; step < 12; ++step)
             driver.step({0, found.size()});
-        must(disk->close());
+        const Result<void> closed = disk->close();
+        BOOST_REQUIRE_MESSAGE(closed || kind_.fixed, words(closed));
         const StoreImage after = store.image();
         ImageView after_view(after);
         const CheckReport report = must(check(after_view));
@@ -291,12 +458,22 @@ private:
     void go_on(std::uint64_t position, bool power)
     {
         const std::uint64_t event = base_ + position;
+        for (const ReferenceDisk *before : befores(event))
+            if (verdict_of(life_.cache, *before, event).empty()) {
+                before_ = ReferenceDisk(*before);
+                break;
+            }
         base_ += std::uint64_t(1) << 32;
+        stages_.clear();
+        std::erase_if(snapshots_, [&](const auto &s) { return s.second.made > event; });
         ImageView view(life_.cache);
         const ImageReader reader = must(ImageReader::open(view));
-        history_.crashed(event, base_, power,
-                         [&](GuestOffset offset, MutableBytes bytes) { must(reader.read(offset, bytes)); },
-                         current_);
+        current_.resize(reader.disk_size());
+        const auto read = [&](GuestOffset offset, MutableBytes bytes) {
+            if (offset.value < reader.disk_size())
+                must(reader.read(offset, bytes));
+        };
+        history_.crashed(event, base_, power, read, current_);
         const auto made = before_.bitmaps().find("made");
         if (made == before_.bitmaps().end())
             return;
@@ -319,37 +496,54 @@ private:
     BuiltImage built_;
     ReferenceDisk before_;   // the beginning of all lives
     ReferenceDisk current_;
+    std::vector<Stage> stages_;  // of this life
+    std::map<std::string, Snapshot> snapshots_;  // those of which the content is known
+    unsigned snapshots_made_ = 0;
     Life life_;
     std::unique_ptr<CrashStore> store_;
     GuestHistory history_;
     std::uint64_t base_ = 0;
     std::atomic<std::uint32_t> generation_{1};
     std::uint64_t states_ = 0;
+    std::uint64_t changes_ = 0;  // of the structure
 };
 
-std::uint64_t run(std::uint64_t seed, const Kind &kind)
+// For the log.
+struct Figures {
+    std::uint64_t states = 0, changes = 0;
+};
+
+void run(std::uint64_t seed, const Kind &kind, Figures &figures)
 {
     SEEDED(seed);
     Lives lives(seed, kind);
     BOOST_TEST_INFO_SCOPE(lives.spec().text());
     lives.run(3);
-    return lives.states();
+    figures.states += lives.states();
+    figures.changes += lives.changes();
 }
 
 void run_all(unsigned smoke, const Kind &kind)
 {
-    std::uint64_t states = 0;
+    static std::uint64_t all = 0;
+    Figures figures;
     for (const std::uint64_t seed : seeds(smoke))
-        states += run(seed, kind);
-    BOOST_TEST_MESSAGE(states << " crash states");
-    BOOST_TEST(states > 0u);
+        run(seed, kind, figures);
+    all += figures.states;
+    std::printf("%s: %llu crash states, %llu structural changes; %llu states so far\n",
+                boost::unit_test::framework::current_test_case().full_name().c_str(),
+                static_cast<unsigned long long>(figures.states),
+                static_cast<unsigned long long>(figures.changes),
+                static_cast<unsigned long long>(all));
+    BOOST_TEST(figures.states > 0u);
+    BOOST_TEST((figures.changes > 0u || !kind.restructured));
 }
 
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(crash)
 
-BOOST_AUTO_TEST_CASE(any_image) { run_all(8, {}); }
+BOOST_AUTO_TEST_CASE(any_image) { run_all(6, {}); }
 
 BOOST_AUTO_TEST_CASE(small_clusters) { run_all(4, {.cluster_bits = 9, .length_max = 20000}); }
 
@@ -372,5 +566,37 @@ BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }
 BOOST_AUTO_TEST_CASE(a_store_that_gets_full) { run_all(4, {.limited = true}); }
 
 BOOST_AUTO_TEST_CASE(a_flush_that_fails) { run_all(6, {.failing_flush = true}); }
+
+BOOST_AUTO_TEST_CASE(a_store_that_cannot_grow) { run_all(3, {.fixed = true}); }
+
+BOOST_AUTO_TEST_CASE(granularities_far_apart)
+{
+    run_all(3, {.cluster_bits = 12, .granularities = true});
+}
+
+BOOST_AUTO_TEST_CASE(bitmaps_of_many_pages)
+{
+    run_all(2, {.cluster_bits = 12, .granularities = true, .size = 40 << 20});
+}
+
+BOOST_AUTO_TEST_CASE(resized_and_reverted)
+{
+    run_all(3, {.cluster_bits = 12, .length_max = 40000, .restructured = true});
+}
+
+BOOST_AUTO_TEST_CASE(resized_and_reverted_of_any_kind)
+{
+    run_all(4, {.steps = 40, .restructured = true});
+}
+
+BOOST_AUTO_TEST_CASE(resized_and_reverted_without_room)
+{
+    run_all(2, {.cluster_bits = 9, .fixed = true, .restructured = true});
+}
+
+BOOST_AUTO_TEST_CASE(snapshots_while_threads_write)
+{
+    run_all(3, {.cluster_bits = 12, .threads = 3, .steps = 40, .restructured = true});
+}
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -130,10 +130,14 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     const auto reader = ImageReader::open(view);
     if (!reader)
         return reader.error().what;
+    if (reader->disk_size() != before.size())
+        return "the disk has another size";
 
     std::string fault;
     std::vector<std::uint64_t> changed;
     const auto read = [&](GuestOffset offset, MutableBytes bytes) {
+        if (offset.value >= before.size())  // cut off by now: zeros
+            return;
         if (const auto result = reader->read(offset, bytes); !result && fault.empty())
             fault = result.error().what;
         if (before.read(offset, bytes.size()) != Buffer(bytes.begin(), bytes.end()))
