@@ -150,11 +150,13 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     const auto stored = reader->bitmaps();
     if (!stored)
         return stored.error().what;
-    for (const auto &[name, was] : before.bitmaps())
-        if (was.made_at <= event &&
+    for (const auto &made : before.bitmaps()) {
+        const std::string &name = made.first;
+        if (made.second.made_at <= event &&
             std::none_of(stored->begin(), stored->end(),
                          [&](const StoredBitmap &bitmap) { return bitmap.entry.name == name; }))
             return "bitmap '" + name + "' is gone";
+    }
     for (const StoredBitmap &bitmap : *stored) {
         const auto was = before.bitmaps().find(bitmap.entry.name);
         if (was == before.bitmaps().end())
