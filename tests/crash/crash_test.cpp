@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "core/check/check.h"
@@ -22,6 +23,7 @@
 #include "tests/support/must.h"
 #include "tests/support/payload.h"
 #include "tests/support/qemu_img.h"
+#include "tests/support/qemu_made.h"
 #include "tests/support/verdict.h"
 
 using namespace qcow2;
@@ -41,6 +43,29 @@ struct Kind {
     bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
     std::uint64_t size = 0;    // of the disk; 0: any
     bool restructured = false;  // resized, snapshots made, applied and deleted
+    std::optional<QemuMade> made = {};
+};
+
+// What a first life begins with.
+struct Beginning {
+    StoreImage image;
+    ReferenceDisk reference;
+    std::unique_ptr<FileOpener> files;
+    std::string text;
+    bool version_2 = false;
+    bool qemu_opens = true;
+
+    static Beginning of(Random &random, const Kind &kind, const ImageSpec &spec)
+    {
+        if (kind.made) {
+            QemuImage made = make_by_qemu(random, *kind.made);
+            return {std::move(made.image), std::move(made.reference), std::move(made.files),
+                    std::move(made.text), false, kind.made != QemuMade::backing};
+        }
+        BuiltImage built = build_image(spec);
+        return {std::move(built.image), std::move(built.reference), nullptr, spec.text(),
+                spec.version == 2, spec.qemu_opens()};
+    }
 };
 
 // Lives of one image, each ended by a crash.
@@ -50,15 +75,19 @@ public:
         : kind_(kind), random_(seed),
           sync_(random_.one_in(4) ? BitmapSync::on_close : BitmapSync::durable),
           region_bytes_(random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
-          spec_(spec_of(random_, kind)), built_(build_image(spec_)),
-          before_(built_.reference), current_(built_.reference), life_(Life::of(built_.image))
+          beginning_(Beginning::of(random_, kind, spec_of(random_, kind))),
+          before_(beginning_.reference), current_(beginning_.reference),
+          life_(Life::of(beginning_.image))
     {
+        reading_.files = beginning_.files.get();
+        if (reading_.files)
+            reading_.path = "/disk.qcow2";
         if (kind.fixed)
             life_.cache.size = life_.durable.size =
-                align_up(built_.image.size + random_.below(1 << 20), 512);
+                align_up(beginning_.image.size + random_.below(1 << 20), 512);
     }
 
-    const ImageSpec &spec() const { return spec_; }
+    const std::string &text() const { return beginning_.text; }
     std::uint64_t states() const { return states_; }
     std::uint64_t changes() const { return changes_; }
 
@@ -103,6 +132,8 @@ private:
         }
         return spec;
     }
+    // Where ImageReader cannot read it.
+    const DiskOptions *by_disk() const { return kind_.made ? &reading_ : nullptr; }
     bool may_be_full() const { return kind_.limited || kind_.fixed; }
 
     // From here on times are those of this life.
@@ -123,11 +154,11 @@ private:
         if (kind_.threads > 1)
             store_->stir(random_());
 
-        DiskOptions disk_options;
+        DiskOptions disk_options = reading_;
         disk_options.bitmap_sync = sync_;
         disk_options.region_bytes = region_bytes_;
         disk_options.cache_bytes = random_.coin() ? 1 : 0;
-        if (first && spec_.version >= 3 && random_.one_in(3)) {
+        if (first && !beginning_.version_2 && random_.one_in(3)) {
             disk_options.bitmaps = {"made"};
             disk_options.bitmap_granularity_bits = random_.pick<std::uint32_t>({9, 12, 16});
             before_.add_bitmap("made", *disk_options.bitmap_granularity_bits);
@@ -341,7 +372,7 @@ private:
     std::string verdict_of(const StoreImage &image, const ReferenceDisk &before, std::uint64_t event)
     {
         return crash_verdict(image, before, history_, event,
-                             sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never);
+                             sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never, by_disk());
     }
     std::string verdict_of(const StoreImage &image, std::uint64_t event)
     {
@@ -397,7 +428,7 @@ private:
         ++states_;
         const std::uint64_t event = base_ + walk.position();
         std::string verdict = verdict_of(image, event);
-        if (verdict.empty() && random_.one_in(1500) && spec_.qemu_opens())
+        if (verdict.empty() && random_.one_in(1500) && beginning_.qemu_opens)
             verdict = qemu_verdict(image, true);
         if (verdict.empty())
             return;
@@ -424,16 +455,16 @@ private:
     {
         BOOST_TEST_INFO_SCOPE("reopened after event " << walk.position());
         ImageView view(image);
-        const ImageReader reader = must(ImageReader::open(view));
-        ReferenceDisk found(reader.disk_size());
+        const GuestView guest = must(GuestView::open(view, by_disk()));
+        ReferenceDisk found(guest.size());
         Buffer content(found.size());
-        must(reader.read(GuestOffset(0), content));
+        must(guest.read(GuestOffset(0), content));
         found.preset(GuestOffset(0), content);
 
         StoreOptions store_options;
         store_options.can_grow = !kind_.fixed;
         MemoryStore store(image, store_options);
-        auto disk = must(Disk::open(store, {}));
+        auto disk = must(Disk::open(store, reading_));
         BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
         must(disk->begin_writing());
         DiskDriver::Options options;
@@ -449,7 +480,7 @@ private:
         ImageView after_view(after);
         const CheckReport report = must(check(after_view));
         BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text() << keep(after, "reopened"));
-        must(must(ImageReader::open(after_view)).read(GuestOffset(0), content));
+        must(must(GuestView::open(after_view, by_disk())).read(GuestOffset(0), content));
         const std::string fault =
             payload_difference(GuestOffset(0), found.read(GuestOffset(0), found.size()), content);
         BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
@@ -467,12 +498,9 @@ private:
         stages_.clear();
         std::erase_if(snapshots_, [&](const auto &s) { return s.second.made > event; });
         ImageView view(life_.cache);
-        const ImageReader reader = must(ImageReader::open(view));
-        current_.resize(reader.disk_size());
-        const auto read = [&](GuestOffset offset, MutableBytes bytes) {
-            if (offset.value < reader.disk_size())
-                must(reader.read(offset, bytes));
-        };
+        const GuestView guest = must(GuestView::open(view, by_disk()));
+        current_.resize(guest.size());
+        const auto read = [&](GuestOffset offset, MutableBytes bytes) { must(guest.read(offset, bytes)); };
         history_.crashed(event, base_, power, read, current_);
         const auto made = before_.bitmaps().find("made");
         if (made == before_.bitmaps().end())
@@ -480,7 +508,7 @@ private:
         // Made but not durably so: it may be there or not; from now on it is
         // where this state has it.
         bool there = false;
-        for (const StoredBitmap &bitmap : must(reader.bitmaps()))
+        for (const StoredBitmap &bitmap : must(guest.reader().bitmaps()))
             there = there || bitmap.entry.name == "made";
         if (!there && power)
             before_.bitmaps().erase(made);
@@ -492,8 +520,8 @@ private:
     Random random_;
     const BitmapSync sync_;
     const std::uint64_t region_bytes_;
-    const ImageSpec spec_;
-    BuiltImage built_;
+    Beginning beginning_;
+    DiskOptions reading_;    // how the image is opened
     ReferenceDisk before_;   // the beginning of all lives
     ReferenceDisk current_;
     std::vector<Stage> stages_;  // of this life
@@ -517,7 +545,7 @@ void run(std::uint64_t seed, const Kind &kind, Figures &figures)
 {
     SEEDED(seed);
     Lives lives(seed, kind);
-    BOOST_TEST_INFO_SCOPE(lives.spec().text());
+    BOOST_TEST_INFO_SCOPE(lives.text());
     lives.run(3);
     figures.states += lives.states();
     figures.changes += lives.changes();
@@ -526,6 +554,10 @@ void run(std::uint64_t seed, const Kind &kind, Figures &figures)
 void run_all(unsigned smoke, const Kind &kind)
 {
     static std::uint64_t all = 0;
+    if (kind.made && !have_qemu_img()) {
+        BOOST_TEST_MESSAGE("qemu-img is missing");
+        return;
+    }
     Figures figures;
     for (const std::uint64_t seed : seeds(smoke))
         run(seed, kind, figures);
@@ -597,6 +629,19 @@ BOOST_AUTO_TEST_CASE(resized_and_reverted_without_room)
 BOOST_AUTO_TEST_CASE(snapshots_while_threads_write)
 {
     run_all(3, {.cluster_bits = 12, .threads = 3, .steps = 40, .restructured = true});
+}
+
+BOOST_AUTO_TEST_CASE(compressed_clusters) { run_all(3, {.made = QemuMade::compressed}); }
+
+BOOST_AUTO_TEST_CASE(subclusters) { run_all(3, {.made = QemuMade::subclusters}); }
+
+BOOST_AUTO_TEST_CASE(a_backing_file) { run_all(4, {.made = QemuMade::backing}); }
+
+BOOST_AUTO_TEST_CASE(resized_and_reverted_of_what_qemu_made)
+{
+    run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::compressed});
+    run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::subclusters});
+    run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::backing});
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -119,7 +119,8 @@ std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &ref
 }
 
 std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
-                          const GuestHistory &history, std::uint64_t event, Marked marked)
+                          const GuestHistory &history, std::uint64_t event, Marked marked,
+                          const DiskOptions *by_disk)
 {
     ImageView view(image);
     const auto report = check(view);
@@ -127,10 +128,10 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
         return report.error().what;
     if (!report->leaks_at_worst())
         return report->text();
-    const auto reader = ImageReader::open(view);
-    if (!reader)
-        return reader.error().what;
-    if (reader->disk_size() != before.size())
+    const auto guest = GuestView::open(view, by_disk);
+    if (!guest)
+        return guest.error().what;
+    if (guest->size() != before.size())
         return "the disk has another size";
 
     std::string fault;
@@ -138,7 +139,7 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     const auto read = [&](GuestOffset offset, MutableBytes bytes) {
         if (offset.value >= before.size())  // cut off by now: zeros
             return;
-        if (const auto result = reader->read(offset, bytes); !result && fault.empty())
+        if (const auto result = guest->read(offset, bytes); !result && fault.empty())
             fault = result.error().what;
         if (before.read(offset, bytes.size()) != Buffer(bytes.begin(), bytes.end()))
             changed.push_back(offset.value / 512);
@@ -147,7 +148,7 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     if (!fault.empty() || !data.empty())
         return fault + data;
 
-    const auto stored = reader->bitmaps();
+    const auto stored = guest->reader().bitmaps();
     if (!stored)
         return stored.error().what;
     for (const auto &made : before.bitmaps()) {
@@ -168,6 +169,27 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
             return "bitmap '" + bitmap.entry.name + "': " + words;
     }
     return {};
+}
+
+Result<GuestView> GuestView::open(ByteStore &store, const DiskOptions *by_disk)
+{
+    GuestView view(TRY(ImageReader::open(store)));
+    if (by_disk) {
+        DiskOptions options = *by_disk;
+        options.read_only = true;
+        view.disk_ = TRY(Disk::open(store, options));
+    }
+    return view;
+}
+
+Result<void> GuestView::read(GuestOffset offset, MutableBytes bytes) const
+{
+    std::fill(bytes.begin(), bytes.end(), 0);
+    const std::uint64_t left = offset.value < size() ? size() - offset.value : 0;
+    const MutableBytes inside = sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), left));
+    if (inside.empty())
+        return {};
+    return disk_ ? disk_->read(offset, inside) : reader_.read(offset, inside);
 }
 
 std::string qemu_verdict(const StoreImage &image, bool leaks_are_right)

@@ -6,8 +6,10 @@
 
 #pragma once
 
+#include <memory>
 #include <string>
 
+#include "core/disk.h"
 #include "tests/support/image_reader.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/reference_disk.h"
@@ -31,7 +33,26 @@ std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &ref
 enum class Marked { never, maybe };
 std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
                           const GuestHistory &history, std::uint64_t event,
-                          Marked marked = Marked::never);
+                          Marked marked = Marked::never, const DiskOptions *by_disk = nullptr);
+
+// What the guest finds in a file: by ImageReader, or by a Disk that only reads,
+// where that cannot: compressed clusters, subclusters, backing files. (The Disk
+// shares its code with what is tested, but nothing that was in memory.)
+class GuestView {
+public:
+    static Result<GuestView> open(ByteStore &store, const DiskOptions *by_disk = nullptr);
+
+    std::uint64_t size() const { return reader_.disk_size(); }
+    const ImageReader &reader() const { return reader_; }
+    // Behind the end there are zeros.
+    Result<void> read(GuestOffset offset, MutableBytes bytes) const;
+
+private:
+    explicit GuestView(ImageReader reader) : reader_(std::move(reader)) {}
+
+    ImageReader reader_;
+    std::unique_ptr<Disk> disk_;
+};
 
 // By qemu-img check, if it is installed. Leaks may be all right.
 std::string qemu_verdict(const StoreImage &image, bool leaks_are_right);
