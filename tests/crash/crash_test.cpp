@@ -41,6 +41,8 @@ struct Kind {
     bool table_grows = false;  // the refcount table is almost full
     bool fixed = false;        // the store cannot grow, as a block device
     bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
+    bool on_close = false;     // bitmap-sync=on-close, always
+    bool small_regions = false;  // and nothing else than bits that come and go
     std::uint64_t size = 0;    // of the disk; 0: any
     bool restructured = false;  // resized, snapshots made, applied and deleted
     std::optional<QemuMade> made = {};
@@ -73,8 +75,11 @@ class Lives {
 public:
     Lives(std::uint64_t seed, const Kind &kind)
         : kind_(kind), random_(seed),
-          sync_(random_.one_in(4) ? BitmapSync::on_close : BitmapSync::durable),
-          region_bytes_(random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
+          sync_(kind.on_close || (!kind.small_regions && random_.one_in(4)) ? BitmapSync::on_close
+                                                                            : BitmapSync::durable),
+          region_bytes_(kind.small_regions
+                            ? 16384
+                            : random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
           beginning_(Beginning::of(random_, kind, spec_of(random_, kind))),
           before_(beginning_.reference), current_(beginning_.reference),
           life_(Life::of(beginning_.image))
@@ -119,6 +124,17 @@ private:
             spec.size = kind.size;
         if (kind.restructured)
             spec.size = align_up(spec.size, 512);
+        if (kind.small_regions) {
+            spec.version = 3;
+            spec.size = 4 << 20;
+            spec.clusters.clear();
+            for (std::uint64_t cluster = 0; cluster < spec.size >> spec.cluster_bits; ++cluster)
+                spec.clusters.emplace(cluster, Preset::data);
+            spec.bitmaps.assign(2, {});
+            spec.bitmaps[0].name = "fine";
+            spec.bitmaps[0].granularity_bits = 9;
+            spec.bitmaps[1].granularity_bits = 12;
+        }
         if (kind.granularities) {
             if (spec.version == 2)
                 spec.version = 3;
@@ -594,6 +610,23 @@ BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }
+
+// Bits that are armed, cooled and touched again, of data that are in place.
+BOOST_AUTO_TEST_CASE(bits_that_come_and_go)
+{
+    run_all(3, {.cluster_bits = 12, .steps = 150, .length_max = 700, .small_regions = true});
+    run_all(2, {.cluster_bits = 9, .steps = 150, .length_max = 700, .small_regions = true});
+}
+
+BOOST_AUTO_TEST_CASE(marks_that_come_and_go)
+{
+    run_all(4, {.cluster_bits = 12, .steps = 40, .length_max = 700, .on_close = true, .small_regions = true});
+}
+
+BOOST_AUTO_TEST_CASE(bits_under_threads)
+{
+    run_all(4, {.cluster_bits = 12, .threads = 4, .steps = 80, .length_max = 700, .small_regions = true});
+}
 
 BOOST_AUTO_TEST_CASE(a_store_that_gets_full) { run_all(4, {.limited = true}); }
 

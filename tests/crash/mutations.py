@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# Does the crash simulator find what it is for? Each mutation below is the
+# engine with one rule broken. It is compiled, linked into the crash tests in
+# the place of what is in the library, and these must fail: a mutation that
+# survives is a failure of this test. The sources stay as they are.
+#
+#   make check-mutations                   all of them
+#   make check-mutations MUTATION=W3       those with this in their names
+#
+# The environment (see Makefile.am): COMPILE, LINK, OBJECTS, LIBRARIES, and
+# srcdir, the folder tests/ of the sources. Works in the folder it is started in.
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+SOURCES = pathlib.Path(os.environ["srcdir"]).resolve().parent
+SECONDS = 300  # of one case: a hang is found, too
+
+# Name (with the rule), {file: [(what is there once, what is in its place)]}, and
+# the cases that find it soonest; the others follow.
+MUTATIONS = [
+    ("O1: no flush at open",
+     {"core/image/guarded_store.cpp": [('        TRY(after_flush(below_.flush()).in("flush before the first write"));  // O1\n', "")],
+      "core/disk.cpp": [("    const Result<void> settled = image_->settle();\n    return made",
+                         "    const Result<void> settled;\n    return made")]},
+     ["any_image", "default_clusters"]),
+    ("B2: the bits are set after the change",
+     {"core/disk.cpp": [("    TRY(tracker_->before_change(range));\n    TRY(change());\n",
+       "    TRY(change());\n    TRY(tracker_->before_change(range));\n")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B2: arming without a barrier",
+     {"core/bitmap/arming.cpp": [("            TRY(image_.store().write_durable(write.offset, write.bytes));",
+       "            TRY(image_.store().write(write.offset, write.bytes));"),
+      ("    ++barriers_;\n    return image_.store().flush();\n", "    return {};\n")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B2: armed is believed before the barrier",
+     {"core/bitmap/arming.cpp": [("    TRY(write_durably(images));\n",
+       "    for (Write &early : images)\n        early.bitmap->bits.durable(early.image);\n"
+       "    TRY(write_durably(images));\n")]},
+     ["bits_under_threads", "bits_that_come_and_go"]),
+    ("B2: a cluster of a bitmap has a name before it is durable",
+     {"core/bitmap/arming.cpp": [("        TRY(image_.store().flush());\n        ++barriers_;\n        return write_tables();",
+       "        return write_tables();")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B2: the name of a bitmap's cluster is believed before it is durable",
+     {"core/bitmap/arming.cpp": [('    TRY(send(writes).in("bitmap table"));\n',
+       "    for (const SmallWrite &write : writes)\n"
+       "        TRY(image_.store().write(write.offset, write.bytes));\n")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B3: an arming forgets what is armed in the same sector",
+     {"core/bitmap/dirty_bits.cpp": [("page.precise[word].load() | page.durable[word].load());", "page.precise[word].load());")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B3: a region is cooled that a change has made precise",
+     {"core/bitmap/dirty_bits.cpp": [("    const std::uint64_t extra = before & ~page.precise[word].load();\n"
+       "    if (extra == 0)\n        return false;\n",
+       "    const std::uint64_t extra = before & ~page.precise[word].load();\n"
+       "    if (before == 0)\n        return false;\n    page.precise[word].fetch_and(~(before >> 1));\n")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B3: a clearing write that comes late",
+     {"core/bitmap/arming.cpp": [("        for (const SmallWrite &write : writes)\n"
+       "            TRY(image_.store().write(write.offset, write.bytes).in(\"bitmap data\"));\n"
+       "        bitmap.bits.written(*image);",
+       "        static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"
+       "        if (late.first == this)\n"
+       "            for (const SmallWrite &write : late.second)\n"
+       "                TRY(image_.store().write(write.offset, write.bytes));\n"
+       "        late = {this, writes};\n"
+       "        bitmap.bits.written(*image);")]},
+     ["bits_that_come_and_go", "bits_under_threads"]),
+    ("B8: on-close: the mark is gone before the bits are there",
+     {"core/bitmap/tracker.cpp": [("    TRY(arming_.store());\n    if (!may_be_in_use_)\n        return {};\n    TRY(set_in_use(false));  // B8\n",
+       "    if (may_be_in_use_)\n        TRY(set_in_use(false));\n    TRY(arming_.store());\n"
+       "    if (!may_be_in_use_)\n        return {};\n")]},
+     ["marks_that_come_and_go"]),
+    ("B1: on-close: the mark is not durable",
+     {"core/bitmap/tracker.cpp": [("            TRY(write_flags(*bitmap, in_use));\n    return image_.store().flush();",
+       "            TRY(write_flags(*bitmap, in_use));\n    return {};")]},
+     ["marks_that_come_and_go"]),
+    ("W1: names before refcounts",
+     {"core/image/allocator.cpp": [("    if (result)\n        result = store_.flush();\n    if (!result)\n        for (const HostRun &run : runs)\n",
+       "    if (!result)\n        for (const HostRun &run : runs)\n")]},
+     ["any_image", "small_clusters"]),
+    ("W2: what an entry makes readable is not there yet",
+     {"core/image/image.cpp": [("    Result<void> result = flush_stores();  // W2, W1\n    if (sealed.empty())\n        return result;\n",
+       "    Result<void> result;\n    if (sealed.empty())\n        return flush_stores();\n")]},
+     ["any_image"]),
+    ("W2: every cluster is called fresh",
+     {"core/image/allocator.cpp": [("    return cluster >= fresh_mark_ && geometry_.offset_of(cluster).value >= store_.fresh_from();",
+       "    return cluster.value != 0;")]},
+     ["any_image"]),
+    ("W3: refcounts fall before the names are gone",
+     {"core/image/image.cpp": [("    const std::vector<HostRun> released = sealed.released;\n    mapping_.unseal",
+       "    const std::vector<HostRun> released;\n    mapping_.unseal"),
+      ("    if (result)\n        result = mapping_.write(sealed);\n",
+       "    for (const HostRun &run : sealed.released)\n        give_back(run);\n"
+       "    if (result)\n        result = mapping_.write(sealed);\n")]},
+     ["any_image"]),
+    ("W3: a cluster is used again before its name is gone",
+     {"core/image/mapping.cpp": [("        released_.push_back({HostCluster(clusters.begin), clusters.length()});\n}",
+       "        allocator_.lower({HostCluster(clusters.begin), clusters.length()});\n}")]},
+     ["any_image", "small_clusters"]),
+    ("W3: a hole is punched before the name is gone",
+     {"core/image/image.cpp": [("    Result<void> result = flush_stores();  // W2, W1\n",
+       "    for (const HostRun &run : sealed.released)\n"
+       "        for (const HostRun &last : allocator_.last_references(run))\n"
+       "            (void)store_.discard(geometry_.offset_of(last.first).value,\n"
+       "                                 last.count * geometry_.cluster_size());\n"
+       "    Result<void> result = flush_stores();  // W2, W1\n")]},
+     ["any_image"]),
+    ("W4: a guest flush does not wait for the mapping",
+     {"core/image/image.cpp": [("    if (result)\n        result = store_.flush();  // W4\n", "")]},
+     ["any_image"]),
+    ("W5: a failed flush is believed later",
+     {"core/image/guarded_store.cpp": [("    failed_ = true;  // W5\n", "")]},
+     ["a_flush_that_fails"]),
+    ("W6: bit 63 where the refcount is not 1",
+     {"core/image/mapping.cpp": [("            if (TRY(allocator_.refcount(host)) != 1)\n", "            if (host.value == 0)\n")]},
+     ["any_image", "small_clusters"]),
+    ("H1: the header names what is not there yet",
+     {"core/image/aside.cpp": [("    TRY(image_.store().flush());\n    TRY(image_.header().commit(change));",
+       "    TRY(image_.header().commit(change));")]},
+     ["any_image", "small_clusters"]),
+]
+
+
+def mutated(path, changes):
+    text = (SOURCES / path).read_text()
+    for there, instead in changes:
+        if text.count(there) != 1:
+            raise SystemExit(f"{path}: this is there {text.count(there)} times, not once:\n{there}")
+        text = text.replace(there, instead)
+    return text
+
+
+def cases(program):
+    """Those of the simulator, that is of the suite `crash`."""
+    listed = subprocess.run([program, "--list_content"], capture_output=True, text=True)
+    lines = (listed.stdout + listed.stderr).splitlines()
+    return [line.strip().rstrip("*") for line in lines[1:lines.index("repair_crash*")]
+            if re.match(r"    \S", line)]
+
+
+def survives(program, order):
+    """None, or in words how it was found."""
+    for case in order:
+        try:
+            done = subprocess.run([program, f"--run_test=crash/{case}"], capture_output=True, text=True,
+                                 errors="replace", timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"{case} hangs"
+        if done.returncode != 0:
+            said = [line for line in done.stdout.splitlines() + done.stderr.splitlines()
+                    if "error" in line or "INVARIANT" in line]
+            return f"{case}: {said[0].split('error', 1)[-1][:150] if said else done.returncode}"
+    return None
+
+
+def run(command):
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{command}\n{done.stderr}")
+
+
+def build(folder, files):
+    objects = []
+    for path, changes in files.items():
+        source = folder / (path.replace("/", "-"))
+        source.write_text(mutated(path, changes))
+        objects.append(f"{source}.o")
+        run(f"{os.environ['COMPILE']} -Wno-error -c {source} -o {source}.o")
+    program = folder / "mutant"
+    run(f"{os.environ['LINK']} -o {program} {os.environ['OBJECTS']} {' '.join(objects)} "
+        f"{os.environ['LIBRARIES']}")
+    return program
+
+
+def main():
+    wanted = os.environ.get("MUTATION", "")
+    all_cases = cases("crash/crash_tests")
+    found = lost = 0
+    for name, files, first in MUTATIONS:
+        for path, changes in files.items():
+            mutated(path, changes)
+        if wanted not in name:
+            continue
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            program = build(pathlib.Path(folder), files)
+            how = survives(program, first + [case for case in all_cases if case not in first])
+        seconds = f"({time.monotonic() - began:.0f} s)"
+        if how:
+            found += 1
+            print(f"PASS: {name} {seconds}: {how}", flush=True)
+        else:
+            lost += 1
+            print(f"FAIL: {name} {seconds}: no test has found it", flush=True)
+    print(f"{found} passed, {lost} failed, 0 skipped")
+    return lost != 0 or found == 0
+
+
+sys.exit(main())
