@@ -241,10 +241,10 @@ BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
     for (const auto &[request_name, request] : requests)
         for (const FaultKind &kind : fault_kinds) {
             BOOST_TEST_INFO_SCOPE(request_name << " meets a fault of " << kind.name);
-            struck += for_each_fault(kind.fault, [&](FaultPlan &plan) {
+            struck += for_each_fault(kind.fault, [&, &asked = request](FaultPlan &plan) {
                 BOOST_TEST_INFO_SCOPE("number " << plan.fault().nth);
                 Trial trial(plan);
-                trial.with_fault([&] { request(trial); });
+                trial.with_fault([&] { asked(trial); });
                 trial.judge();
             });
         }
