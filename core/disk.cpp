@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/request.h"
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
 #include "core/format/limits.h"
@@ -21,7 +22,7 @@ constexpr std::size_t extents_max = 1 << 14;
 
 BitmapRequest request_of(const DiskOptions &options)
 {
-    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min};
+    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min, options.recover_all_dirty};
 }
 
 // Nothing can be durable without a flush.
@@ -88,8 +89,9 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
     Opened opened = TRY(open_image(store, options));
-    if (!options.read_only)
-        TRY(opened.tracker->check(request_of(options)));
+    // A directory that cannot be read makes the disk read-only; that is told below.
+    if (const auto directory = BitmapDirectory::load(*opened.image); directory && !options.read_only)
+        TRY(check_request(request_of(options), *opened.image, *directory));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
     if (options.read_only)
         return disk;
@@ -115,16 +117,16 @@ std::optional<Error> Disk::why_read_only() const
     return broken_ ? broken_ : why_read_only_;
 }
 
-std::vector<std::string> Disk::report() const
+std::vector<ReportLine> Disk::report() const
 {
     Passage passage(gate_);
-    if (broken_)
+    if (!image_ || options_.snapshot)
         return {};
-    std::vector<std::string> lines = tracker_->report();
+    std::vector<ReportLine> lines = report_bitmaps(*image_);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
-        lines.push_back("the disk has " + std::to_string(image_->disk_size()) +
-                        " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
-                        " leaves a larger one as it is");
+        lines.push_back({LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
+                                              " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
+                                              " leaves a larger one as it is"});
     return lines;
 }
 
@@ -135,16 +137,17 @@ Result<void> Disk::begin_writing()
     if (why_read_only_)
         return {};
     TRY(image_->begin_writing());
+    begun_ = true;
     if (image_->disk_size() < options_.size_min)
         TRY(resize_alone(options_.size_min).in("qcow2-resize="));
-    const Result<void> made = tracker_->make(request_of(options_));
-    begun_ = true;
+    const BitmapRequest request = request_of(options_);
+    const BitmapDirectory directory = TRY(BitmapDirectory::load(*image_));
+    if (asks_for_change(request, *image_, directory))
+        TRY(restructure_alone([&](Image &image) { return fulfil(request, image); }));
     if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
         log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
                     "after a clean stop only (bitmap-sync=on-close)");
-    // Also what a failure has given back.
-    const Result<void> settled = image_->settle();
-    return made ? settled : made;
+    return why_read_only_ ? Result<void>() : image_->settle();
 }
 
 // A disk may have shrunk since the client asked for its size.
@@ -321,6 +324,8 @@ Result<void> Disk::open_anew()
     why_read_only_ = why_read_only_of(store_, options_, *image_, *tracker_);
     if (cause)
         image_->store().fail(*cause);
+    if (why_read_only_)
+        log_warning("the disk is served read-only from now on: " + why_read_only_->what);
     return why_read_only_ || cause ? Result<void>() : image_->begin_writing();
 }
 

@@ -32,13 +32,13 @@
 #include "core/base/range.h"
 #include "core/base/result.h"
 #include "core/bitmap/bitmap_sync.h"
+#include "core/bitmap/report.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
 #include "core/image/snapshots.h"
 
 namespace qcow2 {
 
-class Image;
 class Tracker;
 
 struct DiskOptions {
@@ -52,6 +52,8 @@ struct DiskOptions {
     // How much of the disk is armed for one change, at least (core/bitmap/
     // arming.h): bytes, a power of two.
     std::uint64_t region_bytes = 16 << 20;
+    // Inconsistent bitmaps become valid again, with all bits set.
+    bool recover_all_dirty = false;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 256 GiB.
     std::uint64_t cache_bytes = 0;
     // Who opens the files that the image names (backing files); nullptr: such
@@ -95,11 +97,13 @@ public:
     std::optional<Error> why_read_only() const;
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
-    // A line for each thing the person should know: bitmaps and their states.
-    std::vector<std::string> report() const;
+    // A line for each thing the person should know: bitmaps and their states,
+    // as they stand in the file. Reads them all.
+    std::vector<ReportLine> report() const;
 
     // Once, before the first write, zero or trim: makes the disk as large, and
-    // the bitmaps, as the options ask. Nothing to do on a read-only disk.
+    // recovers and makes the bitmaps, as the options ask. Nothing to do on a
+    // read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);

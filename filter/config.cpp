@@ -12,6 +12,7 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/arith.h"
+#include "core/format/bitmap_directory.h"
 #include "core/format/limits.h"
 #include "core/image/create.h"
 
@@ -21,49 +22,10 @@ namespace {
 
 Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
 
-// The length of the UTF-8 sequence at the front, 0 if it is none.
-std::size_t utf8_sequence(std::string_view text)
-{
-    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-    const unsigned char first = byte(0);
-    if (first < 0x80)
-        return 1;
-    const std::size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
-    if (length == 0 || text.size() < length)
-        return 0;
-    // The second byte also keeps out overlong forms, surrogates, and what lies
-    // above U+10FFFF.
-    const unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-    const unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    if (byte(1) < low || byte(1) > high)
-        return 0;
-    for (std::size_t i = 2; i < length; ++i) {
-        if ((byte(i) & 0xc0) != 0x80)
-            return 0;
-    }
-    return length;
-}
-
-bool is_utf8(std::string_view text)
-{
-    while (!text.empty()) {
-        const std::size_t length = utf8_sequence(text);
-        if (length == 0)
-            return false;
-        text.remove_prefix(length);
-    }
-    return true;
-}
-
 Result<void> take_bitmap(Config &config, const char *value)
 {
     const std::string name = value;
-    if (name.empty() || name.size() > limits::bitmap_name_bytes_max)
-        return invalid("bitmap=: the name of a bitmap has 1 to " +
-                       std::to_string(limits::bitmap_name_bytes_max) + " bytes, not " +
-                       std::to_string(name.size()));
-    if (!is_utf8(name))
-        return invalid("bitmap=: the name is not valid UTF-8");
+    TRY(check_bitmap_name(name).in("bitmap="));
     auto &names = config.disk.bitmaps;
     if (std::find(names.begin(), names.end(), name) == names.end())
         names.push_back(name);
@@ -89,6 +51,15 @@ Result<void> take_bitmap_sync(Config &config, const char *value)
     if (word != "durable" && word != "on-close")
         return invalid(std::string("bitmap-sync=") + value + ": the word must be durable or on-close");
     config.disk.bitmap_sync = word == "durable" ? BitmapSync::durable : BitmapSync::on_close;
+    return {};
+}
+
+Result<void> take_bitmap_recover(Config &config, const char *value)
+{
+    const std::string_view word = value;
+    if (word != "keep" && word != "all-dirty")
+        return invalid(std::string("bitmap-recover=") + value + ": the word must be keep or all-dirty");
+    config.disk.recover_all_dirty = word == "all-dirty";
     return {};
 }
 
@@ -210,6 +181,8 @@ constexpr Key keys[] = {
      "This bitmap exists and is enabled; may be repeated."},
     {"bitmap-granularity", "<SIZE>", take_bitmap_granularity,
      "Granularity of bitmaps that bitmap= makes, 512 to 2G."},
+    {"bitmap-recover", "keep|all-dirty", take_bitmap_recover,
+     "Inconsistent bitmaps stay (default), or get all bits set."},
     {"bitmap-sync", "durable|on-close", take_bitmap_sync,
      "Bitmaps survive a crash (default), or as with QEMU."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
@@ -263,6 +236,8 @@ std::string make_help()
 std::string Config::keys_that_change() const
 {
     std::string keys = disk.bitmaps.empty() ? "" : "bitmap=";
+    if (disk.recover_all_dirty)
+        keys += keys.empty() ? "bitmap-recover=" : ", bitmap-recover=";
     if (create_size)
         keys += keys.empty() ? "qcow2-create=" : ", qcow2-create=";
     if (disk.size_min != 0)

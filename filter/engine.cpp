@@ -355,8 +355,8 @@ Result<void> Engine::hold_file()
 
 void Engine::say_what_is_there(bool read_only)
 {
-    for (const std::string &line : disk_->report())
-        log_debug(line);
+    for (const ReportLine &line : disk_->report())
+        line.level == LogLevel::warning ? log_warning(line.text) : log_debug(line.text);
     if (!disk_->why_read_only())
         return;
     if (!read_only && !read_only_said_)

@@ -6,20 +6,10 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/directory.h"
 #include "core/format/findings.h"
-#include "core/format/limits.h"
 
 namespace qcow2 {
-
-// Names may be any bytes: those that a terminal would take amiss become '?'.
-std::string quoted(const std::string &name)
-{
-    std::string text = "bitmap '" + name + "'";
-    for (char &c : text)
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-            c = '?';
-    return text;
-}
 
 Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes)
     : image_(image), sync_(sync), region_bytes_(region_bytes),
@@ -29,49 +19,20 @@ Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes)
 
 Result<void> Tracker::open()
 {
-    const HeaderArea area = image_.header().area();
-    const Extension *extension = area.find(ExtensionType::bitmaps);
-    const bool bit = area.header.autoclear_features & autoclear::bitmaps;
-    if (area.header.version < 3) {
-        if (extension)
-            note_ = "the bitmaps of a version 2 image cannot be trusted; they are left alone";
+    auto directory = BitmapDirectory::load(image_);
+    if (!directory) {
+        if (directory.error().code == Errc::io)
+            return directory.error();
+        why_read_only_ = std::move(directory).error();
         return {};
     }
-    if (bit && !extension) {
-        why_read_only_ = finding(Finding::bitmaps_extension_missing);
+    directory_ = directory->offset();
+    directory_clusters_ = directory->clusters();
+    entries_ = std::move(directory->entries);
+    if (!image_.metadata().add(directory_clusters_)) {
+        why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
         return {};
     }
-    if (!extension)
-        return {};
-    if (!bit) {
-        note_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear); they are "
-                "left alone, 'qemu-img check -r leaks' frees them";
-        return {};
-    }
-    Result<void> result = open_directory(*extension);
-    if (!result) {
-        if (result.error().code == Errc::io)
-            return result;
-        why_read_only_ = std::move(result).error();
-    }
-    return {};
-}
-
-Result<void> Tracker::open_directory(const Extension &extension)
-{
-    const Geometry &geometry = image_.geometry();
-    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
-    const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
-    if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size,
-              image_.store().size()))
-        return finding(Finding::bitmap_directory_past_end, where);
-    Buffer bytes(bitmaps.bitmap_directory_size);
-    TRY(image_.store().read(bitmaps.bitmap_directory_offset.value, bytes).in(where));
-    entries_ = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
-    directory_ = bitmaps.bitmap_directory_offset;
-    directory_clusters_ = {geometry.cluster_of(directory_), geometry.clusters_for(bytes.size())};
-    if (!image_.metadata().add(directory_clusters_))
-        return finding(Finding::tables_overlap, where);
     for (std::size_t i = 0; i < entries_.size(); ++i)
         open_bitmap(i);
     return {};
@@ -97,109 +58,7 @@ void Tracker::open_bitmap(std::size_t i)
         return;
     not_followed_[i] = result.error();
     if (tracked && !why_read_only_)
-        why_read_only_ = std::move(result).error().in(quoted(e.name));
-}
-
-const BitmapDirectoryEntry *Tracker::find(const std::string &name) const
-{
-    const auto found = std::find_if(entries_.begin(), entries_.end(),
-                                    [&](const auto &e) { return e.name == name; });
-    return found == entries_.end() ? nullptr : &*found;
-}
-
-Result<void> Tracker::check(const BitmapRequest &request) const
-{
-    const Geometry &geometry = image_.geometry();
-    const std::uint32_t granularity_bits =
-        request.granularity_bits.value_or(default_granularity_bits(geometry));
-    const std::uint64_t disk_size = std::max(image_.disk_size(), request.disk_size_min);
-    std::size_t absent = 0;
-    for (const std::string &name : request.names) {
-        const std::string context = "bitmap='" + name + "'";
-        if (geometry.version < 3)
-            return Error(Errc::unsupported,
-                         context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
-                                   "-o compat=1.1' makes it version 3");
-        const BitmapDirectoryEntry *e = find(name);
-        if (!e) {
-            TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
-            ++absent;
-        } else if (e->in_use()) {
-            return Error(Errc::busy, context + ": it is inconsistent (in_use: it was not stored "
-                                               "when the image was last used); 'qemu-img bitmap "
-                                               "--remove' makes room for a new one");
-        } else if (!e->enabled()) {
-            return Error(Errc::busy, context + ": it is disabled, perhaps the frozen record of a "
-                                               "backup; 'qemu-img bitmap --enable' enables it");
-        } else if (e->finding) {
-            return finding(*e->finding).in(context);
-        }
-    }
-    if (entries_.size() + absent > limits::bitmaps_max)
-        return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
-    if (absent != 0) {
-        HeaderArea area = image_.header().area();
-        area.extensions = with_bitmaps_extension(area.extensions, BitmapsExtension());
-        TRY(encode_header_area(area, {}).in("bitmap=: no room for the bitmaps extension"));
-    }
-    return {};
-}
-
-Result<void> Tracker::make(const BitmapRequest &request)
-{
-    TRY(check(request));
-    std::vector<BitmapDirectoryEntry> entries = entries_;
-    Aside aside(image_);
-    for (const std::string &name : request.names) {
-        const auto same_name = [&](const auto &e) { return e.name == name; };
-        if (std::none_of(entries.begin(), entries.end(), same_name))
-            entries.push_back(TRY(make_entry(name, request.granularity_bits, aside)));
-    }
-    return entries.size() == entries_.size() ? Result<void>() : publish(entries, aside);
-}
-
-Result<BitmapDirectoryEntry> Tracker::make_entry(const std::string &name,
-                                                 std::optional<std::uint32_t> granularity_bits,
-                                                 Aside &aside)
-{
-    const Geometry &geometry = image_.geometry();
-    BitmapDirectoryEntry e;
-    e.name = name;
-    e.flags = bitmap_flags::auto_;
-    e.granularity_bits =
-        static_cast<std::uint8_t>(granularity_bits.value_or(default_granularity_bits(geometry)));
-    const BitmapSize size = BitmapSize::of(image_.disk_size(), e.granularity_bits, geometry);
-    e.bitmap_table_size = static_cast<std::uint32_t>(size.table_entries);
-    e.bitmap_table_offset = TRY(aside.write(Buffer(size.table_entries * 8)));
-    return e;
-}
-
-// A new directory, aside; then the header names it (H1), and the old one goes.
-Result<void> Tracker::publish(std::vector<BitmapDirectoryEntry> entries, Aside &aside)
-{
-    const Buffer bytes = encode_bitmap_directory(entries);
-    BitmapsExtension bitmaps;
-    bitmaps.nb_bitmaps = static_cast<std::uint32_t>(entries.size());
-    bitmaps.bitmap_directory_size = bytes.size();
-    bitmaps.bitmap_directory_offset = TRY(aside.write(bytes).in("bitmap directory"));
-    aside.replace(directory_clusters_);
-    TRY(aside.commit([&](HeaderArea &area) {
-        area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
-        area.header.autoclear_features |= autoclear::bitmaps;
-    }));
-
-    const Geometry &geometry = image_.geometry();
-    image_.metadata().remove(directory_clusters_);
-    directory_ = bitmaps.bitmap_directory_offset;
-    directory_clusters_ = {geometry.cluster_of(directory_), geometry.clusters_for(bytes.size())};
-    image_.metadata().add(directory_clusters_);
-    note_.clear();
-    const std::size_t known = std::exchange(entries_, std::move(entries)).size();
-    for (std::size_t i = known; i < entries_.size(); ++i)
-        open_bitmap(i);
-    if (why_read_only_)
-        return *why_read_only_;
-    return {};
+        why_read_only_ = std::move(result).error().in("bitmap " + quoted(e.name));
 }
 
 // The word lies in one sector, because entries begin at multiples of 8.
@@ -209,7 +68,7 @@ Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
     const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
     return image_.store()
         .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-        .in(quoted(e.name) + ", flags");
+        .in("bitmap " + quoted(e.name) + ", flags");
 }
 
 // Those of all that are kept true.
@@ -224,7 +83,7 @@ Result<void> Tracker::set_in_use(bool in_use)
 // B7: there was no room even to say that everything is dirty.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning(quoted(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
+    log_warning("bitmap " + quoted(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
     TRY(write_flags(bitmap, true));
     return image_.store().flush();
 }
@@ -235,7 +94,7 @@ Result<void> Tracker::before_change(Range bytes)
     for (const auto &bitmap : enabled_)
         if (!bitmap->lost.load(std::memory_order_relaxed))
             durable &= TRY(bitmap->bits.mark(bytes.touched(bitmap->granularity))
-                               .in(quoted(bitmap->name)));
+                               .in("bitmap " + quoted(bitmap->name)));
     if (durable)
         return {};
     return sync_ == BitmapSync::durable ? arming_.arm(bytes) : mark_all();
@@ -268,23 +127,6 @@ Result<void> Tracker::store()
     in_use_ = false;
     may_be_in_use_ = false;
     return {};
-}
-
-std::vector<std::string> Tracker::report() const
-{
-    std::vector<std::string> lines;
-    if (!note_.empty())
-        lines.push_back(note_);
-    for (const BitmapDirectoryEntry &e : entries_) {
-        std::string state = !e.enabled() ? "disabled, kept as it is" : "enabled, tracked";
-        if (e.in_use())
-            state = "inconsistent (in_use), kept as it is; 'qemu-img bitmap --remove' removes it";
-        else if (e.finding)
-            state = "cannot be used: " + std::string(sentence_of(*e.finding));
-        lines.push_back(quoted(e.name) + ", granularity " + std::to_string(e.granularity()) +
-                        ": " + state);
-    }
-    return lines;
 }
 
 }  // namespace qcow2

@@ -18,10 +18,10 @@
 //     Arming.
 // B8  After store() each bitmap is exactly the granules touched while it was
 //     enabled, plus what was set before.
-// H4  An extension found with autoclear bit 0 clear is never written to; the
-//     first bitmap we make replaces it by a new directory.
+// H4  An extension found with autoclear bit 0 clear is never written to.
+//     BitmapDirectory.
 //
-// before_change(), cool() and report() may be called from any thread. All
+// before_change() and cool() may be called from any thread. All
 // else: nobody else is inside.
 
 #pragma once
@@ -35,19 +35,8 @@
 #include "core/base/mutex.h"
 #include "core/bitmap/arming.h"
 #include "core/bitmap/bitmap_sync.h"
-#include "core/image/aside.h"
 
 namespace qcow2 {
-
-struct BitmapRequest {
-    std::vector<std::string> names;
-    std::optional<std::uint32_t> granularity_bits;
-    // The disk is to have at least this size before they are made.
-    std::uint64_t disk_size_min = 0;
-};
-
-// For messages: "bitmap 'b0'".
-std::string quoted(const std::string &name);
 
 class Tracker {
 public:
@@ -58,11 +47,6 @@ public:
     // being kept true does not fail: why_read_only() says it.
     Result<void> open();
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
-
-    // Whether make() could do this: the error tells the cure.
-    Result<void> check(const BitmapRequest &request) const;
-    // Makes the bitmaps that are asked for and absent: one header commit (H1).
-    Result<void> make(const BitmapRequest &request);
 
     // B1, B2, B6: marks the bytes of this range, before they change.
     Result<void> before_change(Range bytes);
@@ -77,9 +61,6 @@ public:
     // True if there is a bitmap that is kept true.
     bool tracks() const { return !enabled_.empty(); }
 
-    // A line for each bitmap.
-    std::vector<std::string> report() const;
-
     // The directory, for those who change it; empty if it is not used.
     const std::vector<BitmapDirectoryEntry> &entries() const { return entries_; }
     HostRun directory_clusters() const { return directory_clusters_; }
@@ -91,24 +72,16 @@ public:
     }
 
 private:
-    Result<void> open_directory(const Extension &extension);
     void open_bitmap(std::size_t entry);
-    const BitmapDirectoryEntry *find(const std::string &name) const;
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
     Result<void> set_in_use(bool in_use);
     Result<void> give_up(EnabledBitmap &bitmap);
     Result<void> mark_all() EXCLUDES(marks_);
 
-    Result<BitmapDirectoryEntry> make_entry(const std::string &name,
-                                            std::optional<std::uint32_t> granularity_bits,
-                                            Aside &aside);
-    Result<void> publish(std::vector<BitmapDirectoryEntry> entries, Aside &aside);
-
     Image &image_;
     const BitmapSync sync_;
     const std::uint64_t region_bytes_;
     std::optional<Error> why_read_only_;
-    std::string note_;      // what the report says of an extension that is not used
     HostOffset directory_;
     HostRun directory_clusters_;
     std::vector<BitmapDirectoryEntry> entries_;

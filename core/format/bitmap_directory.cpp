@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "core/base/log.h"
+#include "core/base/utf8.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -88,6 +89,17 @@ void find_duplicates(std::vector<BitmapDirectoryEntry> &entries)
 }
 
 }  // namespace
+
+Result<void> check_bitmap_name(std::string_view name)
+{
+    if (name.empty() || name.size() > limits::bitmap_name_bytes_max)
+        return Error(Errc::invalid, "the name of a bitmap has 1 to " +
+                                        std::to_string(limits::bitmap_name_bytes_max) + " bytes, not " +
+                                        std::to_string(name.size()));
+    if (!is_utf8(name) || name.find('\0') != name.npos)
+        return Error(Errc::invalid, "the name is not valid UTF-8");
+    return {};
+}
 
 Result<std::vector<BitmapDirectoryEntry>> decode_bitmap_directory(Bytes bytes,
                                                                   std::uint32_t nb_bitmaps,

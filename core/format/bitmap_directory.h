@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/format/findings.h"
@@ -71,6 +72,10 @@ struct BitmapDirectoryEntry {
     }
     friend bool operator==(const BitmapDirectoryEntry &, const BitmapDirectoryEntry &) = default;
 };
+
+// Whether we would give a bitmap this name: 1 to 1023 bytes, UTF-8, no NUL.
+// (What others wrote may be any bytes.)
+Result<void> check_bitmap_name(std::string_view name);
 
 // bytes: exactly bitmap_directory_size. Checked for each entry alone and for
 // unique names; the size of the table against the disk's: bitmap_table.h.

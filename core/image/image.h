@@ -66,6 +66,7 @@ public:
     // For the bitmaps, whose clusters are the image's.
     GuardedStore &store() { return store_; }
     ImageHeader &header() { return header_; }
+    const ImageHeader &header() const { return header_; }
     Allocator &allocator() { return allocator_; }
     MetadataMap &metadata() { return metadata_; }
 

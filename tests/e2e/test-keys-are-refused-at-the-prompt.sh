@@ -26,6 +26,7 @@ for value in 3000 0 256 4G -1 x '' 64kk; do
     refused "bitmap-granularity=$value: not a power of two from 512 to 2G" file disk.qcow2 \
         bitmap=b0 bitmap-granularity=$value
 done
+refused "bitmap-recover=all: the word must be keep or all-dirty" file disk.qcow2 bitmap-recover=all
 refused "bitmap-sync=never: the word must be durable or on-close" file disk.qcow2 bitmap-sync=never
 for value in 0 x '' -4M 99999999999999999999; do
     refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
@@ -47,7 +48,7 @@ same "$(bitmap_info disk.qcow2 "Größe 🐄")" "65536 auto"
 
 step "the help"
 "${nbdkit_command[@]}" --filter="$FILTER" file --help >help
-for key in bitmap bitmap-granularity bitmap-sync qcow2-cache qcow2-create qcow2-discard qcow2-files \
+for key in bitmap bitmap-granularity bitmap-recover bitmap-sync qcow2-cache qcow2-create qcow2-discard qcow2-files \
     qcow2-lock; do
     grep -q "^ *$key=" help || fail "--help does not know $key"
 done

@@ -36,14 +36,18 @@ BOOST_AUTO_TEST_CASE(our_keys_are_taken)
     Config config;
     BOOST_CHECK(config.keys_that_change().empty());
     for (const auto &[key, value] : {std::pair{"bitmap", "b0"}, {"bitmap", "b1"}, {"bitmap", "b0"},
-                                     {"bitmap-granularity", "64K"}, {"bitmap-sync", "on-close"},
+                                     {"bitmap-granularity", "64K"}, {"bitmap-recover", "all-dirty"},
+                                     {"bitmap-sync", "on-close"},
                                      {"qcow2-cache", "1M"}, {"qcow2-lock", "off"}})
         BOOST_CHECK(must(take_key(config, key, value)));
     BOOST_CHECK((config.disk.bitmaps == std::vector<std::string>{"b0", "b1"}));
     BOOST_CHECK_EQUAL(*config.disk.bitmap_granularity_bits, 16);
     BOOST_CHECK_EQUAL(config.disk.cache_bytes, 1 << 20);
     BOOST_CHECK(!config.lock);
-    BOOST_CHECK_EQUAL(config.keys_that_change(), "bitmap=");
+    BOOST_CHECK_EQUAL(config.keys_that_change(), "bitmap=, bitmap-recover=");
+    BOOST_CHECK(config.disk.recover_all_dirty);
+    BOOST_CHECK(must(take_key(config, "bitmap-recover", "keep")));
+    BOOST_CHECK(!config.disk.recover_all_dirty);
 }
 
 BOOST_AUTO_TEST_CASE(keys_of_others_go_on)
@@ -68,6 +72,7 @@ BOOST_DATA_TEST_CASE(bad_values_are_refused_with_the_key_in_the_message,
                          {"bitmap-granularity", "4G"},
                          {"bitmap-granularity", "0"},
                          {"bitmap-granularity", "large"},
+                         {"bitmap-recover", "all"},
                          {"bitmap-sync", "always"},
                          {"qcow2-cache", "0"},
                          {"qcow2-cache", "much"},
@@ -98,7 +103,6 @@ BOOST_AUTO_TEST_CASE(the_range_of_the_granularity_is_said)
 BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 {
     BOOST_CHECK_NE(refused("qcow2-grow", "1G").find("'qcow2-grow'"), std::string::npos);
-    BOOST_CHECK_NE(refused("bitmap-recover", "keep").find("'bitmap-recover'"), std::string::npos);
     BOOST_CHECK_NE(refused("bitmaps", "b0").find("'bitmaps'"), std::string::npos);
     refused("dir", "/tmp");
     refused("dirfd", "3");
@@ -107,7 +111,7 @@ BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 BOOST_AUTO_TEST_CASE(the_help_has_a_line_for_each_key)
 {
     const std::string help = std::string("\n") + config_help();
-    for (const char *key : {"bitmap=", "bitmap-granularity=", "bitmap-sync=", "qcow2-cache=", "qcow2-lock="})
+    for (const char *key : {"bitmap=", "bitmap-granularity=", "bitmap-recover=", "bitmap-sync=", "qcow2-cache=", "qcow2-lock="})
         BOOST_CHECK_NE(help.find(std::string("\n") + key), std::string::npos);
 }
 

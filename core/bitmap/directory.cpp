@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/directory.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+Result<BitmapDirectory> BitmapDirectory::load(Image &image)
+{
+    BitmapDirectory directory;
+    const HeaderArea area = image.header().area();
+    const Extension *extension = area.find(ExtensionType::bitmaps);
+    const bool bit = area.header.autoclear_features & autoclear::bitmaps;
+    if (area.header.version < 3) {
+        if (extension)
+            directory.stale_ = "the bitmaps of a version 2 image cannot be trusted; they are left alone";
+        return directory;
+    }
+    if (bit && !extension)
+        return finding(Finding::bitmaps_extension_missing);
+    if (!extension)
+        return directory;
+    if (!bit) {
+        directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear); they "
+                           "are left alone, 'qemu-img check -r leaks' frees them";
+        return directory;
+    }
+    const Geometry &geometry = image.geometry();
+    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension->data, geometry));
+    const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
+    if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size, image.store().size()))
+        return finding(Finding::bitmap_directory_past_end, where);
+    Buffer bytes(bitmaps.bitmap_directory_size);
+    TRY(image.store().read(bitmaps.bitmap_directory_offset.value, bytes).in(where));
+    directory.entries = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
+    directory.offset_ = bitmaps.bitmap_directory_offset;
+    directory.clusters_ = {geometry.cluster_of(directory.offset_), geometry.clusters_for(bytes.size())};
+    return directory;
+}
+
+const BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name) const
+{
+    const auto found = std::ranges::find(entries, name, &BitmapDirectoryEntry::name);
+    return found == entries.end() ? nullptr : &*found;
+}
+
+BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name)
+{
+    return const_cast<BitmapDirectoryEntry *>(std::as_const(*this).find(name));
+}
+
+Result<ImageHeader::Change> BitmapDirectory::replace(Aside &aside) const
+{
+    aside.replace(clusters_);
+    if (entries.empty())
+        return ImageHeader::Change([](HeaderArea &area) {
+            area.extensions = with_bitmaps_extension(area.extensions, std::nullopt);
+            area.header.autoclear_features &= ~autoclear::bitmaps;
+        });
+    if (entries.size() > limits::bitmaps_max)
+        return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
+    std::vector<BitmapDirectoryEntry> placed = entries;
+    Buffer bytes = encode_bitmap_directory(placed);
+    if (bytes.size() > limits::bitmap_directory_bytes_max)
+        return Error(Errc::invalid, "the bitmap directory would be larger than 64 MiB");
+    BitmapsExtension bitmaps;
+    bitmaps.nb_bitmaps = static_cast<std::uint32_t>(placed.size());
+    bitmaps.bitmap_directory_size = bytes.size();
+    bitmaps.bitmap_directory_offset = TRY(aside.write(std::move(bytes)).in("bitmap directory"));
+    return ImageHeader::Change([bitmaps](HeaderArea &area) {
+        area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
+        area.header.autoclear_features |= autoclear::bitmaps;
+    });
+}
+
+}  // namespace qcow2

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// BitmapDirectory: the bitmaps extension and the directory that it names, as
+// they stand in the file; and how a structural change puts others in their
+// place (H1):
+//
+//     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+//     ...change directory.entries, with tables written aside...
+//     const auto change = TRY(directory.replace(aside));
+//     TRY(aside.commit([&](HeaderArea &area) { change(area); ...more... }));
+//
+// One thread; for a change, inside Disk::restructure().
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/format/bitmap_directory.h"
+#include "core/image/aside.h"
+
+namespace qcow2 {
+
+class BitmapDirectory {
+public:
+    // An image without bitmaps has an empty directory. So has one whose
+    // extension nothing vouches for (H4): stale() says it. A directory whose
+    // records cannot be told apart, or an extension that is no such, is an
+    // error; a record that is wrong in itself has its finding in the entry.
+    static Result<BitmapDirectory> load(Image &image);
+
+    // Why the extension that is there must not be used, in words; empty if it
+    // may be, or there is none.
+    const std::string &stale() const { return stale_; }
+
+    // Where it is; HostOffset(0) if there is none. Positions of entries count
+    // from here.
+    HostOffset offset() const { return offset_; }
+    HostRun clusters() const { return clusters_; }
+
+    std::vector<BitmapDirectoryEntry> entries;
+
+    // nullptr: there is no bitmap of this name. The first of several.
+    BitmapDirectoryEntry *find(std::string_view name);
+    const BitmapDirectoryEntry *find(std::string_view name) const;
+
+    // Writes the entries aside, as a new directory, and lets the old one go.
+    // Done to the header area, the change makes the header name it; without
+    // entries, extension and autoclear bit 0 go (H4).
+    Result<ImageHeader::Change> replace(Aside &aside) const;
+
+private:
+    HostOffset offset_;
+    HostRun clusters_;
+    std::string stale_;
+};
+
+}  // namespace qcow2

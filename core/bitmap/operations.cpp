@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/operations.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "core/base/log.h"
+#include "core/bitmap/bitmap_data.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+std::string words_for(const std::string &name) { return "bitmap " + quoted(name); }
+
+Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::string &name)
+{
+    BitmapDirectoryEntry *entry = directory.find(name);
+    if (!entry)
+        return Error(Errc::not_found, "there is no " + words_for(name));
+    return entry;
+}
+
+// A foreign one is kept, and neither used nor changed: nobody knows what it is.
+Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
+{
+    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for(entry.name)) : Result<void>();
+}
+
+// What its bits say is known, and may be changed.
+Result<BitmapDirectoryEntry *> consistent(BitmapDirectory &directory, const std::string &name)
+{
+    BitmapDirectoryEntry *entry = TRY(existing(directory, name));
+    if (entry->in_use())
+        return Error(Errc::busy, words_for(name) + " is inconsistent (in_use: it was not stored when the "
+                                 "image was last used); it can only be removed, or made valid by "
+                                 "bitmap-recover=all-dirty");
+    TRY(check_not_foreign(*entry));
+    return entry;
+}
+
+Result<void> commit(Aside &aside, const BitmapDirectory &directory)
+{
+    return aside.commit(TRY(directory.replace(aside)));
+}
+
+// One word of one sector, because entries begin at multiples of 8. A write that
+// failed may have landed: until the old word is back, nobody knows.
+Result<void> set_enabled(Image &image, const std::string &name, bool enabled)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    const BitmapDirectoryEntry &entry = *TRY(consistent(directory, name));
+    if (entry.enabled() == enabled)
+        return {};
+    const std::uint64_t place = directory.offset().value + entry.flags_position();
+    const auto write_flags = [&](std::uint32_t flags) {
+        const on_disk::be32 word(flags);
+        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(name) + ", flags");
+    };
+    Result<void> written = write_flags(entry.flags ^ bitmap_flags::auto_);
+    if (!written)
+        if (const auto restored = write_flags(entry.flags); !restored)
+            image.store().fail(Error(restored.error()).in("the old flags could not be put back"));
+    return written;
+}
+
+// Bits of another granularity: what touches is dirty.
+BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t to_size, std::uint32_t to_bits)
+{
+    BitVector to(to_size);
+    for (std::uint64_t begin = from.next_set(0); begin < from.size();) {
+        const std::uint64_t end = from.next_clear(begin);
+        const Range bytes{begin << from_bits, end << from_bits};
+        to.set({bytes.begin >> to_bits,
+                std::min(div_ceil(bytes.end, std::uint64_t(1) << to_bits), to_size)});
+        begin = from.next_set(end);
+    }
+    return to;
+}
+
+// As the entry would be; nullopt if it would not be sound even then.
+std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry, const Image &image)
+{
+    const Geometry &geometry = image.geometry();
+    BitmapDirectoryEntry e = entry;
+    e.flags &= ~bitmap_flags::in_use;
+    if (!check_bitmap_limits(image.disk_size(), e.granularity_bits, geometry))
+        return std::nullopt;
+    // Another table, wherever; then whatever is wrong lies in what is kept.
+    e.bitmap_table_offset = geometry.offset_of(HostCluster(1));
+    e.bitmap_table_size = 1;
+    std::vector<BitmapDirectoryEntry> alone = {e};
+    const auto decoded = decode_bitmap_directory(encode_bitmap_directory(alone), 1, geometry);
+    if (!decoded || decoded->front().finding)
+        return std::nullopt;
+    return e;
+}
+
+// Calls function(entry, as it would be) for all that can be recovered: of one
+// name only one may be valid.
+template <class Function>
+Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image &image, Function function)
+{
+    std::unordered_set<std::string_view> names;
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        if (!entry.in_use())
+            names.insert(entry.name);
+    for (const BitmapDirectoryEntry &entry : directory.entries) {
+        if (!entry.in_use())
+            continue;
+        auto as_it_would_be = recovered(entry, image);
+        if (as_it_would_be && names.insert(entry.name).second)
+            TRY(function(entry, *as_it_would_be));
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps)
+{
+    const Geometry &geometry = image.geometry();
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    Aside aside(image);
+    for (const NewBitmap &bitmap : bitmaps) {
+        if (geometry.version < 3)
+            return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
+                                            "compat=1.1' makes it version 3");
+        TRY(check_bitmap_name(bitmap.name));
+        if (directory.find(bitmap.name))
+            return Error(Errc::exists, words_for(bitmap.name) + " exists already");
+        const std::uint32_t granularity_bits =
+            bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
+        TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
+        BitmapDirectoryEntry entry;
+        entry.name = bitmap.name;
+        entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
+        entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
+        TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
+        directory.entries.push_back(std::move(entry));
+    }
+    return bitmaps.empty() ? Result<void>() : commit(aside, directory);
+}
+
+Result<void> remove_bitmap(Image &image, const std::string &name)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    const BitmapDirectoryEntry *entry = TRY(existing(directory, name));
+    TRY(check_not_foreign(*entry));
+    Aside aside(image);
+    TRY(BitmapClusters::of(image, directory)).release(aside, *entry);
+    directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
+    return commit(aside, directory);
+}
+
+Result<void> enable_bitmap(Image &image, const std::string &name) { return set_enabled(image, name, true); }
+
+Result<void> disable_bitmap(Image &image, const std::string &name) { return set_enabled(image, name, false); }
+
+Result<void> clear_bitmap(Image &image, const std::string &name)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    BitmapDirectoryEntry &entry = *TRY(consistent(directory, name));
+    Aside aside(image);
+    TRY(BitmapClusters::of(image, directory)).release(aside, entry);
+    TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
+    return commit(aside, directory);
+}
+
+Result<void> merge_bitmap(Image &image, const std::string &target_name, const std::string &source_name)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    BitmapDirectoryEntry &target = *TRY(consistent(directory, target_name));
+    const BitmapDirectoryEntry &source = *TRY(consistent(directory, source_name));
+    if (&target == &source)
+        return {};
+    BitVector bits = TRY(load_bits(image, target).in(words_for(target_name)));
+    const BitVector more = TRY(load_bits(image, source).in(words_for(source_name)));
+    bits.or_with(scaled(more, source.granularity_bits, bits.size(), target.granularity_bits));
+    Aside aside(image);
+    TRY(BitmapClusters::of(image, directory)).release(aside, target);
+    TRY(write_bits(aside, image, bits, target));
+    return commit(aside, directory);
+}
+
+bool is_recoverable(const BitmapDirectoryEntry &entry, const Image &image)
+{
+    return entry.in_use() && recovered(entry, image);
+}
+
+bool has_recoverable(const BitmapDirectory &directory, const Image &image)
+{
+    bool some = false;
+    const auto done = for_each_recoverable(directory, image, [&](const auto &, const auto &) {
+        some = true;
+        return Result<void>();
+    });
+    return done && some;
+}
+
+Result<void> recover_all_dirty(Image &image)
+{
+    const BitmapDirectory old = TRY(BitmapDirectory::load(image));
+    BitmapDirectory directory = old;
+    Aside aside(image);
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
+    TRY(for_each_recoverable(old, image, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
+        clusters.release(aside, entry);
+        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
+        directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        return {};
+    }));
+    return commit(aside, directory);
+}
+
+}  // namespace qcow2

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What can be done to the bitmaps of an image, each by one write of one sector
+// (H1), with the refusals of QEMU. All are called inside Disk::restructure():
+//
+//     disk.restructure([](Image &image) { return remove_bitmap(image, "b0"); });
+//
+// On failure nothing has changed. not_found: there is no such bitmap; busy: it
+// is inconsistent, or another reason lies in its state; invalid: a parameter;
+// exists, no_space, io.
+
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/bitmap/directory.h"
+
+namespace qcow2 {
+
+struct NewBitmap {
+    std::string name;
+    std::optional<std::uint32_t> granularity_bits = {};  // nullopt: QEMU's default for the image
+    bool enabled = true;
+};
+
+// Bitmaps without a bit set, all by one commit. If the extension that is there
+// is stale, the new directory takes its place and its clusters leak (H4).
+Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps);
+
+// Inconsistent ones, too. With the last one extension and autoclear bit go.
+Result<void> remove_bitmap(Image &image, const std::string &name);
+
+// A disabled bitmap keeps its bits and does not see changes.
+Result<void> enable_bitmap(Image &image, const std::string &name);
+Result<void> disable_bitmap(Image &image, const std::string &name);
+
+// No bit is set afterwards.
+Result<void> clear_bitmap(Image &image, const std::string &name);
+
+// Sets in the one what is set in the other. Each granule of the target that
+// touches a dirty granule of the source gets dirty.
+Result<void> merge_bitmap(Image &image, const std::string &target, const std::string &source);
+
+// Makes inconsistent bitmaps valid again, with all bits set: a superset of
+// whatever changed. Those that cannot be (an unknown type, another bitmap of
+// the same name) stay as they are.
+bool is_recoverable(const BitmapDirectoryEntry &entry, const Image &image);
+bool has_recoverable(const BitmapDirectory &directory, const Image &image);
+Result<void> recover_all_dirty(Image &image);
+
+}  // namespace qcow2

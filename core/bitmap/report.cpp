@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/report.h"
+
+#include "core/bitmap/bitmap_data.h"
+#include "core/bitmap/operations.h"
+#include "core/format/findings.h"
+
+namespace qcow2 {
+
+namespace {
+
+std::string size_in_words(std::uint64_t granularity)
+{
+    for (const char *unit : {"", "K", "M"}) {
+        if (granularity % 1024 != 0)
+            return std::to_string(granularity) + unit;
+        granularity /= 1024;
+    }
+    return std::to_string(granularity) + "G";
+}
+
+ReportLine inconsistent(Image &image, const BitmapDirectoryEntry &entry)
+{
+    std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
+                       "is and not tracked; ";
+    if (is_recoverable(entry, image))
+        text += "bitmap-recover=all-dirty makes it valid again with all bits set, ";
+    return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
+}
+
+ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry)
+{
+    if (entry.in_use())
+        return inconsistent(image, entry);
+    if (entry.finding)
+        return {LogLevel::warning,
+                "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
+    const auto dirty = dirty_bytes(image, entry);
+    const std::string state = entry.enabled() ? "enabled, tracked; " : "disabled, kept as it is; ";
+    if (!dirty)
+        return {LogLevel::warning, "cannot be read: " + dirty.error().what};
+    return {LogLevel::debug, state + std::to_string(*dirty) + " bytes dirty"};
+}
+
+}  // namespace
+
+std::vector<ReportLine> report_bitmaps(Image &image)
+{
+    const auto directory = BitmapDirectory::load(image);
+    if (!directory)
+        return {};  // why the disk is read-only, or a failure of reading: told elsewhere
+    std::vector<ReportLine> lines;
+    if (!directory->stale().empty())
+        lines.push_back({LogLevel::warning, directory->stale()});
+    for (const BitmapDirectoryEntry &entry : directory->entries) {
+        ReportLine line = state_of(image, entry);
+        line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity()) + ": " +
+                    line.text;
+        lines.push_back(std::move(line));
+    }
+    return lines;
+}
+
+}  // namespace qcow2

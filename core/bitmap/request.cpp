@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/request.h"
+
+#include <algorithm>
+
+#include "core/bitmap/operations.h"
+#include "core/format/bitmap_table.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectoryEntry &entry)
+{
+    const bool recovered = request.recover_all_dirty && is_recoverable(entry, image);
+    if (entry.in_use() && !recovered)
+        return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
+                                 "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
+                                 "bitmap --remove' makes room for a new one");
+    if (!entry.enabled())
+        return Error(Errc::busy, "it is disabled, perhaps the frozen record of a backup; 'qemu-img bitmap "
+                                 "--enable' enables it");
+    if (entry.finding && !entry.in_use())
+        return finding(*entry.finding);
+    return {};
+}
+
+}  // namespace
+
+Result<void> check_request(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)
+{
+    const Geometry &geometry = image.geometry();
+    const std::uint32_t granularity_bits =
+        request.granularity_bits.value_or(default_granularity_bits(geometry));
+    const std::uint64_t disk_size = std::max(image.disk_size(), request.disk_size_min);
+    std::size_t absent = 0;
+    for (const std::string &name : request.names) {
+        const std::string context = "bitmap='" + name + "'";
+        if (geometry.version < 3)
+            return Error(Errc::unsupported,
+                         context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
+                                   "-o compat=1.1' makes it version 3");
+        if (const BitmapDirectoryEntry *entry = directory.find(name)) {
+            TRY(check_existing(request, image, *entry).in(context));
+        } else {
+            TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
+            ++absent;
+        }
+    }
+    if (directory.entries.size() + absent > limits::bitmaps_max)
+        return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
+    if (absent != 0) {
+        HeaderArea area = image.header().area();
+        area.extensions = with_bitmaps_extension(area.extensions, BitmapsExtension());
+        TRY(encode_header_area(area, {}).in("bitmap=: no room for the bitmaps extension"));
+    }
+    return {};
+}
+
+bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)
+{
+    return (request.recover_all_dirty && has_recoverable(directory, image)) ||
+           std::ranges::any_of(request.names, [&](const auto &name) { return !directory.find(name); });
+}
+
+Result<void> fulfil(const BitmapRequest &request, Image &image)
+{
+    const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    TRY(check_request(request, image, directory));
+    if (request.recover_all_dirty && has_recoverable(directory, image))
+        TRY(recover_all_dirty(image));
+    std::vector<NewBitmap> absent;
+    for (const std::string &name : request.names)
+        if (!directory.find(name))
+            absent.push_back({name, request.granularity_bits});
+    return add_bitmaps(image, absent);
+}
+
+}  // namespace qcow2

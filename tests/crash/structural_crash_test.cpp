@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What if the power fails while the structure changes? tests/support/structural.h
+
+#include "tests/support/bitmap_operations.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/structural.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+// Both `options` and the seed tell what is made.
+void crash(const ImageSpec &spec, const Structural::Operation &operation, Random &random,
+           const DiskOptions &options = {})
+{
+    BOOST_TEST_INFO_SCOPE(spec.text());
+    const Structural structural(build_image(spec).image, operation, options,
+                                {.growth_step = random.pick<std::uint64_t>({1, 65536})});
+    BOOST_REQUIRE(structural.after() != structural.before());
+    const std::uint64_t states = structural.crash_at_every_event(random);
+    BOOST_TEST_MESSAGE(states << " crash states");
+    BOOST_TEST(states >= 2u);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(structural_crash)
+
+BOOST_AUTO_TEST_CASE(H1_a_bitmap_is_made_wholly_or_not_at_all)
+{
+    for (const std::uint64_t seed : seeds(20)) {
+        SEEDED(seed);
+        Random random(seed);
+        ImageSpec spec = random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 300000);
+        spec.version = 3;
+        DiskOptions options;
+        options.bitmaps = {"made", std::string(300, 'x')};
+        crash(spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(H1_each_operation_on_bitmaps_takes_place_wholly_or_not_at_all)
+{
+    for (const BitmapOperation &operation : bitmap_operations())
+        for (const std::uint64_t seed : seeds(6)) {
+            SEEDED(seed);
+            BOOST_TEST_INFO_SCOPE(operation.name);
+            Random random(seed);
+            const ImageSpec spec = spec_for(operation, random);
+            crash(spec, operation.on_disk(), random);
+        }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (C) 2026 The qcow2bitmap authors.
+#
+# A crash of QEMU marks all bitmaps in_use. The server says so, which and what helps;
+# bitmap-recover=all-dirty makes them valid again, all dirty, once.
+
+. "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+# As QEMU leaves it when it is killed: every bitmap marked, enabled or not.
+crash_of_qemu()
+{
+    qemu-io -f qcow2 -c 'write 5M 1M' -c 'sigraise 9' disk.qcow2 >qemu-io.out 2>&1 || :
+}
+
+make_qcow2 disk.qcow2 100M
+qemu-img bitmap --add disk.qcow2 b0
+qemu-img bitmap --add --disable -g 512 disk.qcow2 frozen
+crash_of_qemu
+same "$(bitmap_info disk.qcow2 b0)" "65536 in-use,auto"
+same "$(bitmap_info disk.qcow2 frozen)" "512 in-use"
+
+step "without the key: a warning for each, and nothing is changed"
+serve file disk.qcow2
+client <<<'h.pwrite(b"x", 0)'
+stop
+for name in b0 frozen; do
+    server_said "bitmap '$name', granularity .*: inconsistent .*bitmap-recover=all-dirty .*'qemu-img bitmap --remove'"
+done
+same "$(bitmap_info disk.qcow2 b0)" "65536 in-use,auto"
+refused "bitmap='b0': it is inconsistent .*bitmap-recover=all-dirty" file disk.qcow2 bitmap=b0
+
+step "read-only: the key is ignored, and the file is not changed"
+before=$(file_state disk.qcow2)
+serve -r file disk.qcow2 bitmap-recover=all-dirty
+client <<<'h.pread(512, 0)'
+stop
+same "$(file_state disk.qcow2)" "$before"
+
+step "with the key: valid, all dirty, tracked from now on"
+serve file disk.qcow2 bitmap-recover=all-dirty bitmap=b0
+client <<<'h.pwrite(b"y", 0)'
+stop
+check_image disk.qcow2
+same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
+same "$(bitmap_info disk.qcow2 frozen)" "512 "
+same "$(dirty_map b0 disk.qcow2)" "0+104857600"
+same "$(dirty_map frozen disk.qcow2)" "0+104857600"
+
+step "the same command line again does it no second time"
+qemu-img bitmap --clear disk.qcow2 b0
+serve file disk.qcow2 bitmap-recover=all-dirty bitmap=b0
+client <<<'h.pwrite(b"z", 1 << 20)'
+stop
+check_image disk.qcow2
+same "$(dirty_map b0 disk.qcow2)" "1048576+65536"
+
+step "with -v a line for each bitmap says what is there"
+serve -v file disk.qcow2
+client <<<'h.pread(512, 0)'
+stop
+server_said "bitmap 'b0', granularity 64K: enabled, tracked; 65536 bytes dirty"
+server_said "bitmap 'frozen', granularity 512: disabled, kept as it is; 104857600 bytes dirty"
+
+step "bitmaps that nothing vouches for"
+printf '\0' | dd of=disk.qcow2 bs=1 seek=95 conv=notrunc status=none
+serve file disk.qcow2
+client <<<'h.pread(512, 0)'
+stop
+server_said "the bitmaps of the image are out of date .autoclear bit 0 is clear."

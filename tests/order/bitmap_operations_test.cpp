@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Operations on bitmaps: what they refuse, what they leave alone, and by which
+// write they take effect. That they take place wholly or not at all is shown by
+// tests/crash and tests/fault; what the bits are, by tests/model.
+
+#include "core/bitmap/operations.h"
+
+#include "core/check/check.h"
+#include "tests/order/order.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+ImageSpec with_bitmaps(std::vector<BitmapSpec> bitmaps)
+{
+    ImageSpec spec = order_spec();
+    spec.bitmaps = std::move(bitmaps);
+    return spec;
+}
+
+BitmapSpec named(const std::string &name, bool enabled = true, bool in_use = false)
+{
+    return {.name = name, .granularity_bits = 12, .enabled = enabled, .in_use = in_use, .set = {{3, 5}}, .extra_data = {}};
+}
+
+// A disk over an image in which something was changed by hand.
+class Altered {
+public:
+    explicit Altered(const ImageSpec &spec) : built_(build_image(spec)), memory_(built_.image) {}
+
+    const BuiltImage &built() const { return built_; }
+    MemoryStore &memory() { return memory_; }
+    HostOffset directory() const
+    {
+        const Extension *extension = built_.area.find(ExtensionType::bitmaps);
+        return must(decode_bitmaps_extension(extension->data, built_.area.header.geometry())).bitmap_directory_offset;
+    }
+    void poke(std::uint64_t offset, Buffer bytes) { must(memory_.write(offset, bytes)); }
+    void in_entry(std::size_t bitmap, std::uint64_t at, Buffer bytes)
+    {
+        poke(directory().value + built_.bitmaps[bitmap].position + at, std::move(bytes));
+    }
+    Disk &open(DiskOptions options = {})
+    {
+        disk_ = must(Disk::open(memory_, options));
+        return *disk_;
+    }
+    Result<void> run(const Disk::Restructuring &operation) { return open().restructure(operation); }
+    std::vector<StoredBitmap> bitmaps()
+    {
+        disk_.reset();
+        const StoreImage image = memory_.image();
+        ImageView view(image);
+        return must(must(ImageReader::open(view)).bitmaps());
+    }
+    CheckReport checked()
+    {
+        const StoreImage image = memory_.image();
+        ImageView view(image);
+        return must(check(view));
+    }
+
+private:
+    const BuiltImage built_;
+    MemoryStore memory_;
+    std::unique_ptr<Disk> disk_;
+};
+
+void refused(const Result<void> &done, Errc code, const std::string &words_of_it)
+{
+    BOOST_REQUIRE(!done);
+    BOOST_TEST((done.error().code == code));
+    BOOST_TEST(done.error().what.find(words_of_it) != std::string::npos, done.error().what);
+}
+
+constexpr std::uint64_t autoclear_byte = 95;
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(order_bitmap_operations)
+
+BOOST_AUTO_TEST_CASE(refusals)
+{
+    Altered image(with_bitmaps({named("b0"), named("torn", true, true)}));
+    const auto run = [&](Result<void> (*operation)(Image &)) { return image.run(operation); };
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists, "bitmap 'b0' exists already");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "torn"}}); }), Errc::exists, "exists already");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = ""}}); }), Errc::invalid, "1 to 1023 bytes, not 0");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string(1024, 'a')}}); }), Errc::invalid, "not 1024");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "\xff"}}); }), Errc::invalid, "UTF-8");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string("a\0b", 3)}}); }), Errc::invalid, "UTF-8");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 8}}); }), Errc::invalid, "512 to 2G");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 32}}); }), Errc::invalid, "512 to 2G");
+    refused(run([](Image &i) { return remove_bitmap(i, "n"); }), Errc::not_found, "there is no bitmap 'n'");
+    refused(run([](Image &i) { return enable_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
+    refused(run([](Image &i) { return disable_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
+    refused(run([](Image &i) { return clear_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
+    refused(run([](Image &i) { return merge_bitmap(i, "torn", "b0"); }), Errc::busy, "is inconsistent");
+    refused(run([](Image &i) { return merge_bitmap(i, "b0", "torn"); }), Errc::busy, "is inconsistent");
+    refused(run([](Image &i) { return merge_bitmap(i, "b0", "n"); }), Errc::not_found, "there is no bitmap 'n'");
+    BOOST_TEST(image.bitmaps().size() == 2u);
+    BOOST_TEST(image.checked().sound());
+}
+
+BOOST_AUTO_TEST_CASE(version_2_has_no_bitmaps)
+{
+    ImageSpec spec = order_spec();
+    spec.version = 2;
+    spec.clusters = {};
+    Altered image(spec);
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "n"}}); }), Errc::unsupported, "version 2");
+}
+
+BOOST_AUTO_TEST_CASE(H1_enabling_is_one_write_of_the_flags_word)
+{
+    Order order(with_bitmaps({named("b0", false)}));
+    must(order.disk().begin_writing());
+    const std::size_t before = order.recording().operations.size();
+    must(order.disk().restructure([](Image &i) { return enable_bitmap(i, "b0"); }));
+    const Recording recording = order.recording();
+    std::size_t writes = 0;
+    for (std::size_t i = before; i < recording.operations.size(); ++i)
+        if (recording.operations[i].writes()) {
+            ++writes;
+            BOOST_TEST(recording.operations[i].length == 4u);
+        }
+    BOOST_TEST(writes == 1u);
+    // And from now on it sees changes.
+    order.write(7, 1);
+    must(order.disk().close());
+    order.look([](const ImageReader &reader) { BOOST_TEST(must(reader.bitmaps()).at(0).bits.test(7)); });
+}
+
+BOOST_AUTO_TEST_CASE(H4_extension_and_autoclear_bit_come_and_go_together)
+{
+    Altered image(with_bitmaps({named("b0")}));
+    must(image.run([](Image &i) { return remove_bitmap(i, "b0"); }));
+    const auto area = [&] {
+        const StoreImage now = image.memory().image();
+        ImageView view(now);
+        return must(ImageReader::open(view)).area();
+    };
+    BOOST_TEST(!area().find(ExtensionType::bitmaps));
+    BOOST_TEST((area().header.autoclear_features & autoclear::bitmaps) == 0u);
+    BOOST_TEST(image.checked().sound());
+    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b1"}}); }));
+    BOOST_TEST(area().find(ExtensionType::bitmaps));
+    BOOST_TEST((area().header.autoclear_features & autoclear::bitmaps) != 0u);
+}
+
+BOOST_AUTO_TEST_CASE(H4_an_extension_that_nothing_vouches_for_is_never_written_to)
+{
+    Altered image(with_bitmaps({named("b0")}));
+    image.poke(autoclear_byte, {0});
+    const Geometry geometry = image.built().area.header.geometry();
+    const HostOffset directory = image.directory();
+    const HostOffset table = image.built().bitmaps[0].bitmap_table_offset;
+    const auto bytes_at = [&](HostOffset offset) { return image.memory().image().bytes.copy(offset.value, 4096); };
+    const Buffer old_directory = bytes_at(directory), old_table = bytes_at(table);
+
+    Disk &disk = image.open();
+    must(disk.begin_writing());
+    for (std::uint64_t c = 0; c < 100; ++c)
+        must(disk.write(GuestOffset(c << 12), Buffer(4096, 1), false));
+    must(disk.close());
+    BOOST_TEST(image.bitmaps().empty());
+    BOOST_TEST((bytes_at(directory) == old_directory && bytes_at(table) == old_table));
+
+    // A new bitmap comes with a directory of its own; the old clusters leak.
+    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }));
+    const auto bitmaps = image.bitmaps();
+    BOOST_REQUIRE(bitmaps.size() == 1u);
+    BOOST_TEST(bitmaps[0].bits.none());
+    BOOST_TEST((bytes_at(directory) == old_directory && bytes_at(table) == old_table));
+    BOOST_TEST(image.checked().leaks == 3u);
+    const StoreImage now = image.memory().image();
+    ImageView view(now);
+    BOOST_TEST(must(must(ImageReader::open(view)).refcount(geometry.cluster_of(table))) == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(what_is_foreign_is_kept_and_neither_used_nor_changed)
+{
+    BitmapSpec extra = named("extra", false);
+    extra.extra_data = {1, 2, 3, 4, 5};
+    Altered image(with_bitmaps({extra, named("type", false), named("b0")}));
+    image.in_entry(0, 15, {0});  // no flag that the data are compatible
+    image.in_entry(1, 16, {77});
+    const Buffer before = image.memory().image().bytes.copy(image.directory().value, 72);
+    for (const std::string name : {"extra", "type"}) {
+        for (const auto operation : {remove_bitmap, enable_bitmap, disable_bitmap, clear_bitmap})
+            refused(image.run([&](Image &i) { return operation(i, name); }), Errc::unsupported, "'" + name + "'");
+        refused(image.run([&](Image &i) { return merge_bitmap(i, "b0", name); }), Errc::unsupported, "'" + name + "'");
+    }
+    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b1"}}); }));
+    must(image.run([](Image &i) { return remove_bitmap(i, "b0"); }));
+    const StoreImage now = image.memory().image();
+    ImageView view(now);
+    const auto extension = must(ImageReader::open(view)).bitmaps_extension();
+    BOOST_REQUIRE(extension);
+    BOOST_TEST((now.bytes.copy(extension->bitmap_directory_offset.value, 72) == before));
+}
+
+BOOST_AUTO_TEST_CASE(extra_data_that_are_compatible_are_kept_and_the_bitmap_is_used)
+{
+    BitmapSpec extra = named("extra");
+    extra.extra_data = {1, 2, 3, 4, 5};
+    Altered image(with_bitmaps({extra}));
+    must(image.run([](Image &i) { return clear_bitmap(i, "extra"); }));
+    const auto bitmaps = image.bitmaps();
+    BOOST_TEST((bitmaps.at(0).entry.extra_data == extra.extra_data));
+    BOOST_TEST((bitmaps[0].entry.flags == (bitmap_flags::auto_ | bitmap_flags::extra_data_compatible)));
+    BOOST_TEST(bitmaps[0].bits.none());
+}
+
+BOOST_AUTO_TEST_CASE(names_of_any_bytes_are_carried_along)
+{
+    const std::string odd("\xff\0\n'\x01", 5);
+    Altered image(with_bitmaps({named(odd), named("b0")}));
+    must(image.run([](Image &i) { return remove_bitmap(i, "b0"); }));
+    BOOST_TEST(image.bitmaps().at(0).entry.name == odd);
+    must(image.run([&](Image &i) { return disable_bitmap(i, odd); }));
+    BOOST_TEST(!image.bitmaps().at(0).entry.enabled());
+}
+
+BOOST_AUTO_TEST_CASE(there_are_at_most_65535)
+{
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 9;
+    spec.size = 4096;
+    spec.clusters = {};
+    for (unsigned i = 0; i < 65534; ++i)
+        spec.bitmaps.push_back({.name = std::to_string(i), .enabled = false, .set = {}, .extra_data = {}});
+    Altered image(spec);
+    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "the last"}}); }));
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "one more"}}); }), Errc::invalid, "65535");
+    BOOST_TEST(image.bitmaps().size() == 65535u);
+}
+
+BOOST_AUTO_TEST_CASE(clusters_that_two_bitmaps_share_are_not_freed)
+{
+    Altered image(with_bitmaps({named("b0"), named("off", false)}));
+    Buffer table(8);
+    store_be64(table.data(), image.built().bitmaps[0].bitmap_table_offset.value);
+    // The table of one is the data of the other.
+    image.poke(image.built().bitmaps[1].bitmap_table_offset.value, table);
+    must(image.run([](Image &i) { return remove_bitmap(i, "off"); }));
+    const auto bitmaps = image.bitmaps();
+    BOOST_REQUIRE(bitmaps.size() == 1u);
+    BOOST_TEST(bitmaps[0].bits.test(3));
+    BOOST_TEST(image.checked().leaks_at_worst());
+}
+
+BOOST_AUTO_TEST_CASE(B5_inconsistent_bitmaps_become_all_dirty_where_they_can)
+{
+    // One whose table is no table, one of an unknown type, two of one name.
+    Altered image(with_bitmaps({named("b0", true, true), named("lost", false, true), named("type", true, true),
+                                named("twice", true, true), named("tw1ce", true, true), named("good")}));
+    image.in_entry(1, 0, Buffer(8, 0xff));
+    image.in_entry(2, 16, {9});
+    image.in_entry(4, 24 + 2, {'i'});
+    DiskOptions options;
+    options.recover_all_dirty = true;
+    {
+        Disk &disk = image.open(options);
+        must(disk.begin_writing());
+        must(disk.close());
+    }
+    const StoreImage now = image.memory().image();
+    ImageView view(now);
+    const auto extension = must(ImageReader::open(view)).bitmaps_extension();
+    Buffer bytes = now.bytes.copy(extension->bitmap_directory_offset.value, extension->bitmap_directory_size);
+    const auto entries = must(decode_bitmap_directory(bytes, extension->nb_bitmaps, image.built().area.header.geometry()));
+    BOOST_REQUIRE(entries.size() == 6u);
+    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, 3, bitmap_flags::auto_, 3, bitmap_flags::auto_};
+    for (std::size_t i = 0; i < 6; ++i)
+        BOOST_TEST(entries[i].flags == flags[i], entries[i].name << " has flags " << entries[i].flags);
+    BOOST_TEST(image.checked().leaks_at_worst() == false);  // the unknown type
+}
+
+BOOST_AUTO_TEST_CASE(B5_recovered_bitmaps_have_all_bits_set_and_a_tail_of_zeros)
+{
+    ImageSpec spec = with_bitmaps({named("b0", true, true)});
+    spec.cluster_bits = 9;
+    spec.size = 3 * 1000 * 1000 / 512 * 512;
+    spec.bitmaps[0].granularity_bits = 9;
+    Altered image(spec);
+    // Another table size than the disk needs, as a crash between resizes leaves it.
+    image.in_entry(0, 11, {1});
+    must(image.run(recover_all_dirty));
+    const auto bitmaps = image.bitmaps();  // complains of ones behind the last bit
+    BOOST_REQUIRE(bitmaps.size() == 1u);
+    BOOST_TEST(bitmaps[0].bits.all());
+    BOOST_TEST(bitmaps[0].table.size() == 2u);
+    BOOST_TEST(bitmaps[0].table[0].all_ones);
+    BOOST_TEST(bitmaps[0].table[1].has_cluster());
+    BOOST_TEST(image.checked().leaks_at_worst());
+}
+
+BOOST_AUTO_TEST_SUITE_END()

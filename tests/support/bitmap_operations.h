@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Each operation on bitmaps, with an image that it can be done to.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/bitmap/operations.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/structural.h"
+
+namespace qcow2::test {
+
+struct BitmapOperation {
+    const char *name;
+    Result<void> (*operation)(Image &);
+    bool only = false;  // the image has no bitmap but "b0"
+
+    Structural::Operation on_disk() const
+    {
+        return [done = operation](Disk &disk) { return disk.restructure(done); };
+    }
+};
+
+inline const std::vector<BitmapOperation> &bitmap_operations()
+{
+    static const std::vector<BitmapOperation> all = {
+        {"add", [](Image &i) { return add_bitmaps(i, {{.name = "new"}, {.name = std::string(700, 'x'), .enabled = false}}); }},
+        {"remove", [](Image &i) { return remove_bitmap(i, "b0"); }},
+        {"remove the last", [](Image &i) { return remove_bitmap(i, "b0"); }, true},
+        {"remove an inconsistent one", [](Image &i) { return remove_bitmap(i, "torn"); }},
+        {"enable", [](Image &i) { return enable_bitmap(i, "off"); }},
+        {"disable", [](Image &i) { return disable_bitmap(i, "b0"); }},
+        {"clear", [](Image &i) { return clear_bitmap(i, "off"); }},
+        {"merge fine to coarse", [](Image &i) { return merge_bitmap(i, "b0", "off"); }},
+        {"merge coarse to fine", [](Image &i) { return merge_bitmap(i, "off", "b0"); }},
+        {"recover", [](Image &i) { return recover_all_dirty(i); }},
+    };
+    return all;
+}
+
+inline ImageSpec spec_for(const BitmapOperation &operation, Random &random)
+{
+    ImageSpec spec = random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 300000);
+    spec.version = 3;
+    const std::uint32_t bits = random.pick<std::uint32_t>({9, 12});
+    const auto granules = [&](std::uint32_t b) { return div_ceil(align_down(spec.size, 512), std::uint64_t(1) << b); };
+    const auto one = [&](std::uint32_t b) { return Range::of(random.below(granules(b)), 1); };
+    if (granules(bits + 2) == 0)
+        spec.size = 100000;
+    spec.bitmaps = {{.name = "b0", .granularity_bits = bits + 2, .set = {one(bits + 2)}, .extra_data = {}}};
+    if (!operation.only) {
+        spec.bitmaps.push_back({.name = "off", .granularity_bits = bits, .enabled = false, .set = {one(bits), one(bits)}, .extra_data = {}});
+        spec.bitmaps.push_back({.name = "torn", .granularity_bits = bits, .in_use = true, .set = {one(bits)}, .extra_data = {}});
+    }
+    return spec;
+}
+
+}  // namespace qcow2::test
