@@ -9,12 +9,14 @@
 // marked in_use); writing on works, up to a second crash (and a third).
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <optional>
 #include <thread>
 
+#include "core/base/log.h"
 #include "core/check/check.h"
 #include "core/disk.h"
 #include "tests/support/crash_store.h"
@@ -47,6 +49,18 @@ struct Kind {
     bool restructured = false;  // resized, snapshots made, applied and deleted
     std::optional<QemuMade> made = {};
 };
+
+// B7: a full file may have no room for a bitmap, which then is given up, aloud.
+// Whether that was heard in these lives.
+std::atomic<bool> given_up{false};
+
+void listen(LogLevel, const std::string &line)
+{
+    if (line.find("is lost: no room") != line.npos)
+        given_up = true;
+    if (std::getenv("QCOW2_LOG"))
+        std::fprintf(stderr, "%s\n", line.c_str());
+}
 
 // What a first life begins with.
 struct Beginning {
@@ -84,6 +98,7 @@ public:
           before_(beginning_.reference), current_(beginning_.reference),
           life_(Life::of(beginning_.image))
     {
+        given_up = false;
         reading_.files = beginning_.files.get();
         if (reading_.files)
             reading_.path = "/disk.qcow2";
@@ -148,6 +163,10 @@ private:
         }
         return spec;
     }
+    bool may_be_marked() const
+    {
+        return sync_ == BitmapSync::on_close || (may_be_full() && given_up);
+    }
     // Where ImageReader cannot read it.
     const DiskOptions *by_disk() const { return kind_.made ? &reading_ : nullptr; }
     bool may_be_full() const { return kind_.limited || kind_.fixed; }
@@ -157,6 +176,7 @@ private:
 
     void live(bool first)
     {
+        set_log_sink(listen);
         StoreOptions options;
         options.growth_step = random_.pick<std::uint64_t>({1, 512, 65536, 1 << 20});
         options.discarded = random_.pick({Discarded::zero, Discarded::kept, Discarded::garbage});
@@ -388,7 +408,8 @@ private:
     std::string verdict_of(const StoreImage &image, const ReferenceDisk &before, std::uint64_t event)
     {
         return crash_verdict(image, before, history_, event,
-                             sync_ == BitmapSync::on_close ? Marked::maybe : Marked::never, by_disk());
+                             may_be_marked() ? Marked::maybe : Marked::never,
+                             by_disk());
     }
     std::string verdict_of(const StoreImage &image, std::uint64_t event)
     {
@@ -641,17 +662,17 @@ BOOST_AUTO_TEST_CASE(granularities_far_apart)
 
 BOOST_AUTO_TEST_CASE(bitmaps_of_many_pages)
 {
-    run_all(2, {.cluster_bits = 12, .granularities = true, .size = 40 << 20});
+    run_all(1, {.cluster_bits = 12, .granularities = true, .size = 40 << 20});
 }
 
 BOOST_AUTO_TEST_CASE(resized_and_reverted)
 {
-    run_all(3, {.cluster_bits = 12, .length_max = 40000, .restructured = true});
+    run_all(2, {.cluster_bits = 12, .length_max = 40000, .restructured = true});
 }
 
 BOOST_AUTO_TEST_CASE(resized_and_reverted_of_any_kind)
 {
-    run_all(4, {.steps = 40, .restructured = true});
+    run_all(3, {.steps = 40, .restructured = true});
 }
 
 BOOST_AUTO_TEST_CASE(resized_and_reverted_without_room)
@@ -668,7 +689,7 @@ BOOST_AUTO_TEST_CASE(compressed_clusters) { run_all(3, {.made = QemuMade::compre
 
 BOOST_AUTO_TEST_CASE(subclusters) { run_all(3, {.made = QemuMade::subclusters}); }
 
-BOOST_AUTO_TEST_CASE(a_backing_file) { run_all(4, {.made = QemuMade::backing}); }
+BOOST_AUTO_TEST_CASE(a_backing_file) { run_all(3, {.made = QemuMade::backing}); }
 
 BOOST_AUTO_TEST_CASE(resized_and_reverted_of_what_qemu_made)
 {
