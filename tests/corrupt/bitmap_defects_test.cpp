@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Bitmaps that lie: extension, directory, tables and data that cannot be, or
+// that lead to what is somebody else's. (Each finding of its own: corrupt_test.)
+// core/check tells each one; the disk is read as if nothing were wrong, is not
+// written, and not one byte of the file changes.
+
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/must.h"
+#include "tests/support/patient.h"
+#include "tests/support/payload.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+// The extension of the bitmaps is the first one: what follows its type and length.
+constexpr std::uint64_t nb_bitmaps = 120, directory_size = 128, directory_offset = 136;
+// Both directory entries have 32 bytes.
+constexpr std::uint64_t entry_size = 32;
+
+ImageSpec two_bitmaps()
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.size = 4 << 20;
+    spec.feature_names = 0;
+    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero}, {600, Preset::data}};
+    for (const char *name : {"b0", "b1"}) {
+        BitmapSpec bitmap;
+        bitmap.name = name;
+        bitmap.granularity_bits = 12;
+        bitmap.set = {{0, 3}};
+        spec.bitmaps.push_back(bitmap);
+    }
+    return spec;
+}
+
+std::uint64_t table(Patient &p, int bitmap) { return p.word(p.directory() + bitmap * entry_size); }
+
+struct Defect {
+    const char *name;
+    void (*make)(Patient &);
+};
+
+const Defect defects[] = {
+    {"no bitmaps at all", [](Patient &p) { p.put_32(nb_bitmaps, 0); }},
+    {"2^32 - 1 bitmaps", [](Patient &p) { p.put_32(nb_bitmaps, 0xffffffff); }},
+    {"one bitmap more than there is", [](Patient &p) { p.put_32(nb_bitmaps, 3); }},
+    {"a directory of size 0", [](Patient &p) { p.put(directory_size, 0); }},
+    {"a directory of 2^64 - 1 bytes", [](Patient &p) { p.put(directory_size, ~std::uint64_t(0)); }},
+    {"a directory in the header", [](Patient &p) { p.put(directory_offset, 0); }},
+    {"a directory in the L1 table", [](Patient &p) { p.put(directory_offset, p.l1(0)); }},
+    {"a directory of zeros",
+     [](Patient &p) { must(p.store().write(p.directory(), Buffer(2 * entry_size))); }},
+    {"a directory of ones",
+     [](Patient &p) { must(p.store().write(p.directory(), Buffer(2 * entry_size, 0xff))); }},
+    {"a table of 2^32 - 1 entries", [](Patient &p) { p.put_32(p.directory() + 8, 0xffffffff); }},
+    {"a table of size 0", [](Patient &p) { p.put_32(p.directory() + 8, 0); }},
+    {"a table in the L1 table", [](Patient &p) { p.put(p.directory(), p.l1(0)); }},
+    {"a table in the refcount block", [](Patient &p) { p.put(p.directory(), p.refcount_block()); }},
+    {"a table in the directory", [](Patient &p) { p.put(p.directory(), p.directory()); }},
+    {"one table of two bitmaps", [](Patient &p) { p.put(p.directory() + entry_size, table(p, 0)); }},
+    {"one data cluster of two bitmaps", [](Patient &p) { p.put(table(p, 1), p.word(table(p, 0))); }},
+    {"bits in the L1 table", [](Patient &p) { p.put(table(p, 0), p.l1(0)); }},
+    {"bits in their own table", [](Patient &p) { p.put(table(p, 0), table(p, 0)); }},
+    {"bits in an L2 table", [](Patient &p) { p.put(table(p, 0), p.l2(0)); }},
+    // (Bits in the guest's data are found by a check of the whole image only.)
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(bitmap_defects)
+
+BOOST_AUTO_TEST_CASE(check_tells_and_the_disk_is_read_and_not_written)
+{
+    for (const Defect &defect : defects) {
+        BOOST_TEST_INFO_SCOPE(defect.name);
+        Patient patient(two_bitmaps());
+        BOOST_REQUIRE(must(check(patient.store())).sound());
+        defect.make(patient);
+        const StoreImage before = patient.store().image();
+
+        const CheckReport report = must(check(patient.store()));
+        BOOST_TEST(!report.leaks_at_worst(), defect.name << ": " << report.text());
+        {
+            const auto disk = must(Disk::open(patient.store(), {}));
+            BOOST_REQUIRE_MESSAGE(disk->why_read_only(), defect.name);
+            BOOST_TEST_MESSAGE(defect.name << ": " << disk->why_read_only()->what);
+            must(disk->begin_writing());
+            BOOST_TEST(!disk->write(GuestOffset(0), Buffer(512, 1), false));
+            Buffer found(patient.reference().size());
+            must(disk->read(GuestOffset(0), found));
+            BOOST_TEST(payload_difference(GuestOffset(0), patient.reference().read(GuestOffset(0), found.size()),
+                                          found) == "");
+            must(disk->close());
+        }
+        const StoreImage after = patient.store().image();
+        BOOST_TEST((after.bytes == before.bytes && after.size == before.size), defect.name);
+    }
+}
+
+// Nobody who opens the image can know it without walking all of it; the check does.
+BOOST_AUTO_TEST_CASE(bits_in_the_guests_data_are_seen_by_the_check)
+{
+    Patient patient(two_bitmaps());
+    patient.put(table(patient, 0), patient.host(0));
+    const CheckReport report = must(check(patient.store()));
+    BOOST_TEST(!report.leaks_at_worst(), report.text());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
