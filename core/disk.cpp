@@ -117,12 +117,12 @@ std::optional<Error> Disk::why_read_only() const
     return broken_ ? broken_ : why_read_only_;
 }
 
-std::vector<ReportLine> Disk::report() const
+std::vector<ReportLine> Disk::report(bool how_much) const
 {
     Passage passage(gate_);
     if (!image_ || options_.snapshot)
         return {};
-    std::vector<ReportLine> lines = report_bitmaps(*image_);
+    std::vector<ReportLine> lines = report_bitmaps(*image_, how_much);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
         lines.push_back({LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
                                               " bytes; qcow2-resize=" + std::to_string(options_.size_min) +

@@ -99,7 +99,8 @@ public:
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states,
     // as they stand in the file. Reads them all.
-    std::vector<ReportLine> report() const;
+    // how_much: and how much of each is dirty, which takes reading all of them.
+    std::vector<ReportLine> report(bool how_much) const;
 
     // Once, before the first write, zero or trim: makes the disk as large, and
     // recovers and makes the bitmaps, as the options ask. Nothing to do on a

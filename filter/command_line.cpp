@@ -36,6 +36,8 @@ struct Option {
 constexpr Option read_only = {"r", {"--readonly", "--read-only"}};
 constexpr Option foreground = {"fs", {"--foreground", "--no-fork", "--single", "--stdin"}};
 
+constexpr Option verbose = {"v", {"--verbose"}};
+
 constexpr std::size_t abbreviation_min = 4;  // "--re": no other option begins so
 
 bool is_long_name(std::string_view argument, const Option &option)
@@ -83,6 +85,8 @@ std::vector<std::string> server_arguments()
 }
 
 bool asks_for_read_only(std::span<const std::string> arguments) { return has_option(arguments, read_only); }
+
+bool asks_to_be_verbose(std::span<const std::string> arguments) { return has_option(arguments, verbose); }
 
 bool stays_in_foreground(std::span<const std::string> arguments)
 {

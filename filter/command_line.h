@@ -23,6 +23,9 @@ bool asks_for_read_only(std::span<const std::string> arguments);
 // the foreground, so that what it says later can be seen.
 bool stays_in_foreground(std::span<const std::string> arguments);
 
+// Whether they ask for debug messages.
+bool asks_to_be_verbose(std::span<const std::string> arguments);
+
 // asks_for_read_only() of this process; false if that cannot be found out.
 bool server_asked_for_read_only();
 

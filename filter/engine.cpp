@@ -355,7 +355,9 @@ Result<void> Engine::hold_file()
 
 void Engine::say_what_is_there(bool read_only)
 {
-    for (const ReportLine &line : disk_->report())
+    // How much is dirty takes reading all of the bitmaps.
+    const bool how_much = asks_to_be_verbose(server_arguments());
+    for (const ReportLine &line : disk_->report(how_much))
         line.level == LogLevel::warning ? log_warning(line.text) : log_debug(line.text);
     if (!disk_->why_read_only())
         return;

@@ -68,7 +68,7 @@ Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options
     if (disk->size() != size)
         text += ", with " + std::to_string(disk->size()) + " bytes; it had " + std::to_string(size);
     text += "\n";
-    for (const ReportLine &line : disk->report())
+    for (const ReportLine &line : disk->report(true))
         text += line.text + "\n";
     TRY(disk->close());
     return Maintenance::Outcome{text};

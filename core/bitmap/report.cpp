@@ -30,23 +30,25 @@ ReportLine inconsistent(Image &image, const BitmapDirectoryEntry &entry)
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
 }
 
-ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry)
+ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, bool how_much)
 {
     if (entry.in_use())
         return inconsistent(image, entry);
     if (entry.finding)
         return {LogLevel::warning,
                 "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
+    const std::string state = entry.enabled() ? "enabled, tracked" : "disabled, kept as it is";
+    if (!how_much)
+        return {LogLevel::debug, state};
     const auto dirty = dirty_bytes(image, entry);
-    const std::string state = entry.enabled() ? "enabled, tracked; " : "disabled, kept as it is; ";
     if (!dirty)
         return {LogLevel::warning, "cannot be read: " + dirty.error().what};
-    return {LogLevel::debug, state + std::to_string(*dirty) + " bytes dirty"};
+    return {LogLevel::debug, state + "; " + std::to_string(*dirty) + " bytes dirty"};
 }
 
 }  // namespace
 
-std::vector<ReportLine> report_bitmaps(Image &image)
+std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
 {
     const auto directory = BitmapDirectory::load(image);
     if (!directory)
@@ -55,7 +57,7 @@ std::vector<ReportLine> report_bitmaps(Image &image)
     if (!directory->stale().empty())
         lines.push_back({LogLevel::warning, directory->stale()});
     for (const BitmapDirectoryEntry &entry : directory->entries) {
-        ReportLine line = state_of(image, entry);
+        ReportLine line = state_of(image, entry, how_much);
         line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity()) + ": " +
                     line.text;
         lines.push_back(std::move(line));

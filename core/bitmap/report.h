@@ -18,8 +18,8 @@ struct ReportLine {
     std::string text;
 };
 
-// A line for each bitmap: name, granularity, state, how much is dirty in the
-// file; for an inconsistent one why, and what to do.
-std::vector<ReportLine> report_bitmaps(Image &image);
+// A line for each bitmap: name, granularity, state; how_much: how much is dirty
+// in the file, which is read for it; for an inconsistent one why, and what to do.
+std::vector<ReportLine> report_bitmaps(Image &image, bool how_much);
 
 }  // namespace qcow2

@@ -210,7 +210,7 @@ public:
     explicit Restructuring(Disk &disk)
         : thread_([this, &disk] {
               while (!stop_ && fault_.empty()) {
-                  if (disk.why_read_only() || disk.size() == 0 || disk.report().size() > 1000)
+                  if (disk.why_read_only() || disk.size() == 0 || disk.report(true).size() > 1000)
                       fault_ = "not itself";
                   const Result<void> done = disk.restructure([](Image &) { return Result<void>(); });
                   if (!done)

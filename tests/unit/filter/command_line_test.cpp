@@ -46,6 +46,17 @@ BOOST_AUTO_TEST_CASE(what_only_looks_like_it_is_not_taken_for_it)
         BOOST_TEST(!read_only(line), line);
 }
 
+BOOST_AUTO_TEST_CASE(who_is_verbose)
+{
+    const auto verbose = [](const std::string &line) { return asks_to_be_verbose(words_of(line)); };
+    BOOST_CHECK(verbose("nbdkit -v null"));
+    BOOST_CHECK(verbose("nbdkit -fv null"));
+    BOOST_CHECK(verbose("nbdkit --verbose null"));
+    BOOST_CHECK(!verbose("nbdkit -f null"));
+    BOOST_CHECK(!verbose("nbdkit --version"));
+    BOOST_CHECK(!verbose("nbdkit -e v null"));
+}
+
 BOOST_AUTO_TEST_CASE(who_stays_in_the_foreground)
 {
     for (const char *line : {"nbdkit -f file x", "nbdkit -vf file x", "nbdkit -s file x", "nbdkit file x -f",
