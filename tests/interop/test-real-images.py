@@ -16,6 +16,9 @@ from interop import *  # noqa: E402, F403
 COPIED, COMPRESSED = 1 << 63, 1 << 62
 
 
+TEXT = (".cpp", ".h", ".hpp", ".am", ".md", ".pod", ".py", ".sh")
+
+
 def source_tree(t, bytes_max):
     """Our own sources, and headers of this machine."""
     folder, count = t.path("tree"), 0
@@ -28,7 +31,8 @@ def source_tree(t, bytes_max):
             os.makedirs(target, exist_ok=True)
             for name in sorted(files):
                 source = os.path.join(here, name)
-                if os.path.islink(source) or not os.path.isfile(source):
+                # (What was built beside our sources is large, and is not text.)
+                if os.path.islink(source) or not name.endswith(TEXT):
                     continue
                 count += os.path.getsize(source)
                 if count > bytes_max:
