@@ -288,9 +288,11 @@ Result<void> DataPath::zero_bytes(Range range)
         const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
         if (!reads_as_zeros(run.mapping, range.begin)) {
             const Range part = Range::of(range.begin, run.length);
-            for (std::uint64_t at = part.begin; at < part.end; at += zeros.size())
-                TRY(write(GuestOffset(at),
-                          sub(Bytes(zeros), 0, std::min<std::uint64_t>(zeros.size(), part.end - at))));
+            // Pieces end where sectors do: a crash must find each sector old or new.
+            for (std::uint64_t at = part.begin, end; at < part.end; at = end) {
+                end = std::min(part.end, align_down(at, zeros.size()) + zeros.size());
+                TRY(write(GuestOffset(at), sub(Bytes(zeros), 0, end - at)));
+            }
         }
         range.begin += run.length;
     }

@@ -270,4 +270,27 @@ BOOST_AUTO_TEST_CASE(W5_after_a_failed_flush_nothing_goes_down_and_reads_go_on)
     BOOST_TEST(payload_difference(GuestOffset(0), payload(GuestOffset(0), 4096, 7), bytes) == "");
 }
 
+// So that a crash finds each sector old or new, however the request lies.
+BOOST_AUTO_TEST_CASE(zeros_are_split_where_sectors_end)
+{
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 21;
+    spec.clusters = {{0, Preset::data}};
+    Order order(spec);
+    must(order.disk().begin_writing());
+    const HostOffset host = order.host_of(0);
+    order.store().forget();
+    must(order.disk().zero(GuestOffset(1000), 900001, {}));
+    const Recording recording = order.recording();
+    std::uint64_t at = host.value + 1000;
+    for (const Operation &operation : recording.operations) {
+        if (!operation.writes())
+            continue;
+        BOOST_TEST(operation.offset == at, recording.text());
+        at = operation.range().end;
+        BOOST_TEST((at % 512 == 0 || at == host.value + 1000 + 900001), recording.text());
+    }
+    BOOST_TEST(at == host.value + 1000 + 900001);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
