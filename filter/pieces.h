@@ -2,6 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // How a request is cut for a layer that has a smallest and a largest block.
+// Where sectors end, if that can be: so a crash finds each of them old or new.
 // Pure.
 
 #pragma once
@@ -36,8 +37,13 @@ constexpr Piece first_piece(const Range &rest, const BlockLimits &limits, std::u
     if (!rest.contains(block))
         return {block, intersection(block, rest)};
     const std::uint64_t end = rest.end == size ? size : align_down(rest.end, limits.minimum);
-    const Range blocks{begin, std::min(end, begin + limits.maximum)};
-    return {blocks, blocks};
+    if (end - begin <= limits.maximum)
+        return {{begin, end}, {begin, end}};
+    constexpr std::uint64_t sector = 512;
+    std::uint64_t cut = begin + limits.maximum;
+    if (limits.minimum <= sector && align_down(cut, sector) > begin)
+        cut = align_down(cut, sector);
+    return {{begin, cut}, {begin, cut}};
 }
 
 }  // namespace qcow2

@@ -45,4 +45,13 @@ BOOST_AUTO_TEST_CASE(a_large_aligned_request_is_few_pieces)
     BOOST_CHECK(piece.io == (Range{512, 512 + (4 << 20)}));
 }
 
+BOOST_AUTO_TEST_CASE(a_large_request_is_cut_where_a_sector_ends)
+{
+    const Piece piece = first_piece({1000, 10 << 20}, {1, 4 << 20}, 16 << 20);
+    BOOST_CHECK(piece.whole());
+    BOOST_CHECK(piece.io == (Range{1000, (4 << 20) + 512}));
+    BOOST_CHECK(first_piece({1000, 2000}, {1, 100}, 4096).io == (Range{1000, 1024}));
+    BOOST_CHECK(first_piece({1025, 2000}, {1, 100}, 4096).io == (Range{1025, 1125}));
+}
+
 BOOST_AUTO_TEST_SUITE_END()
