@@ -139,6 +139,9 @@ private:
             spec.size = kind.size;
         if (kind.restructured)
             spec.size = align_up(spec.size, 512);
+        // Threads change nothing else than snapshots: 1 bit would forbid them all.
+        if (kind.restructured && kind.threads > 1)
+            spec.refcount_order = std::max(spec.refcount_order, 1u);
         if (kind.small_regions) {
             spec.version = 3;
             spec.size = 4 << 20;
