@@ -24,7 +24,14 @@ unsigned Gate::enter()
         leave(ticket);
         if (closed_.load()) {
             Locked lock(mutex_);
-            changed_.wait(mutex_, [this] { return !closed_.load(); });
+            if (!closed_.load())
+                continue;
+            ++kept_waiting_;
+            changed_.wait(mutex_, [this, opening = openings_]() NO_THREAD_SAFETY_ANALYSIS {
+                return openings_ != opening;
+            });
+            // Still the ticket of our opening: a later one comes when we have left.
+            return let_in_;
         }
     }
 }
@@ -69,6 +76,11 @@ void Gate::close()
 void Gate::open()
 {
     Locked lock(mutex_);
+    // No drain begins while we hold the lock: the generation stays.
+    let_in_ = generation_.load() & 1;
+    inside_[let_in_] += kept_waiting_;
+    kept_waiting_ = 0;
+    ++openings_;
     closed_ = false;
     changed_.notify_all();
 }

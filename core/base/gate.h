@@ -36,7 +36,9 @@ public:
     void drain() EXCLUDES(mutex_);
 
     // Keeps newcomers waiting and returns when nobody is inside. One closes at
-    // a time; others wait.
+    // a time; others wait. Whoever was kept waiting passes when the gate is
+    // opened, before it is closed the next time: who closes again and again
+    // starves nobody.
     void close() EXCLUDES(mutex_);
     void open() EXCLUDES(mutex_);
 
@@ -52,6 +54,10 @@ private:
     Mutex mutex_;
     Condition changed_;
     bool draining_ GUARDED_BY(mutex_) = false;
+    // Who opens lets in all who are kept waiting, with this ticket.
+    std::uint64_t kept_waiting_ GUARDED_BY(mutex_) = 0;
+    std::uint64_t openings_ GUARDED_BY(mutex_) = 0;
+    unsigned let_in_ GUARDED_BY(mutex_) = 0;
 };
 
 // Passes a gate for the current scope.

@@ -81,6 +81,25 @@ BOOST_AUTO_TEST_CASE(close_keeps_newcomers_waiting)
     BOOST_TEST(passed);
 }
 
+BOOST_AUTO_TEST_CASE(who_was_kept_waiting_passes_before_it_is_closed_again)
+{
+    Gate gate(Rank::gate);
+    for (int i = 0; i < 10; ++i) {
+        std::atomic<bool> passed = false;
+        gate.close();
+        std::thread newcomer([&] {
+            const Passage passage(gate);
+            passed = true;
+        });
+        a_little_while();
+        gate.open();
+        gate.close();
+        BOOST_TEST(passed);
+        gate.open();
+        newcomer.join();
+    }
+}
+
 BOOST_AUTO_TEST_CASE(close_waits_for_those_inside)
 {
     Gate gate(Rank::gate);
