@@ -4,13 +4,20 @@
 #
 # Several clients write, zero, trim and read the same places at the same time.
 # Sectors are never torn, what one has written all see, and the bitmap is exact.
+#
+# That a read which meets a write finds no torn sector is more than a file does:
+# the kernel copies page by page, with nothing held between reader and writer
+# (`nbdkit file` and qemu-nbd show it in this very test). The memory plugin takes
+# requests one by one: over it there is nobody to tear a sector but the filter.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
-make_qcow2 disk.qcow2 256M cluster_size=64k
-serve file disk.qcow2 bitmap=b0
-client <<'PYTHON'
-import random, struct, threading, time
+# overlap: "whole" if a sector read while it is written is the old or the new
+# one; "words" if that is so for each 8 bytes of it.
+overlap()
+{
+    client main "$1" <<'PYTHON'
+import random, struct, sys, threading, time
 
 # Requests are sectors of one stamp each: the sector's number and who wrote it.
 # They lie in two MiB, so that they meet all the time, also within clusters.
@@ -18,23 +25,31 @@ sectors = 4096
 clients = 5
 seconds = 2.5
 seed = int.from_bytes(os.urandom(4), "big")
+whole = sys.argv[1] == "whole"
 problems = []
 
-def check(data, first):
+def is_whole(sector, number):
+    if sector == bytes(512):
+        return True
+    found, who = struct.unpack("<QQ", sector[:16])
+    return sector == sector[:16] * 32 and found == number and who < clients
+
+def has_our_words(sector, number):
+    words = struct.unpack("<64Q", sector)
+    return all(n in (0, number) for n in words[::2]) and all(who < clients for who in words[1::2])
+
+def check(data, first, sector_is_right):
     for i in range(0, len(data), 512):
-        sector = data[i:i + 512]
-        if sector == bytes(512):
-            continue
-        number, who = struct.unpack("<QQ", sector[:16])
-        if sector != sector[:16] * 32 or number != first + i // 512 or who >= clients:
-            raise AssertionError("sector %d: %s" % (first + i // 512, sector[:64].hex()))
+        sector, number = bytes(data[i:i + 512]), first + i // 512
+        if not sector_is_right(sector, number):
+            raise AssertionError("sector %d: %s" % (number, sector.hex()))
 
 # A request has come back, with data or without. (1: that is all of it.)
 def done(error, buffer=None, first=None):
     try:
         assert error.value == 0, os.strerror(error.value)
         if buffer:
-            check(buffer.to_bytearray(), first)
+            check(buffer.to_bytearray(), first, is_whole if whole else has_our_words)
     except AssertionError as problem:
         problems.append(problem)
     return 1
@@ -87,12 +102,22 @@ for i in range(200):
     h.pwrite(struct.pack("<QQ", i, 0) * 32, i * 512)
     assert other.pread(512, i * 512) == struct.pack("<QQ", i, 0) * 32
 other.shutdown()
-whole = h.pread(sectors * 512, 0)
-check(whole, 0)
+# Now that nobody writes, each sector is what one of them has written.
+content = h.pread(sectors * 512, 0)
+check(content, 0, is_whole)
 with open("twin.raw", "wb") as file:
-    file.write(whole)
+    file.write(content)
 h.shutdown()
 PYTHON
+}
+
+serve memory 1G qcow2-create=256M
+overlap whole
+stop
+
+make_qcow2 disk.qcow2 256M cluster_size=64k
+serve file disk.qcow2 bitmap=b0
+overlap words
 stop
 check_image disk.qcow2
 truncate -s 256M twin.raw
