@@ -17,9 +17,13 @@ unsigned Gate::enter()
     for (;;) {
         const unsigned ticket = generation_.load() & 1;
         ++inside_[ticket];
-        // Either we see that the gate was closed or the generation changed, or
-        // whoever did that sees our count.
-        if (!closed_.load() && (generation_.load() & 1) == ticket)
+        // The generation first. If it is still ours, the next drain to turn it
+        // over waits for us, for it sees our count; and no other drain begins
+        // before that one has ended. So if the gate is open after that, whoever
+        // closes it later comes to an end only when we have left. (The other
+        // way round: between the two looks a gate may be closed whose drain is
+        // the second since we took our ticket, and waits for the other half.)
+        if ((generation_.load() & 1) == ticket && !closed_.load())
             return ticket;
         leave(ticket);
         if (closed_.load()) {
