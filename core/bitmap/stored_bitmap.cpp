@@ -104,10 +104,20 @@ BitmapTableEntry StoredBitmap::entry_of(std::uint64_t entry) const
     return table_[entry];
 }
 
+// As it is known to stand in the file. One that names a new cluster says the
+// same as the 0 that was there: nothing is believed of what the cluster is to get.
+BitmapTableEntry StoredBitmap::durable_entry_of(std::uint64_t entry) const
+{
+    Locked lock(table_mutex_);
+    return all_ones_unsure_.contains(entry) ? BitmapTableEntry{} : table_[entry];
+}
+
 void StoredBitmap::set_entry(std::uint64_t entry, BitmapTableEntry value)
 {
     Locked lock(table_mutex_);
     table_[entry] = value;
+    if (value.all_ones)
+        all_ones_unsure_.insert(entry);
     table_dirty_.insert(entry / entries_per_sector);
 }
 
@@ -120,7 +130,7 @@ Result<void> StoredBitmap::load(std::uint64_t page, MutableBytes bytes)
     const std::uint64_t first = page * DirtyBits::page_bytes;
     std::fill(bytes.begin(), bytes.end(), 0);
     for (std::uint64_t at = 0; at < bytes.size() && first + at < size_.data_bytes; at += step) {
-        const BitmapTableEntry entry = entry_of((first + at) / cluster_size);
+        const BitmapTableEntry entry = durable_entry_of((first + at) / cluster_size);
         const MutableBytes part = sub(bytes, at, step);
         if (entry.has_cluster())
             TRY(image_.store()
@@ -183,6 +193,13 @@ void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
             store_be64(&bytes[(i - first) * 8], table_[i].raw());
         writes.push_back({table_offset_.value + first * 8, std::move(bytes)});
     }
+}
+
+void StoredBitmap::table_written()
+{
+    Locked lock(table_mutex_);
+    table_dirty_.clear();
+    all_ones_unsure_.clear();
 }
 
 }  // namespace qcow2

@@ -45,7 +45,9 @@ public:
     void reserve_last();
     void give_back_reserved();
 
-    // The bytes of a page of the bitmap, with a tail of zeros.
+    // The bytes of a page of the bitmap, with a tail of zeros. An entry that has
+    // become all ones is not believed before table_written(): the file may not
+    // have it, and what is read here is called durable (B2).
     Result<void> load(std::uint64_t page, MutableBytes bytes) EXCLUDES(table_mutex_);
 
     // What brings the sectors of the page into the file. Clusters that are not
@@ -58,10 +60,11 @@ public:
     // until table_written().
     bool table_changed() const { return !table_dirty_.empty(); }
     void place_table(std::vector<SmallWrite> &writes) EXCLUDES(table_mutex_);
-    void table_written() { table_dirty_.clear(); }
+    void table_written() EXCLUDES(table_mutex_);
 
 private:
     BitmapTableEntry entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
+    BitmapTableEntry durable_entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
     void set_entry(std::uint64_t entry, BitmapTableEntry value) EXCLUDES(table_mutex_);
     Result<HostRun> take_zeroed();
     Result<void> make_cluster(std::uint64_t entry);
@@ -76,6 +79,8 @@ private:
 
     mutable Mutex table_mutex_{Rank::bitmaps};
     std::vector<BitmapTableEntry> table_ GUARDED_BY(table_mutex_);
+    // Entries that are all ones here, and perhaps still 0 in the file.
+    std::set<std::uint64_t> all_ones_unsure_ GUARDED_BY(table_mutex_);
     std::set<std::uint64_t> table_dirty_;  // sectors
     HostRun reserved_;                     // for the last data cluster; count 0 or 1
 };

@@ -321,6 +321,44 @@ BOOST_AUTO_TEST_CASE(B7_where_there_is_no_room_everything_is_dirty)
     BOOST_TEST(qemu_img_check(order.image()).status == 0);
 }
 
+// Two pages of bits under one table entry. It becomes all ones, but the write of
+// the table fails: the bits of the other page are not in the file, whoever asks.
+BOOST_AUTO_TEST_CASE(B2_all_ones_are_believed_only_when_the_table_says_so)
+{
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 16;
+    spec.size = std::uint64_t(600) << 20;
+    const std::uint64_t other = (std::uint64_t(48) << 20) >> 16;  // of the third page
+    const std::uint64_t last_bit = (spec.size >> 9) - 1;
+    spec.clusters = {{0, Preset::data}, {other, Preset::data}};
+    spec.bitmaps = {{.name = "fine", .granularity_bits = 9, .set = {{last_bit, last_bit + 1}}, .extra_data = {}}};
+    const std::uint64_t size = build_image(spec).image.size;
+    for (const bool alone : {false, true})
+        for (const bool lands : {false, true}) {
+            BOOST_TEST_INFO_SCOPE("alone: " << alone << ", lands: " << lands);
+            Durable order(spec, {.durable_alone = alone, .can_grow = false, .size_limit = size});
+            const Errc errc = alone ? Errc::no_space : Errc::io;  // which may be tried again
+            order.plan().arm({.kinds = Fault::writes, .nth = 1, .lands = lands, .errc = errc});
+            BOOST_REQUIRE(!order.disk().write(GuestOffset(0), Buffer(512, 1), false));
+            BOOST_REQUIRE_EQUAL(order.plan().struck(), 1u);
+            order.plan().disarm();
+
+            const HostOffset host = order.host_of(other);
+            const HostOffset entry = order.bitmap("fine").entry.bitmap_table_offset;
+            order.store().forget();
+            must(order.disk().write(GuestOffset(other << 16), Buffer(512, 2), false));
+            const Recording recording = order.recording();
+            const std::size_t named = find_word(recording, 0, entry, 8, [](std::uint64_t word) { return word == 1; });
+            const std::size_t change = recording.find(0, [&](const Operation &operation) {
+                return operation.writes() && operation.range().overlaps(Range::of(host.value, 1 << 16));
+            });
+            BOOST_REQUIRE_MESSAGE(named < change, recording.text());
+            BOOST_TEST(recording.is_durable(recording.operations[named], recording.operations[change].begun),
+                       recording.text());
+            BOOST_TEST(order.bitmap("fine").bits.test(other << 7));
+        }
+}
+
 // Not even that: then it is marked, durably, and the guest's write goes on.
 BOOST_AUTO_TEST_CASE(B7_a_bitmap_that_cannot_be_kept_true_is_marked)
 {
