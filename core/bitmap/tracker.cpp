@@ -123,8 +123,9 @@ Result<void> Tracker::store()
     TRY(arming_.store());
     if (!may_be_in_use_)
         return {};
-    TRY(set_in_use(false));  // B8
+    // If this fails, some marks may be off: the next change makes all anew (B1).
     in_use_ = false;
+    TRY(set_in_use(false));  // B8
     may_be_in_use_ = false;
     return {};
 }

@@ -76,9 +76,9 @@ MUTATIONS = [
        "        bitmap.bits.written(*image);")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B8: on-close: the mark is gone before the bits are there",
-     {"core/bitmap/tracker.cpp": [("    TRY(arming_.store());\n    if (!may_be_in_use_)\n        return {};\n    TRY(set_in_use(false));  // B8\n",
-       "    if (may_be_in_use_)\n        TRY(set_in_use(false));\n    TRY(arming_.store());\n"
-       "    if (!may_be_in_use_)\n        return {};\n")]},
+     {"core/bitmap/tracker.cpp": [("    TRY(set_in_use(false));  // B8\n", ""),
+      ("    TRY(arming_.store());\n",
+       "    if (may_be_in_use_)\n        TRY(set_in_use(false));\n    TRY(arming_.store());\n")]},
      ["marks_that_come_and_go"]),
     ("B1: on-close: the mark is not durable",
      {"core/bitmap/tracker.cpp": [("            TRY(write_flags(*bitmap, in_use));\n    return image_.store().flush();",
