@@ -61,6 +61,15 @@ void Tracker::open_bitmap(std::size_t i)
         why_read_only_ = std::move(result).error().in("bitmap " + quoted(e.name));
 }
 
+std::vector<BitmapDirectoryEntry> Tracker::entries() const
+{
+    std::vector<BitmapDirectoryEntry> entries = entries_;
+    for (const auto &bitmap : enabled_)
+        if (bitmap->lost)
+            entries[bitmap->index].flags |= bitmap_flags::in_use;
+    return entries;
+}
+
 // The word lies in one sector, because entries begin at multiples of 8.
 Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
 {

@@ -61,8 +61,9 @@ public:
     // True if there is a bitmap that is kept true.
     bool tracks() const { return !enabled_.empty(); }
 
-    // The directory, for those who change it; empty if it is not used.
-    const std::vector<BitmapDirectoryEntry> &entries() const { return entries_; }
+    // The directory as it is now, for those who change it; empty if it is not
+    // used. Bitmaps that were lost are in_use (B7).
+    std::vector<BitmapDirectoryEntry> entries() const;
     HostRun directory_clusters() const { return directory_clusters_; }
     // Why the table of an entry must not be followed: it has another size than
     // the disk needs, or leads to what is not the bitmap's own.
@@ -84,7 +85,7 @@ private:
     std::optional<Error> why_read_only_;
     HostOffset directory_;
     HostRun directory_clusters_;
-    std::vector<BitmapDirectoryEntry> entries_;
+    std::vector<BitmapDirectoryEntry> entries_;       // as at open
     std::vector<std::optional<Error>> not_followed_;  // for each of entries_
     Arming::Bitmaps enabled_;
     Arming arming_;

@@ -383,6 +383,38 @@ BOOST_AUTO_TEST_CASE(B7_a_bitmap_that_cannot_be_kept_true_is_marked)
     BOOST_TEST(!order.bitmap("fine").entry.in_use());
 }
 
+// It stays marked when the directory is written anew, whatever has become room.
+BOOST_AUTO_TEST_CASE(B7_a_bitmap_that_was_lost_stays_lost_in_another_structure)
+{
+    using Change = std::function<Result<void>(Disk &)>;
+    const std::vector<std::pair<const char *, Change>> changes = {
+        {"a larger disk", [](Disk &disk) { return disk.resize(512 << 20); }},
+        {"a smaller disk", [](Disk &disk) { return disk.resize(1 << 20); }},
+        {"a snapshot's disk", [](Disk &disk) { return disk.revert("1"); }},
+    };
+    for (const auto &[what, change] : changes) {
+        BOOST_TEST_INFO_SCOPE(what);
+        ImageSpec spec = durable_spec();
+        spec.snapshot = true;
+        for (std::uint64_t cluster = 3; cluster < 60; ++cluster)
+            spec.clusters.emplace(cluster, Preset::data);
+        const std::uint64_t size = build_image(spec).image.size;
+        Durable order(spec, {.can_grow = false, .size_limit = size});
+        order.write(0, 3);
+        BOOST_REQUIRE(order.bitmap("coarse").entry.in_use());
+        for (std::uint64_t cluster = 3; cluster < 60; ++cluster)
+            order.trim(cluster);
+        must(order.disk().flush());
+        must(change(order.disk()));
+        BOOST_TEST(order.bitmap("coarse").entry.in_use());
+        BOOST_TEST(!order.bitmap("fine").entry.in_use());
+        BOOST_TEST(order.bitmap("fine").bits.test(0));
+        order.write(1, 4);
+        must(order.disk().close());
+        BOOST_TEST(order.bitmap("coarse").entry.in_use());
+    }
+}
+
 BOOST_AUTO_TEST_CASE(B8_after_a_settle_there_is_nothing_too_much)
 {
     Durable order;
