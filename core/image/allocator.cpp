@@ -15,7 +15,8 @@ Allocator::Allocator(ByteStore &store, ImageHeader &header, MetadataMap &metadat
     : store_(store),
       metadata_(metadata),
       geometry_(header.header().geometry()),
-      refcounts_(store, header, metadata, cache_bytes)
+      refcounts_(store, header, metadata, cache_bytes),
+      fresh_mark_(file_end())
 {
 }
 
@@ -42,6 +43,9 @@ bool Allocator::fresh(HostCluster cluster) const
     return cluster >= fresh_mark_ && geometry_.offset_of(cluster).value >= store_.fresh_from();
 }
 
+// Before anything is sent there: a write that fails may land.
+void Allocator::not_fresh_before(HostCluster end) { fresh_mark_ = std::max(fresh_mark_, end); }
+
 Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
 {
     INVARIANT(count_max != 0);
@@ -50,7 +54,7 @@ Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
         TRY(refill(count_max));
     HostRun &run = reserve_.front();
     Taken taken{{run.first, std::min(run.count, count_max)}, fresh(run.first)};
-    fresh_mark_ = std::max(fresh_mark_, taken.run.end());
+    not_fresh_before(taken.run.end());
     run = {taken.run.end(), run.count - taken.run.count};
     if (run.count == 0)
         reserve_.pop_front();
@@ -114,8 +118,10 @@ Result<void> Allocator::cover(HostCluster cluster)
 {
     while (cluster >= refcounts_.reach_end())
         TRY(grow_refcount_table());
-    if (!refcounts_.covered(cluster))
+    if (!refcounts_.covered(cluster)) {
+        not_fresh_before(cluster + 1);
         TRY(refcounts_.make_block(cluster, cluster));
+    }
     return {};
 }
 
@@ -124,7 +130,9 @@ Result<void> Allocator::grow_refcount_table()
     const std::uint64_t clusters = refcounts_.growth_clusters();
     if (clusters == 0)
         return Error(Errc::no_space, "the refcount table has reached 8 MiB, QEMU's limit");
-    TRY(grow_store(refcounts_.reach_end() + clusters));
+    const HostCluster end = refcounts_.reach_end() + clusters;
+    TRY(grow_store(end));
+    not_fresh_before(end);
     const HostRun old = TRY(refcounts_.grow_table());
     lower_locked(old);
     return {};
@@ -172,7 +180,7 @@ Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
                        "a table in one of the clusters at " +
                            hex(geometry_.offset_of(run.first).value));
     TRY(raise_durably({run}));
-    fresh_mark_ = std::max(fresh_mark_, run.end());
+    not_fresh_before(run.end());
     return run;
 }
 
@@ -216,6 +224,7 @@ Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
             continue;
         }
         TRY(grow_store(begin + count));
+        not_fresh_before(begin);
         HostCluster at = first;
         for (HostCluster c = first; c < begin + count; c = refcounts_.block_end(c))
             if (!refcounts_.covered(c)) {
@@ -296,7 +305,7 @@ HostCluster Allocator::fresh_mark() const
 void Allocator::set_fresh_mark(HostCluster mark)
 {
     Locked lock(mutex_);
-    fresh_mark_ = std::max(fresh_mark_, mark);
+    fresh_mark_ = mark;
 }
 
 }  // namespace qcow2

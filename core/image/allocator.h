@@ -66,8 +66,9 @@ public:
     // The end of the last cluster in use, in bytes.
     Result<std::uint64_t> used_end() EXCLUDES(mutex_);
 
-    // From here on nothing was ever handed out. Who opens the image anew in the
-    // same process tells it what the one before knew.
+    // From here on nothing was ever sent to the store; at first, the end of the
+    // file as it was found. Who opens the image anew tells it what the one
+    // before knew.
     HostCluster fresh_mark() const EXCLUDES(mutex_);
     void set_fresh_mark(HostCluster mark) EXCLUDES(mutex_);
 
@@ -75,6 +76,7 @@ private:
     HostCluster store_end() const;
     HostCluster file_end() const;
     bool fresh(HostCluster cluster) const REQUIRES(mutex_);
+    void not_fresh_before(HostCluster end) REQUIRES(mutex_);
 
     Result<void> refill(std::uint64_t count) REQUIRES(mutex_);
     // What 16 refcount blocks count.
@@ -98,7 +100,7 @@ private:
     std::deque<HostRun> reserve_ GUARDED_BY(mutex_);
     // No cluster before it is free.
     HostCluster free_hint_ GUARDED_BY(mutex_);
-    // From here on nothing was ever handed out.
+    // From here on nothing was ever handed out, or written for refcounts.
     HostCluster fresh_mark_ GUARDED_BY(mutex_);
     std::uint64_t chunk_bytes_ GUARDED_BY(mutex_) = chunk_bytes_min;
 

@@ -25,12 +25,20 @@ class Order {
 public:
     explicit Order(const ImageSpec &spec, StoreOptions options = {}, DiskOptions disk_options = {})
         : built_(build_image(spec)), geometry_(spec.geometry()), memory_(with_room(built_, options), options),
-          faults_(memory_, plan_), store_(faults_), disk_(must(Disk::open(store_, disk_options)))
+          faults_(memory_, plan_), store_(faults_), disk_options_(disk_options),
+          disk_(must(Disk::open(store_, disk_options)))
     {
     }
 
     Disk &disk() { return *disk_; }
     RecordingStore &store() { return store_; }
+    MemoryStore &memory() { return memory_; }
+    // In the same process, and without a word from the one before.
+    void open_again()
+    {
+        disk_.reset();
+        disk_ = must(Disk::open(store_, disk_options_));
+    }
     FaultPlan &plan() { return plan_; }
     const BuiltImage &built() const { return built_; }
     const Geometry &geometry() const { return geometry_; }
@@ -111,6 +119,7 @@ private:
     FaultPlan plan_;
     FaultStore faults_;
     RecordingStore store_;
+    const DiskOptions disk_options_;
     std::unique_ptr<Disk> disk_;
 };
 

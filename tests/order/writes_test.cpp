@@ -110,6 +110,50 @@ BOOST_AUTO_TEST_CASE(W2_of_a_fresh_cluster_the_payload_is_enough)
     BOOST_TEST(!durably_written(recording, Range::of(host.value, 4096), begun));
 }
 
+// Each write of the last byte of a cluster: in front of it there are zeros.
+void expect_zeros_around_small_writes(Order &order, std::uint64_t first)
+{
+    const std::uint64_t cluster_size = order.geometry().cluster_size();
+    const std::uint64_t clusters = order.disk().size() / cluster_size;
+    Buffer found(cluster_size), expected(cluster_size);
+    expected.back() = 0xee;
+    for (std::uint64_t cluster = first; cluster < clusters; ++cluster) {
+        const GuestOffset offset(cluster * cluster_size);
+        must(order.disk().write(offset + (cluster_size - 1), Buffer(1, 0xee), false));
+        must(order.disk().read(offset, found));
+        BOOST_REQUIRE_MESSAGE(found == expected, "guest cluster " << cluster);
+    }
+}
+
+// There is room for longer refcount tables, and not for the L1 table that needs
+// them. The old tables stood in space that is ours.
+BOOST_AUTO_TEST_CASE(W2_a_refcount_table_that_was_replaced_leaves_nothing_fresh)
+{
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 9;
+    spec.size = std::uint64_t(14) << 20;
+    spec.clusters = {{0, Preset::data}};
+    Order order(spec, {.growth_step = 65536, .size_limit = std::uint64_t(40) << 20});
+    must(order.disk().begin_writing());
+    const auto resized = order.disk().resize(std::uint64_t(64) << 30);
+    BOOST_REQUIRE(!resized);
+    BOOST_TEST((resized.error().code == Errc::no_space));
+    expect_zeros_around_small_writes(order, 1);
+}
+
+// A repair, or who made the image, in this process, in space that it added.
+BOOST_AUTO_TEST_CASE(W2_what_the_file_has_when_it_is_opened_is_not_fresh)
+{
+    Order order(order_spec());
+    MemoryStore &memory = order.memory();
+    const std::uint64_t end = memory.size();
+    must(memory.grow(end + (64 << 10)));
+    must(memory.write(end, Buffer(64 << 10, 0x5a)));
+    order.open_again();
+    must(order.disk().begin_writing());
+    expect_zeros_around_small_writes(order, 3);
+}
+
 // A zero cluster keeps its host cluster, in which anything may stand.
 BOOST_AUTO_TEST_CASE(W2_a_kept_cluster_is_written_before_its_zero_bit_is_cleared)
 {

@@ -2,12 +2,17 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // What the allocator does in orders and crashes is shown elsewhere (order/,
-// crash/, model/); this is about how much it reads for it.
+// crash/, model/); this is about how much it reads for it, and about what it
+// calls fresh.
+
+#include <set>
 
 #include <boost/test/unit_test.hpp>
 
 #include "core/disk.h"
 #include "core/image/create.h"
+#include "tests/support/fault_store.h"
+#include "tests/support/image_builder.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/must.h"
 #include "tests/support/recording_store.h"
@@ -59,9 +64,138 @@ std::uint64_t bytes_read(const Recording &recording)
     return bytes;
 }
 
+// An allocator over a small file, with tables that soon become too short, and
+// everything that was ever sent to the store.
+class Freshness {
+public:
+    Freshness(Random &random, const ImageSpec &spec)
+        : random_(random),
+          memory_(build_image(spec).image,
+                  {.growth_step = random.pick<std::uint64_t>({512, 65536, 1 << 20}),
+                   .size_limit = random.pick<std::uint64_t>({1 << 19, 3 << 20, 6 << 20, 40 << 20})}),
+          faults_(memory_, plan_), store_(faults_), image_(must(Image::open(store_, {})))
+    {
+        must(image_->begin_writing());
+        for (const unsigned most : {60, 10, 10, 30, 6})
+            weights_.push_back(static_cast<unsigned>(random.between(1, most)));
+        // There may be room for a longer refcount table, but not for this.
+        if (const auto run = image_->allocator().take_contiguous(random.pick<std::uint64_t>({1, 8000, 100000})))
+            use(*run);
+    }
+
+    // Takes, writes, gives back, frees; any write may fail, and land or not.
+    void step()
+    {
+        if (random_.one_in(6))
+            plan_.arm({.kinds = Fault::writes, .nth = random_.between(1, 4), .lands = random_.coin(),
+                       .errc = random_.pick({Errc::io, Errc::no_space})});
+        // The same again and again finds what lies far away.
+        const std::size_t action = random_.weighted(weights_);
+        for (std::uint64_t n = random_.pick<std::uint64_t>({1, 1, 1, 5, 200}); n > 0; --n) {
+            act(action);
+            note_what_was_sent();
+        }
+        plan_.disarm();
+    }
+    std::uint64_t fresh_taken() const { return fresh_taken_; }
+
+private:
+    static constexpr std::uint64_t cs = 512;
+
+    void act(std::size_t action)
+    {
+        Allocator &allocator = image_->allocator();
+        switch (action) {
+        case 0:
+            if (const auto taken = allocator.take(random_.pick<std::uint64_t>({1, 20, 300, 3000}))) {
+                note_what_was_sent();
+                if (taken->fresh)
+                    expect_nothing_sent(taken->run);
+                use(taken->run);
+            }
+            break;
+        case 1:
+            if (const auto run = allocator.take_contiguous(random_.pick<std::uint64_t>({1, 3, 30, 900, 100000})))
+                use(*run);
+            break;
+        case 2:
+            if (!used_.empty())
+                allocator.give_back(drop());
+            break;
+        case 3:
+            if (!used_.empty())
+                allocator.lower(drop());
+            break;
+        case 4: (void)allocator.settle(); break;
+        }
+    }
+
+    void use(HostRun run)
+    {
+        used_.push_back(run);
+        // The last may be beyond memory that a test should need.
+        const std::uint64_t written = std::min<std::uint64_t>(run.count, 400);
+        (void)image_->store().write(run.first.value * cs, Buffer(written * cs, 0xee));
+    }
+
+    HostRun drop()
+    {
+        std::swap(used_[random_.below(used_.size())], used_.back());
+        const HostRun run = used_.back();
+        used_.pop_back();
+        return run;
+    }
+
+    void note_what_was_sent()
+    {
+        for (const Operation &operation : store_.recording().operations)
+            if (operation.writes())
+                for (std::uint64_t at = operation.offset / cs; at * cs < operation.range().end; ++at)
+                    sent_.insert(at);
+        store_.forget();
+    }
+
+    void expect_nothing_sent(HostRun run)
+    {
+        ++fresh_taken_;
+        const auto first = sent_.lower_bound(run.first.value);
+        BOOST_REQUIRE_MESSAGE(first == sent_.end() || *first >= run.end().value,
+                              "the cluster " << *first << " is called fresh");
+    }
+
+    Random &random_;
+    MemoryStore memory_;
+    FaultPlan plan_;
+    FaultStore faults_;
+    RecordingStore store_;
+    std::unique_ptr<Image> image_;
+    std::vector<unsigned> weights_;
+    std::vector<HostRun> used_;
+    std::set<std::uint64_t> sent_;  // clusters
+    std::uint64_t fresh_taken_ = 0;
+};
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(allocator)
+
+BOOST_AUTO_TEST_CASE(W2_nothing_was_ever_sent_to_a_fresh_cluster)
+{
+    std::uint64_t taken = 0;
+    for (const std::uint64_t seed : seeds(60)) {
+        SEEDED(seed);
+        Random random(seed);
+        ImageSpec spec;
+        spec.cluster_bits = 9;
+        spec.refcount_order = 6;
+        spec.size = 1 << 20;
+        Freshness freshness(random, spec);
+        for (int step = 0; step < 40; ++step)
+            freshness.step();
+        taken += freshness.fresh_taken();
+    }
+    BOOST_TEST(taken > 100u);
+}
 
 // In a full image each cluster that becomes free is found without a look at all
 // refcounts behind it.
