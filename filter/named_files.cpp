@@ -125,7 +125,7 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)
         TRY(store->take_lock(for_writing ? ImageLock::Kind::writer : ImageLock::Kind::reader));
-    return NamedFile{std::move(store), path, identity};
+    return NamedFile{std::move(store), path, whole, identity};
 }
 
 }  // namespace qcow2

@@ -82,7 +82,7 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
 
     NamedFile file = TRY(place.opener->open(name, place, false));
     ChainPlace below = place;
-    below.path = file.path;
+    below.path = file.named;
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));

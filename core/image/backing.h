@@ -22,9 +22,10 @@ namespace qcow2 {
 // A file that an image names, opened.
 struct NamedFile {
     std::unique_ptr<ByteStore> store;
-    // What it is called in messages, and what names in it are relative to;
-    // absolute.
+    // What it is called in messages: absolute, with all links followed.
     std::string path;
+    // Absolute, as it was named: what names in it are relative to.
+    std::string named;
     // The same for two names of one file: a chain that meets itself is a loop.
     std::string identity;
 };
@@ -34,7 +35,7 @@ class FileOpener;
 // Where an image stands in a chain.
 struct ChainPlace {
     FileOpener *opener = nullptr;         // nullptr: nothing may be opened
-    std::string path;                     // of the image itself; empty: no local file
+    std::string path;                     // of the image, as it was named; empty: no local file
     std::vector<std::string> identities;  // of all images above it, and of itself
 
     static constexpr std::size_t depth_max = 200;

@@ -116,6 +116,23 @@ ln -s ../outside/disk.qcow2 allowed/linked.qcow2
 qemu-img info --backing-chain allowed/linked.qcow2 >/dev/null
 served A file allowed/linked.qcow2 "${allow[@]}"
 
+step "a base that is reached by a link: names in it are relative to the link, as with QEMU"
+mkdir allowed/of-link allowed/of-file
+printf 'L%.0s' {1..65536} >allowed/of-link/base.raw
+printf 'F%.0s' {1..65536} >allowed/of-file/base.raw
+overlay base.raw raw allowed/of-file/middle.qcow2
+ln -s ../of-file/middle.qcow2 allowed/of-link/middle.qcow2
+overlay middle.qcow2 qcow2 allowed/of-link/disk.qcow2
+qemu-io -r -f qcow2 -c 'read -P 0x4c 0 64k' allowed/of-link/disk.qcow2 >read.out
+! grep -q "verification failed" read.out || fail "QEMU reads something else: $(cat read.out)"
+served L file allowed/of-link/disk.qcow2 "${allow[@]}"
+# Two levels down the same rule holds for what leads out.
+ln -sf ../../outside/secret.raw allowed/of-link/base.raw
+overlay middle.qcow2 qcow2 allowed/of-link/disk.qcow2
+refused "$tmp/outside/secret.raw: .*qcow2-files=" file allowed/of-link/disk.qcow2 "${allow[@]}"
+overlay ../../outside/secret.raw raw allowed/of-file/middle.qcow2
+refused "$tmp/outside/secret.raw: .*qcow2-files=" file allowed/of-link/disk.qcow2 "${allow[@]}"
+
 step "a link that is swapped all the time: never what lies outside"
 ln -sfn sub/base.raw allowed/swapped.raw
 overlay swapped.raw

@@ -94,7 +94,7 @@ public:
     {
         if (writable)
             return Error(Errc::read_only, "it is a backing file");
-        return NamedFile{std::make_unique<ImageView>(image_), "/" + name, name};
+        return NamedFile{std::make_unique<ImageView>(image_), "/" + name, "/" + name, name};
     }
 
 private:
