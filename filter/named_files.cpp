@@ -94,6 +94,8 @@ const NamedFiles::Directory *NamedFiles::directory_of(const std::string &path) c
     return found == directories_.end() ? nullptr : &*found;
 }
 
+Result<std::string> NamedFiles::resolve(const std::string &path) const { return resolved(path); }
+
 Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &namer, bool writable)
 {
     if (name.empty() || name.find('\0') != std::string::npos)
@@ -108,7 +110,7 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     // What is not allowed is not even looked for.
     if (directories_.empty())
         return not_allowed(whole, whole.substr(0, std::max<std::size_t>(whole.rfind('/'), 1)));
-    const std::string path = TRY(resolved(whole));
+    const std::string path = TRY(resolve(whole));
     const Directory *directory = directory_of(path);
     if (!directory)
         return not_allowed(path, path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)));

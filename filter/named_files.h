@@ -19,7 +19,7 @@
 
 namespace qcow2 {
 
-class NamedFiles final : public FileOpener {
+class NamedFiles : public FileOpener {
 public:
     ~NamedFiles() override;
 
@@ -31,6 +31,10 @@ public:
     // Files are locked as QEMU locks them.
     Result<NamedFile> open(const std::string &name, const ChainPlace &namer,
                            bool writable) override;
+
+protected:
+    // The path with all links followed. A test changes the files after this.
+    virtual Result<std::string> resolve(const std::string &path) const;
 
 private:
     struct Directory {

@@ -133,36 +133,50 @@ refused "$tmp/outside/secret.raw: .*qcow2-files=" file allowed/of-link/disk.qcow
 overlay ../../outside/secret.raw raw allowed/of-file/middle.qcow2
 refused "$tmp/outside/secret.raw: .*qcow2-files=" file allowed/of-link/disk.qcow2 "${allow[@]}"
 
-step "a link that is swapped all the time: never what lies outside"
-ln -sfn sub/base.raw allowed/swapped.raw
-overlay swapped.raw
-# ln -f makes the new link under another name and renames it: there is always one.
-(
-    while :; do
-        ln -sfn ../outside/secret.raw allowed/swapped.raw
-        ln -sfn sub/base.raw allowed/swapped.raw
+step "a folder that is a link out every other moment: never what lies outside"
+# A part of the resolved path changes, between the check of it and the opening too.
+mkdir allowed/turning
+cp allowed/base.raw allowed/turning
+cp outside/secret.raw outside/base.raw
+ln -s ../outside allowed/turned
+overlay turning/base.raw
+cat >exchange.py <<'PYTHON'
+import ctypes, os, sys
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+exchange = ctypes.CDLL(None, use_errno=True).renameat2
+names = [os.fsencode(name) for name in sys.argv[1:3]]
+while True:
+    if exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+    if len(sys.argv) > 3:
+        break
+PYTHON
+if ! "$PYTHON" exchange.py allowed/turning allowed/turned once; then
+    echo "this file system cannot exchange two names: left out"
+else
+    "$PYTHON" exchange.py allowed/turning allowed/turned once
+    "$PYTHON" exchange.py allowed/turning allowed/turned &
+    swapper=$!
+    cleanup_fn kill -9 "$swapper"
+    was_served=0 was_refused=0
+    for ((i = 0; i < 60 || (i < 600 && was_served * was_refused == 0); ++i)); do
+        # Refused at the prompt, or when the client comes; or served.
+        timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
+            --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"' >swapped.out 2>&1 || true
+        ! grep -q "Pattern verification failed" swapped.out || fail "what lies outside was served"
+        if grep -q "^read 65536/65536" swapped.out; then
+            was_served=$((was_served + 1))
+        elif grep -qE "turning/base.raw|outside/base.raw" swapped.out; then
+            was_refused=$((was_refused + 1))
+        else
+            fail "neither served nor refused: $(cat swapped.out)"
+        fi
     done
-) &
-swapper=$!
-cleanup_fn kill -9 "$swapper"
-was_served=0 was_refused=0
-for ((i = 0; i < 40; ++i)); do
-    # Refused at the prompt, or when the client comes; or served.
-    timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
-        --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"' >swapped.out 2>&1 || true
-    ! grep -q "Pattern verification failed" swapped.out || fail "what lies outside was served"
-    if grep -q "^read 65536/65536" swapped.out; then
-        was_served=$((was_served + 1))
-    elif grep -qE "swapped.raw|sub/base.raw|outside/secret.raw" swapped.out; then
-        was_refused=$((was_refused + 1))
-    else
-        fail "neither served nor refused: $(cat swapped.out)"
-    fi
-done
-kill "$swapper"
-wait "$swapper" 2>/dev/null || true
-echo "served $was_served times, refused $was_refused times"
-[ "$was_served" -gt 0 ] && [ "$was_refused" -gt 0 ] || fail "the link was not swapped often enough"
+    kill "$swapper"
+    wait "$swapper" 2>/dev/null || true
+    echo "served $was_served times, refused $was_refused times"
+    [ "$was_served" -gt 0 ] && [ "$was_refused" -gt 0 ] || fail "the folder was not swapped often enough"
+fi
 
 step "what is more than a path"
 for name in nbd:localhost:10809 nbd://localhost/disk nbd+unix:///?socket=/tmp/x \
