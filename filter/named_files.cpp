@@ -11,6 +11,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
@@ -46,12 +47,27 @@ bool is_protocol(const std::string &name)
     return colon != std::string::npos && name.find('/') > colon;
 }
 
-Result<std::string> resolved(const std::string &path)
+// got_to: where something is missing, with all links followed; empty if that is
+// not known.
+Result<std::string> resolved(const std::string &path, std::string *got_to = nullptr)
 {
-    char buffer[PATH_MAX];
-    if (!::realpath(path.c_str(), buffer))
-        return Error(errno == ENOENT ? Errc::not_found : Errc::io, path + ": " + std::strerror(errno));
-    return std::string(buffer);
+    char buffer[PATH_MAX] = "";
+    if (::realpath(path.c_str(), buffer))
+        return std::string(buffer);
+    const int cause = errno;
+    if (got_to)
+        *got_to = buffer;  // glibc fills it if something is missing or closed
+    return Error(cause == ENOENT ? Errc::not_found : Errc::io, path + ": " + std::strerror(cause));
+}
+
+// As resolved() would call it if it were there.
+std::string as_if_there(const std::string &path)
+{
+    for (std::size_t end = path.size(); end != 0; end = path.rfind('/', end - 1)) {
+        if (const auto there = resolved(path.substr(0, end)))
+            return std::filesystem::path(*there + path.substr(end)).lexically_normal();
+    }
+    return std::filesystem::path(path).lexically_normal();
 }
 
 // Whether a resolved path lies below a resolved directory; then what follows.
@@ -63,8 +79,9 @@ const char *below(const std::string &path, const std::string &directory)
     return path.c_str() + length + 1;
 }
 
-Error not_allowed(const std::string &what, const std::string &directory)
+Error not_allowed(const std::string &what)
 {
+    const std::string directory = what.substr(0, std::max<std::size_t>(what.rfind('/'), 1));
     return Error(Errc::read_only, what + ": the image names this file; qcow2-files=" + directory +
                                       " allows it to be opened");
 }
@@ -94,7 +111,18 @@ const NamedFiles::Directory *NamedFiles::directory_of(const std::string &path) c
     return found == directories_.end() ? nullptr : &*found;
 }
 
-Result<std::string> NamedFiles::resolve(const std::string &path) const { return resolved(path); }
+// Outside it is not told what is there and what is not.
+Result<std::string> NamedFiles::resolve(const std::string &path) const
+{
+    std::string got_to;
+    auto there = resolved(path, &got_to);
+    if (there)
+        return there;
+    const std::string meant = as_if_there(path);
+    if (!directory_of(got_to.empty() ? meant : got_to + "/"))
+        return not_allowed(meant);
+    return there;
+}
 
 Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &namer, bool writable)
 {
@@ -109,11 +137,11 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
         name[0] == '/' ? name : namer.path.substr(0, namer.path.rfind('/') + 1) + name;
     // What is not allowed is not even looked for.
     if (directories_.empty())
-        return not_allowed(whole, whole.substr(0, std::max<std::size_t>(whole.rfind('/'), 1)));
+        return not_allowed(whole);
     const std::string path = TRY(resolve(whole));
     const Directory *directory = directory_of(path);
     if (!directory)
-        return not_allowed(path, path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)));
+        return not_allowed(path);
 
     auto file = TRY(LocalFile::open_beneath(directory->descriptor, below(path, directory->path),
                                             path, writable));

@@ -33,7 +33,8 @@ public:
                            bool writable) override;
 
 protected:
-    // The path with all links followed. A test changes the files after this.
+    // The path with all links followed; read_only if it is not there and not
+    // below a directory either. A test changes the files after this.
     virtual Result<std::string> resolve(const std::string &path) const;
 
 private:

@@ -74,6 +74,11 @@ for name in ../outside/secret.raw sub/../../outside/secret.raw "$tmp/outside/sec
     refused "$tmp/outside/secret.raw: .*qcow2-files=" file $disk "${allow[@]}"
     refused "$tmp/outside/secret.raw: .*qcow2-files=" -r file $disk "${allow[@]}"
 done
+# Whether it is there is not told here either.
+for name in ../outside/nothing.raw "$tmp/outside/nothing.raw"; do
+    overlay "$name"
+    refused "$tmp/outside/nothing.raw: .*qcow2-files=$tmp/outside" file $disk "${allow[@]}"
+done
 # What only begins as the folder's name does.
 mkdir allowed-not
 cp outside/secret.raw allowed-not

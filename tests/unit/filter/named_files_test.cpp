@@ -123,4 +123,37 @@ BOOST_AUTO_TEST_CASE(names_are_relative_to_the_name_of_the_namer_and_messages_ha
     BOOST_TEST(file.named == folders.path + "/in/link/file");
 }
 
+// Of a name that leads out nothing is told of what is there.
+BOOST_AUTO_TEST_CASE(what_is_missing_outside_is_not_allowed_like_what_is_there)
+{
+    const Folders folders;
+    const std::string &path = folders.path;
+    NamedFiles files;
+    must(files.allow(path + "/in"));
+    fs::create_directory_symlink("../out", path + "/in/link");
+    fs::create_symlink("../out/nothing", path + "/in/dangling");
+    const auto what = [&](const std::string &name) {
+        const auto opened = files.open(name, folders.place(), false);
+        BOOST_REQUIRE(!opened);
+        BOOST_TEST((opened.error().code == Errc::read_only), name);
+        return opened.error().what;
+    };
+    const std::string allows = ": the image names this file; qcow2-files=" + path + "/out";
+    BOOST_TEST(what(path + "/out/nothing") == path + "/out/nothing" + allows + " allows it to be opened");
+    BOOST_TEST(what(path + "/out/file") == path + "/out/file" + allows + " allows it to be opened");
+    BOOST_TEST(what("link/sub/nothing") == path + "/out/sub/nothing" + allows + "/sub allows it to be opened");
+    BOOST_TEST(what("link/sub/file") == path + "/out/sub/file" + allows + "/sub allows it to be opened");
+    for (const char *name : {"../out/no/file", "link/no/../sub/file", "link/sub/file/more", "dangling",
+                             "sub/../../out/nothing", "/nothing/at/all"})
+        what(name);
+
+    // Inside it is told.
+    for (const char *name : {"nothing", "sub/nothing", "no/thing", "sub/file/more"}) {
+        const auto opened = files.open(name, folders.place(), false);
+        BOOST_REQUIRE(!opened);
+        BOOST_TEST((opened.error().code != Errc::read_only), name);
+        BOOST_TEST(opened.error().what.find(path + "/in/" + name + ": No") == 0u, opened.error().what);
+    }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
