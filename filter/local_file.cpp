@@ -119,9 +119,11 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
     return adopt(path, descriptor, why_not_writable);
 }
 
-std::string LocalFile::identity() const
+std::string LocalFile::identity_of(const struct stat &status)
 {
-    return std::to_string(status_.st_dev) + ":" + std::to_string(status_.st_ino);
+    if (S_ISBLK(status.st_mode))
+        return "device " + std::to_string(status.st_rdev);
+    return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
 }
 
 Result<std::uint64_t> LocalFile::length() const

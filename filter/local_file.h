@@ -50,8 +50,9 @@ public:
     enum class Held { no, for_reading, for_writing };
     Held held_by_layer() const;
 
-    // "device:inode": the same for two names of one file.
-    std::string identity() const;
+    // The same for two names of one file, or two nodes of one block device.
+    std::string identity() const { return identity_of(status_); }
+    static std::string identity_of(const struct stat &status);
 
     // Past the end is an error.
     Result<void> read(std::uint64_t offset, MutableBytes bytes) const;

@@ -85,6 +85,25 @@ BOOST_AUTO_TEST_CASE(a_file_that_is_replaced_is_noticed)
     BOOST_CHECK_EQUAL(must(local->length()), 1000);
 }
 
+BOOST_AUTO_TEST_CASE(two_nodes_of_one_block_device_are_the_same)
+{
+    struct stat node{}, other{};
+    node.st_mode = other.st_mode = S_IFBLK | 0600;
+    node.st_dev = other.st_dev = 5;
+    node.st_ino = 100;
+    other.st_ino = 101;
+    node.st_rdev = other.st_rdev = 0x700;
+    BOOST_TEST(LocalFile::identity_of(node) == LocalFile::identity_of(other));
+    other.st_rdev = 0x701;
+    other.st_ino = node.st_ino;
+    BOOST_TEST(LocalFile::identity_of(node) != LocalFile::identity_of(other));
+    // Of files it is the inode that counts, also if it has a device's number.
+    node.st_mode = other.st_mode = S_IFREG | 0600;
+    other.st_ino = 101;
+    other.st_rdev = node.st_rdev;
+    BOOST_TEST(LocalFile::identity_of(node) != LocalFile::identity_of(other));
+}
+
 BOOST_AUTO_TEST_CASE(how_the_layer_holds_it)
 {
     const TemporaryFile file(10);
