@@ -117,6 +117,12 @@ std::optional<Error> Disk::why_read_only() const
     return broken_ ? broken_ : why_read_only_;
 }
 
+std::optional<Error> Disk::failed() const
+{
+    Passage passage(gate_);
+    return broken_;
+}
+
 std::vector<ReportLine> Disk::report(bool how_much) const
 {
     Passage passage(gate_);

@@ -95,6 +95,9 @@ public:
     // Set if the disk can only be read: the option, the store, or a finding
     // that forbids writing. The sentence for the person at the terminal.
     std::optional<Error> why_read_only() const;
+    // Set if nothing can be done with the disk any more: its structure was
+    // changed, and then the image could not be opened anew. Every request fails.
+    std::optional<Error> failed() const;
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states,

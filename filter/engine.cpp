@@ -251,6 +251,10 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
     Locked lock(mutex_);
     if (config_.maintenance)
         return Error(Errc::busy, config_.maintenance->key + ": nothing is served");
+    if (may_open_anew()) {
+        log_debug("all is opened from the beginning, after: " + disk_->failed()->what);
+        abandon();
+    }
     if (disk_)
         return {};
     Result<void> opened = open(backend, read_only);
@@ -310,9 +314,16 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
     return {};
 }
 
+bool Engine::may_open_anew() const
+{
+    return disk_ && disk_->failed() && clients_ == 0 && !store_->flush_failed();
+}
+
 // After a failure, as if nothing had been tried.
 void Engine::abandon()
 {
+    idle_.reset();
+    writing_ = false;
     disk_.reset();
     store_.reset();
     if (lock_ && config_.lock) {
@@ -381,9 +392,14 @@ Result<void> Engine::begin_writing()
 Result<void> Engine::enter(bool read_only)
 {
     Locked lock(mutex_);
+    // Another client may have tried in vain since connect().
+    if (!disk_)
+        return Error(Errc::io, "the image is not open; the log says why");
     // A filter above may open us for reading in a server for writing.
     if (!read_only)
         TRY(begin_writing());
+    if (const std::optional<Error> failed = disk_->failed())
+        return *failed;
     ++clients_;
     return {};
 }

@@ -18,7 +18,10 @@
 // server is told to end, unload() sets its exit code, and no client is let in.
 //
 // A failure of connect() or enter() turns that client away; the next
-// one tries again, for the cause may have passed.
+// one tries again, for the cause may have passed. So also if the image could
+// not be opened anew after a change of its structure: nobody is let in, and
+// when nobody is inside, the next connect() opens all from the beginning. Not
+// after a flush that failed: what the file shows may not be what it has (W5).
 
 #pragma once
 
@@ -80,6 +83,7 @@ private:
     Result<void> create() REQUIRES(mutex_);
     Result<void> repair_if_dirty(ByteStore &store, DiskOptions options) REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);
+    bool may_open_anew() const REQUIRES(mutex_);
     void find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);

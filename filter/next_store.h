@@ -57,6 +57,8 @@ public:
     bool can_grow() const override { return can_grow_.load(); }
     Result<void> cut(std::uint64_t size) override;
     bool read_only() const override { return read_only_; }
+    // What was acknowledged before may be lost, and nobody knows what (W5).
+    bool flush_failed() const { return flush_failed_.load(); }
 
 private:
     class Turn;
