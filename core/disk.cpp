@@ -51,6 +51,18 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
     return std::nullopt;
 }
 
+// One more has begun; at the end of the scope it has ended.
+class Counted {
+public:
+    Counted(std::atomic<std::uint64_t> &begun, std::atomic<std::uint64_t> &ended) : ended_(ended) { ++begun; }
+    ~Counted() { ++ended_; }
+    Counted(const Counted &) = delete;
+    Counted &operator=(const Counted &) = delete;
+
+private:
+    std::atomic<std::uint64_t> &ended_;
+};
+
 Result<std::uint64_t> whole_sectors(std::uint64_t size)
 {
     if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
@@ -183,7 +195,7 @@ Result<void> Disk::change(Range range, bool fua, Change change)
         return *why_read_only_;
     if (range.empty())
         return {};
-    changes_.fetch_add(1, std::memory_order_relaxed);
+    const Counted under_way(changes_, changes_ended_);
     if (settled_.load())
         settled_ = false;
     TRY(tracker_->before_change(range));
@@ -250,6 +262,11 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 
 Result<void> Disk::settle()
 {
+    const std::uint64_t begun = changes();
+    if (!settled())
+        TRY(flush());
+    if (changing() || changes() != begun)
+        return {};
     Exclusive alone(gate_);
     TRY(readable());
     return why_read_only_ ? Result<void>() : settle_alone();

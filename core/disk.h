@@ -121,14 +121,18 @@ public:
     // range unless they are very many.
     Result<std::vector<Extent>> block_status(GuestOffset offset, std::uint64_t length);
 
-    // How many requests that change something have come so far. If it does not
-    // move for some seconds, it is time to settle().
-    std::uint64_t changes() const { return changes_.load(std::memory_order_relaxed); }
+    // How many requests that change something have come so far, and whether one
+    // of them is under way. If nothing moves for some seconds, it is time to
+    // settle().
+    std::uint64_t changes() const { return changes_.load(); }
+    bool changing() const { return changes_ended_.load() != changes(); }
     // True if the file is as a clean stop leaves it (but for its length).
     bool settled() const { return settled_.load(); }
     // Brings the file to what a clean stop leaves: everything durable, bitmaps
-    // stored and in_use off, reserved clusters given back. Keeps requests
-    // waiting meanwhile. The next write takes it back by itself.
+    // stored and in_use off, reserved clusters given back. The next write takes
+    // it back by itself. The long part, a flush, keeps nobody waiting, the rest
+    // keeps all requests. So if a change is under way or comes during the
+    // flush, it was only a flush: settled() tells.
     Result<void> settle();
 
     // To be called every few seconds: parts of the disk that are not written to
@@ -200,7 +204,8 @@ private:
     std::optional<Error> why_read_only_;
     std::optional<Error> broken_;         // why the image could not be opened anew
 
-    std::atomic<std::uint64_t> changes_{0};
+    std::atomic<std::uint64_t> changes_{0};        // have begun,
+    std::atomic<std::uint64_t> changes_ended_{0};  // and ended, well or not
     std::atomic<bool> settled_{true};
 };
 

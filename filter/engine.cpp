@@ -316,7 +316,7 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
 
 bool Engine::may_open_anew() const
 {
-    return disk_ && disk_->failed() && clients_ == 0 && !store_->flush_failed();
+    return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 && !store_->flush_failed();
 }
 
 // After a failure, as if nothing had been tried.
@@ -409,9 +409,16 @@ Result<void> Engine::enter(bool read_only)
 // killed before.
 void Engine::leave()
 {
+    {
+        Locked lock(mutex_);
+        if (--clients_ != 0 || !writing_)
+            return;
+        ++leaving_;  // idle_ stays
+    }
+    // New clients need not wait for that.
+    idle_->settle_now();
     Locked lock(mutex_);
-    if (--clients_ == 0 && writing_)
-        idle_->settle_now();
+    --leaving_;
 }
 
 Result<void> Engine::close()

@@ -99,6 +99,7 @@ private:
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
     unsigned clients_ GUARDED_BY(mutex_) = 0;
+    unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed
     int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed

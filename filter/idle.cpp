@@ -84,7 +84,7 @@ void IdleThread::run()
         if (look % looks_between_coolings == 0)
             cool();
         const std::uint64_t changes = disk_.changes();
-        quiet_looks = changes == seen ? quiet_looks + 1 : 0;
+        quiet_looks = changes == seen && !disk_.changing() ? quiet_looks + 1 : 0;
         seen = changes;
         if (quiet_looks >= looks && !disk_.settled()) {
             settle();
