@@ -66,7 +66,11 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     if (config_.maintenance)
         TRY(check_maintenance_key());
-    if (!stack.file_plugin || config_.files.size() != 1)
+    // The plugin takes the last one and says nothing. (Others have several.)
+    if (stack.file_plugin && config_.files.size() > 1)
+        return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " + config_.files[1] +
+                                        "; this filter serves one image");
+    if (!stack.file_plugin || config_.files.empty())
         return {};
     auto file = LocalFile::open(config_.files.front());
     if (!file)
