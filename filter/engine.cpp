@@ -238,7 +238,8 @@ Result<void> Engine::maintain(ByteStore &store)
     return print(outcome.text);
 }
 
-// nbdkit's own exit code says only that it was told to end.
+// nbdkit's own exit code says only that it was told to end; not how maintenance
+// went, nor that close() failed.
 void Engine::unload()
 {
     Locked lock(mutex_);
@@ -430,8 +431,14 @@ Result<void> Engine::close()
     Locked lock(mutex_);
     idle_.reset();
     Result<void> closed;
-    if (disk_)
+    if (disk_) {
+        exit_code_ = Maintenance::failed;
         closed = disk_->close();
+        if (closed)
+            exit_code_.reset();
+        else
+            closed = std::move(closed).error().in("the file is not as a clean stop leaves it, but as after a crash");
+    }
     disk_.reset();
     if (store_)
         log_debug(std::to_string(store_->durable_alone_count()) +

@@ -57,7 +57,8 @@ public:
     Result<void> enter(bool read_only) EXCLUDES(mutex_);
     void leave() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
-    // The last call. Does not return if maintenance has set an exit code.
+    // The last call. Does not return if maintenance has set an exit code, or
+    // close() has failed.
     void unload() EXCLUDES(mutex_);
 
     // Between connect() and close().
@@ -101,7 +102,7 @@ private:
     unsigned clients_ GUARDED_BY(mutex_) = 0;
     unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
-    std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed
+    std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed; or of close()
     int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed
 
     // Set and reset under mutex_, while no client uses them.

@@ -172,6 +172,16 @@ stop()
     [ "$status" -eq 0 ] || fail "server $name ended with exit status $status"
 }
 
+# stop_badly [NAME]: SIGTERM. It must end by itself, and say that this was not clean.
+stop_badly()
+{
+    local name=${1:-main} status=0
+    kill -TERM "${server_pids[$name]}"
+    forget "$name" || status=$?
+    [ "$status" -eq 1 ] || fail "server $name ended with exit status $status"
+    server_said "the file is not as a clean stop leaves it" "$name"
+}
+
 # settled [FILE]: waits until all is in the file, as it is soon after the last
 # client has gone. For delay and rate below us: nbdkit does not let them sleep
 # when it is to end, and then they write nothing.

@@ -116,6 +116,6 @@ for request in [lambda: h.pwrite(b"c", 0), lambda: h.zero(65536, 0), lambda: h.f
 assert h.pread(1000, 0) == b"b" * 1000
 h.shutdown()
 PYTHON
-stop
+stop_badly
 server_said 'flush'
 check_image_leaks_at_worst disk.qcow2
