@@ -56,6 +56,20 @@ ImageLock::Kind Engine::lock_at_prompt() const
     return will_write ? ImageLock::Kind::writer : ImageLock::Kind::reader;
 }
 
+// W5: nothing is believed after a flush that failed; but who tries it again below
+// us does not tell us of it.
+Result<void> Engine::check_retrying() const
+{
+    if (stack_.retrying.empty())
+        return {};
+    const std::string what = "the " + stack_.retrying + " filter below hides failed flushes, and with them lost writes";
+    if (config_.disk.bitmap_sync == BitmapSync::durable)
+        return Error(Errc::unsupported, "bitmap-sync=durable: " + what + "; leave it out");
+    if (!server_asked_for_read_only())
+        log_warning(what + ": after an error below, disk and bitmaps may not be what they say; leave it out");
+    return {};
+}
+
 Result<void> Engine::get_ready(const Stack &stack, int thread_model)
 {
     Locked lock(mutex_);
@@ -64,6 +78,7 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
         return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " +
                                         keys + " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
+    TRY(check_retrying());
     if (config_.maintenance)
         TRY(check_maintenance_key());
     // The plugin takes the last one and says nothing. (Others have several.)

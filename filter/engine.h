@@ -69,6 +69,7 @@ private:
     Engine();
     ~Engine();
 
+    Result<void> check_retrying() const;
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);

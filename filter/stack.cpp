@@ -26,10 +26,17 @@ constexpr std::string_view identity_filters[] = {
     "retry",     "retry-request",    "stats",
 };
 
-// Those of them that keep bytes. A cache that has not written what it took still
-// writes it when the file has long been cut again, and then nbdkit stops the
-// server.
-constexpr std::string_view keeping_filters[] = {"cache", "cow"};
+// (readahead keeps nothing: it asks the layer below it to cache.)
+
+// Those of them under which the file does not grow. cache and cow keep bytes: a
+// cache that has not written what it took still writes it when the file has long
+// been cut again, and then nbdkit stops the server. limit counts contexts, and
+// growth needs a second one.
+constexpr std::string_view fixing_filters[] = {"cache", "cow", "limit"};
+
+// These send a request that has failed again. A second flush succeeds where the
+// first has lost something, and so does one through a plugin that was opened anew.
+constexpr std::string_view retrying_filters[] = {"retry", "retry-request"};
 
 constexpr std::string_view file_plugin_name = "nbdkit-file-plugin.so";
 
@@ -88,18 +95,20 @@ bool contains(const List &list, std::string_view name)
 Stack judge_stack(std::span<const std::string> modules)
 {
     Stack stack;
-    bool identity = true, keeping = false;
+    bool identity = true, fixed = false;
     for (const std::string &module : modules) {
         const std::string_view name = filter_name(module);
         if (module == file_plugin_name)
             stack.file_plugin = true;
         else if (!contains(identity_filters, name))
             identity = false;
-        keeping |= contains(keeping_filters, name);
+        fixed |= contains(fixing_filters, name);
         stack.overlay |= name == "cow";
+        if (contains(retrying_filters, name))
+            stack.retrying = name;
     }
     stack.identity = stack.file_plugin && identity;
-    stack.transparent = stack.identity && !keeping;
+    stack.transparent = stack.identity && !fixed;
     return stack;
 }
 

@@ -19,11 +19,13 @@ struct Stack {
     // And each filter between hands on bytes and offsets as they are: what we
     // shall see is what is in the file now. It is checked at the prompt.
     bool identity = false;
-    // And none keeps bytes of its own: what we write is in the file at once. It
-    // may grow, if all that growth.h asks for can be proven.
+    // And none keeps bytes of its own, or minds a second context: what we write is
+    // in the file at once. It may grow, if all that growth.h asks for can be proven.
     bool transparent = false;
     // The cow filter is among them: the file need not be writable.
     bool overlay = false;
+    // A filter that hides failures, also of flushes, by trying again; else empty.
+    std::string retrying;
 };
 
 // The pure part: from the file names of the modules below.

@@ -47,7 +47,7 @@ exec 9>&-
 
 for filter in "log logfile=below.log" "delay wdelay=1ms" noparallel "error error-rate=0%" \
     "blocksize minblock=512 maxlen=64k" "rate rate=10G" "fua fuamode=emulate" \
-    "stats statsfile=stats.txt"; do
+    "stats statsfile=stats.txt" readahead; do
     # shellcheck disable=SC2086
     set -- $filter
     nbdkit --filter="$1" --dump-plugin null >/dev/null 2>&1 || continue

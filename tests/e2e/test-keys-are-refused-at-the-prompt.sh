@@ -36,6 +36,17 @@ refused 'qcow2-lock=perhaps: must be on or off' file disk.qcow2 qcow2-lock=perha
 refused "dir=: this filter serves one image; name its file by file=" file dir="$tmp"
 refused "dirfd=: this filter serves one image" file dirfd=0
 refused "can stand in a stack only once" --filter="$FILTER" file disk.qcow2
+for filter in retry retry-request; do
+    nbdkit --filter="$filter" --dump-plugin null >/dev/null 2>&1 || continue
+    refused "bitmap-sync=durable: the $filter filter below hides failed flushes" \
+        --filter="$filter" file disk.qcow2 bitmap-sync=durable
+    serve --filter="$filter" file disk.qcow2
+    stop
+    server_said "warning: the $filter filter below hides failed flushes"
+    serve -r --filter="$filter" file disk.qcow2
+    stop
+    ! grep -q hides main.log || fail "a warning for one who reads: $(cat main.log)"
+done
 same "$(file_state disk.qcow2)" "$before"
 
 step "the longest name, and a name that is no ASCII, are served"

@@ -37,6 +37,22 @@ BOOST_AUTO_TEST_CASE(filters_that_keep_bytes)
     BOOST_CHECK(cow.identity && !cow.transparent && cow.overlay);
 }
 
+BOOST_AUTO_TEST_CASE(a_filter_that_counts_contexts)
+{
+    const Stack stack = judged({"nbdkit-file-plugin.so", "nbdkit-limit-filter.so"});
+    BOOST_CHECK(stack.identity && !stack.transparent);
+}
+
+BOOST_AUTO_TEST_CASE(filters_that_hide_failures)
+{
+    for (const char *plugin : {"nbdkit-file-plugin.so", "nbdkit-nbd-plugin.so"}) {
+        BOOST_TEST(judged({plugin, "nbdkit-log-filter.so"}).retrying == "");
+        BOOST_TEST(judged({plugin, "nbdkit-retry-filter.so"}).retrying == "retry");
+        BOOST_TEST(judged({plugin, "nbdkit-retry-request-filter.so", "nbdkit-log-filter.so"}).retrying ==
+                   "retry-request");
+    }
+}
+
 BOOST_AUTO_TEST_CASE(filters_that_move_or_change_bytes_and_those_of_others)
 {
     for (const char *filter : {"nbdkit-offset-filter.so", "nbdkit-luks-filter.so", "nbdkit-tls-fallback-filter.so",
