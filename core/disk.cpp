@@ -148,6 +148,26 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     return lines;
 }
 
+std::vector<std::string> Disk::kept_granularities() const
+{
+    Passage passage(gate_);
+    if (!image_ || !options_.bitmap_granularity_bits)
+        return {};
+    const auto directory = BitmapDirectory::load(*image_);
+    if (!directory)
+        return {};  // told elsewhere
+    const std::uint64_t asked = std::uint64_t(1) << *options_.bitmap_granularity_bits;
+    std::vector<std::string> lines;
+    for (const std::string &name : options_.bitmaps) {
+        const BitmapDirectoryEntry *entry = directory->find(name);
+        if (entry && entry->granularity() != asked)
+            lines.push_back("bitmap " + quoted(name) + " keeps its granularity of " +
+                            std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
+                            std::to_string(asked) + " is for bitmaps that are made");
+    }
+    return lines;
+}
+
 Result<void> Disk::begin_writing()
 {
     Exclusive alone(gate_);

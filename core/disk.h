@@ -105,6 +105,10 @@ public:
     // how_much: and how much of each is dirty, which takes reading all of them.
     std::vector<ReportLine> report(bool how_much) const;
 
+    // A line for each bitmap that exists with another granularity than is asked
+    // for: it is kept.
+    std::vector<std::string> kept_granularities() const;
+
     // Once, before the first write, zero or trim: makes the disk as large, and
     // recovers and makes the bitmaps, as the options ask. Nothing to do on a
     // read-only disk.

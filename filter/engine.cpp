@@ -136,6 +136,7 @@ Result<void> Engine::check_image()
     const auto disk = TRY(Disk::open(*store, options).in(path));
     if (for_reading)
         return {};
+    say_what_is_kept(*disk);
     if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
@@ -384,8 +385,19 @@ Result<void> Engine::hold_file()
     return {};
 }
 
+// Once: at the prompt if it is known there.
+void Engine::say_what_is_kept(const Disk &disk)
+{
+    if (!kept_said_)
+        for (const std::string &line : disk.kept_granularities())
+            log_warning(line);
+    kept_said_ = true;
+}
+
 void Engine::say_what_is_there(bool read_only)
 {
+    if (!read_only)
+        say_what_is_kept(*disk_);
     // How much is dirty takes reading all of the bitmaps.
     const bool how_much = asks_to_be_verbose(server_arguments());
     for (const ReportLine &line : disk_->report(how_much))

@@ -61,11 +61,29 @@ step "more granules than a bitmap may have"
 make_qcow2 disk.qcow2 63T cluster_size=2M
 refused "disk.qcow2: bitmap='b0': " file disk.qcow2 bitmap=b0 bitmap-granularity=512
 
-step "another granularity than asked for is kept"
+step "another granularity than asked for is kept, and said, once"
 make_qcow2 disk.qcow2 64M
 qemu-img bitmap --add -g 4096 disk.qcow2 b0
-serve file disk.qcow2 bitmap=b0 bitmap-granularity=128k
+qemu-img bitmap --add -g 128k disk.qcow2 b1
+kept="warning: .*bitmap 'b0' keeps its granularity of 4096 bytes; bitmap-granularity=131072 is for"
+serve file disk.qcow2 bitmap=b0 bitmap=b1 bitmap-granularity=128k
+# At the prompt, before anybody comes.
+server_said "$kept"
 client <<<'h.pwrite(b"z", 2 << 20)'
 stop
+same "$(grep -c "keeps its granularity" main.log)" 1
+step "where it is only known when the first client comes"
+length=$(length_of disk.qcow2)
+serve --filter=offset file disk.qcow2 range="$length" bitmap=b0 bitmap-granularity=128k
+client <<<'h.pread(512, 0); h.shutdown()'
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+server_said "$kept"
+same "$(grep -c "keeps its granularity" main.log)" 1
+step "nothing to say"
+serve file disk.qcow2 bitmap=b1 bitmap-granularity=128k
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+! grep -q "keeps its granularity" main.log || fail "$(cat main.log)"
 same "$(bitmap_info disk.qcow2 b0)" "4096 auto"
 same "$(dirty_map b0 disk.qcow2)" "2097152+4096"
