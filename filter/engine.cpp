@@ -378,11 +378,15 @@ Result<void> Engine::hold_file()
     if (!file_ || !config_.lock)
         return {};
     switch (file_->held_by_layer()) {
-    case LocalFile::Held::no: return {};
+    case LocalFile::Held::no: break;
     case LocalFile::Held::for_reading: return lock_->take(ImageLock::Kind::reader);
     case LocalFile::Held::for_writing: return lock_->take(ImageLock::Kind::writer);
     }
-    return {};
+    // Nobody knows (there is no /proc): as it must be if it is this file. What
+    // other plugins have in it, if anything, they may have in several.
+    if (!stack_.file_plugin)
+        return {};
+    return lock_->take(store_->read_only() || stack_.overlay ? ImageLock::Kind::reader : ImageLock::Kind::writer);
 }
 
 // Once: at the prompt if it is known there.
