@@ -308,7 +308,12 @@ Result<void> Engine::create()
     if (!TRY(is_empty(*store_)))
         return {};
     log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");
-    return create_image(*store_, *config_.create_size).in("qcow2-create=");
+    const bool was_empty = store_->size() == 0;
+    Result<void> created = create_image(*store_, *config_.create_size).in("qcow2-create=");
+    // Nobody has seen anything of it: the next one begins with an empty file again.
+    if (!created && was_empty && store_->size() != 0)
+        TRY(store_->cut(0));
+    return created;
 }
 
 // An image with lazy refcounts that was not closed cleanly, as `qemu-img check

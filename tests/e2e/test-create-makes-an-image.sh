@@ -92,3 +92,21 @@ serve --filter=truncate file small truncate=128K qcow2-create=100M
 server_said 'qcow2-create=: .*the layer below ends at 0x20000'
 stop
 cmp small <(head -c 128K /dev/zero)
+
+step "an empty file that becomes no image stays empty, and later becomes one"
+if [ "$(id -u)" -eq 0 ] && mkdir full && mount -t tmpfs -o size=128K none full 2>/dev/null; then
+    cleanup_fn umount "$tmp/full"
+    : >full/disk.qcow2
+    serve file full/disk.qcow2 qcow2-create=100M
+    for _ in 1 2; do
+        ! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "served"
+        same "$(length_of full/disk.qcow2)" 0
+    done
+    server_said 'qcow2-create=: .*No space left'
+    mount -o remount,size=40M full
+    use
+    stop
+    cp full/disk.qcow2 .
+    check_image disk.qcow2
+    same_disk disk.qcow2 twin.raw
+fi
