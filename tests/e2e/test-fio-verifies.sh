@@ -18,7 +18,7 @@ job()
         --verify=crc32c --verify_fatal=1 --randrepeat=1 --minimal "${@:2}" >fio.out 2>&1 ||
         fail "fio $1: $(cat fio.out)"
 }
-step "4k blocks, unaligned to clusters, some trimmed"
+step "4k blocks, unaligned to clusters"
 job small --rw=randwrite --bs=4k --size=24M --do_verify=1
 step "blocks of many sizes"
 job mixed --rw=randwrite --bsrange=512-256k --bs_unaligned=0 --blockalign=512 --offset=64M --size=48M --do_verify=1

@@ -45,6 +45,12 @@ grows file /proc/self/fd/9
 ! nbdkit file --help | grep -q '^ *fd=' || grows file fd=9
 exec 9>&-
 
+step "a descriptor for reading: the plugin opens the file anew, for writing"
+make_qcow2 disk.qcow2 256M
+exec 9<disk.qcow2
+grows file /proc/self/fd/9
+exec 9<&-
+
 for filter in "log logfile=below.log" "delay wdelay=1ms" noparallel "error error-rate=0%" \
     "blocksize minblock=512 maxlen=64k" "rate rate=10G" "fua fuamode=emulate" \
     "stats statsfile=stats.txt" readahead; do

@@ -33,3 +33,24 @@ if nbdkit file --help | grep -q '^ *fd='; then
     exec 9<&-
     same "$(file_state disk.qcow2)" "$before"
 fi
+
+step "a descriptor for reading, of a file that the plugin may not open for writing"
+if [ "$(id -u)" -eq 0 ] && setpriv --reuid=65534 --regid=65534 --clear-groups test -r "$FILTER" 2>/dev/null; then
+    chmod 444 disk.qcow2
+    chmod 777 .
+    nbdkit_command=(setpriv --reuid=65534 --regid=65534 --clear-groups "${nbdkit_command[@]}")
+    before=$(file_state disk.qcow2)
+    exec 9<disk.qcow2
+    refused "cannot be written: Permission denied; but bitmap= asks for a change" file /proc/self/fd/9 bitmap=b1
+    serve file /proc/self/fd/9
+    server_said "cannot be written: Permission denied; the disk is served read-only"
+    client <<'PYTHON'
+assert h.is_read_only()
+fails(errno.EPERM, h.pwrite, b"x", 0)
+assert h.pread(1000, 0) == bytes(1000)
+h.shutdown()
+PYTHON
+    stop
+    exec 9<&-
+    same "$(file_state disk.qcow2)" "$before"
+fi

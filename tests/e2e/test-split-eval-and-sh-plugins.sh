@@ -45,9 +45,23 @@ truncate -s +2M whole
 IDLE_MS=100 serve split whole bitmap=b0
 use
 stop
+# What it cannot promise is said.
+server_said "warning: the layer below cannot flush: bitmaps are true when the disk is idle and after a clean stop only .bitmap-sync=on-close."
 check_image whole
 same_disk whole twin.raw
 same "$(dirty_map b0 whole)" "0+131072"$'\n'"983040+131072"
+
+step "split, and a promise that cannot be kept is refused; one that is not made needs no warning"
+before=$(file_state whole)
+serve split whole bitmap-sync=durable
+! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "served"
+stop
+server_said "bitmap-sync=durable: the layer below cannot flush, so nothing can be made durable; bitmap-sync=on-close keeps"
+same "$(file_state whole)" "$before"
+serve split whole bitmap-sync=on-close
+client <<<'h.pwrite(b"x", 0); h.shutdown()'
+stop
+! grep -q "cannot flush" main.log || fail "said: $(cat main.log)"
 
 step "eval, serialised, with our own thread at work too"
 requires_plugin eval
@@ -101,3 +115,26 @@ h.shutdown()
 PYTHON
 stop
 same "$(file_state disk.qcow2)" "$before"
+
+step "sh, which can"
+make_qcow2 disk.qcow2 16M
+truncate -s +2M disk.qcow2
+cat >plugin.sh <<'PLUGIN'
+case $1 in
+    get_size) stat -c %s "$file" ;;
+    pread) dd if="$file" skip="$4" count="$3" iflag=skip_bytes,count_bytes status=none ;;
+    can_write|can_flush) exit 0 ;;
+    pwrite) dd of="$file" seek="$4" conv=notrunc oflag=seek_bytes status=none ;;
+    flush) sync -d "$file"; echo >>"$file.flushed" ;;
+    *) exit 2 ;;
+esac
+PLUGIN
+{ echo '#!/bin/sh'; echo "file='$file'"; cat plugin.sh; } >plugin
+IDLE_MS=100 serve sh "$tmp/plugin" bitmap=b0 bitmap-sync=durable
+use
+stop
+[ -s "$file.flushed" ] || fail "nothing was flushed"
+check_image disk.qcow2
+same_disk disk.qcow2 twin.raw
+same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
+same "$(dirty_map b0 disk.qcow2)" "0+131072"$'\n'"983040+131072"
