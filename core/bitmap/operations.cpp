@@ -119,31 +119,43 @@ Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image 
     return {};
 }
 
+Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
+{
+    const Geometry &geometry = image.geometry();
+    if (geometry.version < 3)
+        return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
+                                        "compat=1.1' makes it version 3");
+    TRY(check_bitmap_name(bitmap.name));
+    if (directory.find(bitmap.name))
+        return Error(Errc::exists, words_for(bitmap.name) + " exists already");
+    const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
+    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
+    BitmapDirectoryEntry entry;
+    entry.name = bitmap.name;
+    entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
+    entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
+    TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
+    directory.entries.push_back(std::move(entry));
+    return {};
+}
+
+Result<void> recover_all(Image &image, Aside &aside, BitmapDirectory &directory)
+{
+    const BitmapDirectory old = directory;
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
+    return for_each_recoverable(old, image, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
+        clusters.release(aside, entry);
+        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
+        directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        return {};
+    });
+}
+
 }  // namespace
 
 Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps)
 {
-    const Geometry &geometry = image.geometry();
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    Aside aside(image);
-    for (const NewBitmap &bitmap : bitmaps) {
-        if (geometry.version < 3)
-            return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
-                                            "compat=1.1' makes it version 3");
-        TRY(check_bitmap_name(bitmap.name));
-        if (directory.find(bitmap.name))
-            return Error(Errc::exists, words_for(bitmap.name) + " exists already");
-        const std::uint32_t granularity_bits =
-            bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
-        TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
-        BitmapDirectoryEntry entry;
-        entry.name = bitmap.name;
-        entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
-        entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
-        TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
-        directory.entries.push_back(std::move(entry));
-    }
-    return bitmaps.empty() ? Result<void>() : commit(aside, directory);
+    return recover_and_add(image, false, bitmaps);
 }
 
 Result<void> remove_bitmap(Image &image, const std::string &name)
@@ -202,19 +214,17 @@ bool has_recoverable(const BitmapDirectory &directory, const Image &image)
     return done && some;
 }
 
-Result<void> recover_all_dirty(Image &image)
+Result<void> recover_all_dirty(Image &image) { return recover_and_add(image, true, {}); }
+
+Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps)
 {
-    const BitmapDirectory old = TRY(BitmapDirectory::load(image));
-    BitmapDirectory directory = old;
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     Aside aside(image);
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
-    TRY(for_each_recoverable(old, image, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
-        clusters.release(aside, entry);
-        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
-        directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
-        return {};
-    }));
-    return commit(aside, directory);
+    if (recover)
+        TRY(recover_all(image, aside, directory));
+    for (const NewBitmap &bitmap : bitmaps)
+        TRY(add(image, aside, directory, bitmap));
+    return recover || !bitmaps.empty() ? commit(aside, directory) : Result<void>();
 }
 
 }  // namespace qcow2

@@ -51,4 +51,7 @@ bool is_recoverable(const BitmapDirectoryEntry &entry, const Image &image);
 bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 Result<void> recover_all_dirty(Image &image);
 
+// Both by one commit, the first if asked for.
+Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps);
+
 }  // namespace qcow2

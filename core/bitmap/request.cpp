@@ -71,14 +71,12 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
 {
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     TRY(check_request(request, image, directory));
-    if (request.recover_all_dirty && has_recoverable(directory, image))
-        TRY(recover_all_dirty(image));
+    const bool recover = request.recover_all_dirty && has_recoverable(directory, image);
     std::vector<NewBitmap> absent;
     for (const std::string &name : request.names)
         if (!directory.find(name))
             absent.push_back({name, request.granularity_bits});
-    // Nothing may fail behind a commit.
-    return absent.empty() ? Result<void>() : add_bitmaps(image, absent);
+    return recover_and_add(image, recover, absent);
 }
 
 }  // namespace qcow2

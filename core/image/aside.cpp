@@ -42,8 +42,10 @@ Result<void> Aside::commit(const ImageHeader::Change &change)
     TRY(image_.store().flush());
     TRY(image_.header().commit(change));
     taken_.clear();
-    for (const HostRun &run : replaced_)
+    for (const HostRun &run : replaced_) {
+        image_.metadata().remove(run);  // it may be found free, and taken
         image_.allocator().lower(run);  // W3
+    }
     replaced_.clear();
     return {};
 }

@@ -300,4 +300,28 @@ BOOST_AUTO_TEST_CASE(B5_recovered_bitmaps_have_all_bits_set_and_a_tail_of_zeros)
     BOOST_TEST(image.checked().leaks_at_worst());
 }
 
+// What the one has given up is not yet free when the other looks for room.
+BOOST_AUTO_TEST_CASE(H1_recovering_and_making_bitmaps_is_one_commit)
+{
+    Order order(with_bitmaps({named("torn", true, true)}), {}, [] {
+        DiskOptions options = with_new_bitmap();
+        options.recover_all_dirty = true;
+        return options;
+    }());
+    const Result<void> begun = order.disk().begin_writing();
+    BOOST_REQUIRE_MESSAGE(begun, words(begun));
+    const Recording recording = order.recording();
+    const HostOffset header(0);
+    BOOST_TEST(std::ranges::count_if(recording.operations, [&](const Operation &o) {
+                   return word_of(o, header, 4).has_value();
+               }) == 1);
+    must(order.disk().close());
+    order.look([](const ImageReader &reader) {
+        const auto bitmaps = must(reader.bitmaps());
+        BOOST_REQUIRE(bitmaps.size() == 2u);
+        BOOST_TEST(bitmaps[0].bits.all());
+        BOOST_TEST((!bitmaps[0].entry.in_use() && bitmaps[1].bits.none()));
+    });
+}
+
 BOOST_AUTO_TEST_SUITE_END()
