@@ -54,9 +54,11 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
     if (directory.entries.size() + absent > limits::bitmaps_max)
         return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
     if (absent != 0) {
-        HeaderArea area = image.header().area();
-        area.extensions = with_bitmaps_extension(area.extensions, BitmapsExtension());
-        TRY(encode_header_area(area, {}).in("bitmap=: no room for the bitmaps extension"));
+        const auto change = [](HeaderArea &area) {
+            area.extensions = with_bitmaps_extension(area.extensions, BitmapsExtension());
+            area.header.autoclear_features |= autoclear::bitmaps;
+        };
+        TRY(image.header().check(change).in("bitmap=: no room for the bitmaps extension"));
     }
     return {};
 }

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::size_t record_head = 8;          // type and length
 constexpr std::size_t feature_name_size = 48;   // kind, bit, 46 bytes of name
+constexpr std::size_t bitmaps_record_size = record_head + sizeof(on_disk::BitmapsExtension);
 
 std::uint32_t load_be32(const std::uint8_t *p)
 {
@@ -140,18 +141,22 @@ void append(Buffer &out, const Extension &extension)
     std::copy(extension.data.begin(), extension.data.end(), out.begin() + at + record_head);
 }
 
-// Takes one entry off the end of the feature name table, if there is one: 48
-// bytes, room for the 32 of the bitmaps extension.
+// The feature name table makes room for the bitmaps extension, and gets it back
+// (H2). QEMU takes a table of any length; the last entry is cut in the middle,
+// which tells that the table was cut.
 void cut_feature_names(std::vector<Extension> &extensions)
 {
-    for (auto it = extensions.begin(); it != extensions.end(); ++it) {
-        if (it->type != ExtensionType::feature_names || it->data.size() < feature_name_size)
-            continue;
-        it->data.resize((it->data.size() / feature_name_size - 1) * feature_name_size);
-        if (it->data.empty())
-            extensions.erase(it);
-        return;
-    }
+    for (Extension &e : extensions)
+        if (e.type == ExtensionType::feature_names && e.data.size() >= bitmaps_record_size)
+            return e.data.resize(e.data.size() - bitmaps_record_size);
+}
+
+void grow_feature_names(std::vector<Extension> &extensions)
+{
+    for (Extension &e : extensions)
+        if (e.type == ExtensionType::feature_names &&
+            e.data.size() % feature_name_size == feature_name_size - bitmaps_record_size)
+            return e.data.resize(e.data.size() + bitmaps_record_size);
 }
 
 }  // namespace
@@ -293,7 +298,53 @@ std::vector<Extension> with_bitmaps_extension(const std::vector<Extension> &exte
     }
     if (bitmaps && !had_one)
         cut_feature_names(result);
+    if (!bitmaps && had_one)
+        grow_feature_names(result);
     return result;
+}
+
+std::uint64_t HeaderArea::named_end() const
+{
+    std::uint64_t end = header.header_length + record_head;
+    for (const Extension &e : extensions)
+        end += e.encoded_size();
+    return std::max(end, header.backing_file_offset + backing_file_name.size());
+}
+
+std::vector<Range> HeaderArea::ranges_that_matter() const
+{
+    std::vector<Range> ranges = {{0, header.header_length}};
+    std::uint64_t at = header.header_length;
+    for (const Extension &e : extensions) {
+        ranges.push_back(
+            Range::of(at, e.type == ExtensionType::feature_names ? record_head : e.encoded_size()));
+        at += e.encoded_size();
+    }
+    ranges.push_back({at, std::max(at, std::min(at + record_head, area_end(header)))});
+    ranges.push_back(Range::of(header.backing_file_offset, backing_file_name.size()));
+    return ranges;
+}
+
+HeaderArea behind_a_gap(HeaderArea area, std::uint64_t place)
+{
+    std::uint64_t at = area.header.header_length;
+    auto front = area.extensions.begin();
+    if (front != area.extensions.end() && front->type == ExtensionType::bitmaps)
+        at += front++->encoded_size();
+    Extension gap{ExtensionType::feature_names, {}};
+    INVARIANT(place % 8 == 0 && at + record_head <= place);
+    // The names that there are begin where they do, as far as they fit.
+    for (const Extension &e : area.extensions)
+        if (e.type == ExtensionType::feature_names && gap.data.empty())
+            gap.data = e.data;
+    gap.data.resize(place - at - record_head);
+    std::vector<Extension> rest(front, area.extensions.end());
+    std::erase_if(rest, [](const Extension &e) { return e.type == ExtensionType::feature_names; });
+    area.extensions.erase(front, area.extensions.end());
+    area.extensions.push_back(std::move(gap));
+    area.extensions.insert(area.extensions.end(), rest.begin(), rest.end());
+    area.header.backing_file_offset = 0;  // right behind them
+    return area;
 }
 
 }  // namespace qcow2

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/range.h"
 #include "core/format/header.h"
 
 namespace qcow2 {
@@ -61,6 +62,12 @@ struct HeaderArea {
     std::string backing_file_name;
 
     const Extension *find(ExtensionType type) const;
+
+    // Of an area that was decoded: where all that it names has ended in the
+    // cluster; and which bytes of the cluster it needs, that is all but the data
+    // of feature name tables, which are for people.
+    std::uint64_t named_end() const;
+    std::vector<Range> ranges_that_matter() const;
     friend bool operator==(const HeaderArea &, const HeaderArea &) = default;
 };
 
@@ -75,11 +82,14 @@ Result<HeaderArea> decode_header_area(Bytes cluster);
 Result<Buffer> encode_header_area(const HeaderArea &area, Bytes old);
 
 // The extensions with the bitmaps extension put first (rule H2); `bitmaps`
-// nullopt takes it away. When a first one comes and the whole would get
-// longer, whole entries are cut off the end of the feature name table to make
-// room for its 32 bytes where there is such a table (each entry has 48 bytes; only so many as are needed;
-// the freed bytes beyond 32 are not kept as a gap).
+// nullopt takes it away. When the first one comes, the feature name table, if
+// there is one, is cut by its 32 bytes, so that nothing behind moves; when it
+// goes, a table that was cut has them back.
 std::vector<Extension> with_bitmaps_extension(const std::vector<Extension> &extensions,
                                               const std::optional<BitmapsExtension> &bitmaps);
+
+// The same area with all but a bitmaps extension in front moved to `place` in
+// the cluster (rule H3): what lies between belongs to a feature name table.
+HeaderArea behind_a_gap(HeaderArea area, std::uint64_t place);
 
 }  // namespace qcow2

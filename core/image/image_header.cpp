@@ -16,30 +16,28 @@ namespace {
 
 using limits::sector;
 
-// The sectors in which two clusters of equal size differ: first and end.
-std::pair<std::size_t, std::size_t> differing(const Buffer &a, const Buffer &b)
+// The sectors of [begin, end) in which two clusters differ: first and end.
+std::pair<std::size_t, std::size_t> differing(const Buffer &a, const Buffer &b, std::size_t begin,
+                                              std::size_t end)
 {
-    std::size_t first = a.size() / sector, end = 0;
-    for (std::size_t i = 0; i < a.size() / sector; ++i)
+    std::size_t first = end, last = begin;
+    for (std::size_t i = begin; i < end; ++i)
         if (std::memcmp(&a[i * sector], &b[i * sector], sector) != 0) {
             first = std::min(first, i);
-            end = i + 1;
+            last = i + 1;
         }
-    return {first, end};
+    return {first, last};
 }
 
-// The names of features are for people; all else must be the same.
-HeaderArea without_feature_names(HeaderArea area)
+// Whether the new sector 0 stands for itself: what it needs behind it is there,
+// at the same places, whichever of the other sectors are new already.
+bool stands_for_itself(const Buffer &old, const Buffer &cluster, const HeaderArea &area)
 {
-    std::erase_if(area.extensions,
-                  [](const Extension &e) { return e.type == ExtensionType::feature_names; });
-    return area;
-}
-
-bool says_the_same(const Buffer &cluster, const HeaderArea &area)
-{
-    const auto decoded = decode_header_area(cluster);
-    return decoded && without_feature_names(*decoded) == without_feature_names(area);
+    for (const Range &range : area.ranges_that_matter())
+        for (std::uint64_t at = std::max<std::uint64_t>(range.begin, sector); at < range.end; ++at)
+            if (old[at] != cluster[at])
+                return false;
+    return true;
 }
 
 }  // namespace
@@ -71,8 +69,8 @@ Result<void> ImageHeader::write_sectors(const Buffer &cluster, std::size_t first
 Result<void> ImageHeader::restore()
 {
     certain_ = false;
+    TRY(write_sectors(old_, 0, 1));  // what it needs behind it is there
     TRY(write_sectors(old_, 1, old_.size() / sector));
-    TRY(write_sectors(old_, 0, 1));
     certain_ = true;
     return {};
 }
@@ -83,48 +81,89 @@ bool ImageHeader::certain() const
     return certain_;
 }
 
+// What is to be written, in this order: the sectors from `behind` on, sector 0,
+// which is the commit. Then, where that was a step only: the sectors before
+// `behind`, sector 0 again, the sectors from `behind` on.
+Result<ImageHeader::Plan> ImageHeader::plan(const Change &change) const
+{
+    HeaderArea area = area_;
+    change(area);
+    Plan plan;
+    plan.last = TRY(encode_header_area(area, cluster_).in("header"));
+    const std::size_t sectors = plan.last.size() / sector;
+    plan.behind = sectors;
+    const auto [first, end] = differing(cluster_, plan.last, 0, sectors);
+    const HeaderArea decoded = TRY(decode_header_area(plan.last));
+    if (first >= end || end - first == 1 || stands_for_itself(cluster_, plan.last, decoded))
+        return plan;  // H1, H2
+    // H3.
+    const HeaderArea old = TRY(decode_header_area(cluster_));
+    const std::uint64_t place = align_up(std::max(old.named_end(), decoded.named_end()), sector);
+    auto step = encode_header_area(behind_a_gap(area, place), cluster_);
+    plan.behind = place / sector;
+    Buffer before = cluster_;  // the commit
+    if (step)
+        std::copy(step->begin() + place, step->end(), before.begin() + place);
+    if (!step || !stands_for_itself(before, *step, TRY(decode_header_area(*step))))
+        return Error(Errc::no_space, "header: its extensions and the name of the backing file are too long "
+                                     "for a cluster of " + std::to_string(plan.last.size()) +
+                                     " bytes to be changed without a moment in which a crash would harm the image");
+    plan.step = std::move(*step);
+    return plan;
+}
+
+Result<void> ImageHeader::check(const Change &change) const
+{
+    Locked lock(mutex_);
+    TRY(plan(change));
+    return {};
+}
+
 Result<void> ImageHeader::commit(const Change &change)
 {
     Locked lock(mutex_);
     if (!certain_)
         TRY(restore());
-    HeaderArea area = area_;
-    change(area);
-    const Buffer cluster = TRY(encode_header_area(area, cluster_).in("header"));
+    const Plan plan = TRY(this->plan(change));
     old_ = cluster_;
-    Result<void> committed = commit_cluster(cluster, area);
+    Result<void> committed = commit_plan(plan);
     if (!committed) {
         if (const auto restored = restore(); !restored)
             log_debug("the old header could not be put back: " + restored.error().what);
         return committed;
     }
-    area_ = TRY(decode_header_area(cluster));
-    // What is not there yet are names of features at most (H2).
-    const auto [first, end] = differing(cluster_, cluster);
-    if (const auto rest = write_sectors(cluster, first, end); !rest)
+    area_ = TRY(decode_header_area(plan.last));
+    // It says already all that it is to say.
+    if (const auto rest = finish_plan(plan); !rest)
         log_debug("header, behind its first sector: " + rest.error().what);
     return {};
 }
 
 // Up to the one write that commits.
-Result<void> ImageHeader::commit_cluster(const Buffer &cluster, const HeaderArea &area)
+Result<void> ImageHeader::commit_plan(const Plan &plan)
 {
-    const auto [first, end] = differing(cluster_, cluster);
-    if (first >= end || end - first == 1)
-        return write_sectors(cluster, first, end);  // H1
-    // H2: does sector 0 stand for itself?
-    Buffer mixed = cluster_;
-    std::copy_n(cluster.begin(), sector, mixed.begin());
-    if (!says_the_same(mixed, area)) {
-        // H3.
-        mixed = cluster_;
-        Header marked = area_.header;
-        marked.autoclear_features &= ~autoclear::bitmaps;
-        encode_header(marked, mixed);
-        TRY(write_sectors(mixed, 0, 1));
-        TRY(write_sectors(cluster, 1, cluster.size() / sector));
+    if (!plan.step.empty()) {  // H3
+        TRY(write_changes(plan.step, plan.behind, plan.step.size() / sector));
+        return write_sectors(plan.step, 0, 1);
     }
-    return write_sectors(cluster, 0, 1);
+    const auto [first, end] = differing(cluster_, plan.last, 0, plan.last.size() / sector);
+    if (end - first == 1)
+        return write_sectors(plan.last, first, end);  // H1
+    return write_changes(plan.last, 0, 1);            // H2
+}
+
+Result<void> ImageHeader::finish_plan(const Plan &plan)
+{
+    TRY(write_changes(plan.last, 1, plan.behind));
+    TRY(write_changes(plan.last, 0, 1));
+    return write_changes(plan.last, plan.behind, plan.last.size() / sector);
+}
+
+// Those of [begin, end) that differ from what the file says.
+Result<void> ImageHeader::write_changes(const Buffer &cluster, std::size_t begin, std::size_t end)
+{
+    const auto [first, last] = differing(cluster_, cluster, begin, end);
+    return write_sectors(cluster, first, last);
 }
 
 }  // namespace qcow2

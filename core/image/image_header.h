@@ -6,11 +6,13 @@
 //
 // H1  A structural change is prepared aside and takes effect by one write of
 //     one sector, made durable: sector 0, or whichever single sector differs.
-// H2  If several sectors differ, but sector 0 with the old rest is a complete
-//     valid header that says the same (only names of features may read as
-//     rubbish meanwhile), sector 0 goes first and is durable before the rest.
-// H3  Else: autoclear bit 0 off, durable; the rest, durable; then sector 0
-//     with the bit. The one window in which a crash costs the bitmaps.
+// H2  If several sectors differ, but all that the new sector 0 needs behind it
+//     is there at the same places (only names of features may read as rubbish
+//     meanwhile), sector 0 goes first and is durable before the rest.
+// H3  Else what follows the header is first written, durably, behind all that
+//     the old header names. Then sector 0 leads there past a gap, a feature name
+//     table: the commit. Then all goes to where it is to be, in the same way. If
+//     the cluster has no room for that, the change is refused.
 // H4  Unknown autoclear bits go before the first write.
 //
 // Any thread.
@@ -41,9 +43,19 @@ public:
     using Change = std::function<void(HeaderArea &)>;
     Result<void> commit(const Change &change) EXCLUDES(mutex_);
     bool certain() const EXCLUDES(mutex_);
+    // Whether the header has room for the change.
+    Result<void> check(const Change &change) const EXCLUDES(mutex_);
 
 private:
-    Result<void> commit_cluster(const Buffer &cluster, const HeaderArea &area) REQUIRES(mutex_);
+    struct Plan {
+        Buffer last;             // cluster 0 as it is to be
+        Buffer step;             // on the way (H3); empty if there is none
+        std::size_t behind = 0;  // sector: there `step` has what follows the header
+    };
+    Result<Plan> plan(const Change &change) const REQUIRES(mutex_);
+    Result<void> commit_plan(const Plan &plan) REQUIRES(mutex_);
+    Result<void> finish_plan(const Plan &plan) REQUIRES(mutex_);
+    Result<void> write_changes(const Buffer &cluster, std::size_t begin, std::size_t end) REQUIRES(mutex_);
     Result<void> restore() REQUIRES(mutex_);
     Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)
         REQUIRES(mutex_);

@@ -54,4 +54,27 @@ BOOST_AUTO_TEST_CASE(H1_each_operation_on_bitmaps_takes_place_wholly_or_not_at_a
         }
 }
 
+// What follows the bitmaps extension crosses the first sector, and moves.
+BOOST_AUTO_TEST_CASE(H3_the_header_is_never_torn)
+{
+    Extension unknown{ExtensionType(0x12345678), Buffer(600)};
+    for (std::size_t i = 0; i < unknown.data.size(); ++i)
+        unknown.data[i] = static_cast<std::uint8_t>(i * 7 + 1);
+    Random random(3);
+    for (const unsigned names : {0u, 5u}) {
+        ImageSpec spec;
+        spec.cluster_bits = 12;
+        spec.size = 300000;
+        spec.clusters = {{0, Preset::data}};
+        spec.feature_names = names;
+        spec.more_extensions = {unknown};
+        DiskOptions options;
+        options.bitmaps = {"new"};
+        crash(spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+        spec.bitmaps = {{.name = "b0", .granularity_bits = 12, .set = {}, .extra_data = {}}};
+        crash(spec, [](Disk &disk) { return disk.restructure([](Image &i) { return remove_bitmap(i, "b0"); }); },
+              random);
+    }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -21,6 +21,7 @@
 
 #include "core/disk.h"
 #include "core/format/bitmap_directory.h"
+#include "core/format/extensions.h"
 #include "tests/support/image_reader.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/random.h"
@@ -52,6 +53,9 @@ struct DiskState {
     Content content;
     std::vector<Snapshot> snapshots;
     std::vector<Bitmap> bitmaps;
+    // In the header area, but for bitmaps and the names of features.
+    std::vector<Extension> extensions;
+    std::string backing_file_name;
 
     friend bool operator==(const DiskState &, const DiskState &) = default;
     std::string text() const;
@@ -72,9 +76,6 @@ public:
     // The file after the operation and a clean stop.
     const StoreImage &done() const { return done_; }
 
-    // The bitmaps may be gone after a crash (H3), all other is as ever.
-    void bitmaps_may_go() { bitmaps_may_go_ = true; }
-
     // The power fails at each event of the operation, what is not flushed is
     // lost, there or torn. The image is sound (leaks at worst) and the state is
     // that before or that after; now and then, the operation is done again.
@@ -94,7 +95,6 @@ private:
     const Operation operation_;
     const DiskOptions options_;
     const StoreOptions store_options_;
-    bool bitmaps_may_go_ = false;
     DiskState before_, after_;
     StoreImage done_;
 };
