@@ -11,10 +11,9 @@
 
 namespace qcow2 {
 
-DataPath::DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata,
-                   Allocator &allocator, Mapping &mapping, const Header &header, std::uint64_t disk_size)
+DataPath::DataPath(ByteStore &store, ByteStore &data, Allocator &allocator, Mapping &mapping,
+                   const Header &header, std::uint64_t disk_size)
     : data_(data),
-      metadata_(metadata),
       allocator_(allocator),
       mapping_(mapping),
       geometry_(header.geometry()),
@@ -108,19 +107,6 @@ bool DataPath::may_write_in_place(const ClusterMapping &mapping) const
     return data && data->copied;
 }
 
-// Images lie: is this the guest's to write?
-Result<void> DataPath::check_target(HostOffset host, std::uint64_t length, GuestOffset guest)
-{
-    if (geometry_.data_file)
-        return {};
-    const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
-    if (!metadata_.overlaps({HostCluster(clusters.begin), clusters.length()}))
-        return {};
-    met_metadata_ = true;
-    return finding(Finding::data_cluster_is_metadata,
-                   "guest offset " + hex(guest.value) + ", host offset " + hex(host.value));
-}
-
 // Writes the first bytes where they are; returns how many, 0 if that may not
 // be.
 Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
@@ -129,8 +115,9 @@ Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
     const MappedRun run = TRY(mapping_.map(offset, bytes.size()));
     if (!may_write_in_place(run.mapping))
         return std::uint64_t(0);
-    const HostOffset host = std::get<Data>(run.mapping).host + geometry_.in_cluster(offset);
-    TRY(check_target(host, run.length, offset));
+    const std::uint64_t in_cluster = geometry_.in_cluster(offset);
+    const HostOffset host = std::get<Data>(run.mapping).host + in_cluster;
+    TRY(mapping_.check_own(run.mapping, geometry_.clusters_for(in_cluster + run.length), offset));
     TRY(data_.write(host.value, sub(bytes, 0, run.length)));
     return run.length;
 }
@@ -157,9 +144,10 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     const std::uint64_t count =
         std::min(geometry_.clusters_for(in_cluster + run.length),
                  geometry_.l2_entries() - geometry_.l2_index(first));  // one L2 table
+    // What is written to, or let go of when the new clusters are named.
+    TRY(mapping_.check_own(run.mapping, count, offset));
     Allocator::Taken target;
     if (kept) {
-        TRY(check_target(zero->host, count * geometry_.cluster_size(), offset));
         target.run = {geometry_.cluster_of(zero->host), count};
     } else {
         target = TRY(take(first, count));

@@ -15,7 +15,6 @@
 
 #pragma once
 
-#include <atomic>
 #include <vector>
 
 #include "core/base/gate.h"
@@ -30,8 +29,8 @@ namespace qcow2 {
 class DataPath {
 public:
     // data: where guest clusters are, the store itself or an external data file.
-    DataPath(ByteStore &store, ByteStore &data, MetadataMap &metadata, Allocator &allocator,
-             Mapping &mapping, const Header &header, std::uint64_t disk_size);
+    DataPath(ByteStore &store, ByteStore &data, Allocator &allocator, Mapping &mapping,
+             const Header &header, std::uint64_t disk_size);
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
@@ -54,16 +53,12 @@ public:
     // The first extent from the offset on, at most length_max (not 0) long.
     Result<Extent> status(GuestOffset offset, std::uint64_t length_max);
 
-    // A request would have written to metadata, and was refused.
-    bool met_metadata() const { return met_metadata_.load(); }
-
     // Returns when everybody who read or wrote by a mapping older than this
     // call is done (W3). Not from inside the other methods.
     void drain() { readers_.drain(); }
 
 private:
     bool may_write_in_place(const ClusterMapping &mapping) const;
-    Result<void> check_target(HostOffset host, std::uint64_t length, GuestOffset guest);
 
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
@@ -93,7 +88,6 @@ private:
     Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
 
     ByteStore &data_;
-    MetadataMap &metadata_;
     Allocator &allocator_;
     Mapping &mapping_;
     const Geometry geometry_;
@@ -102,7 +96,6 @@ private:
     bool keep_clusters_ = false;  // constant in use
 
     std::unique_ptr<Backing> backing_;  // constant in use
-    std::atomic<bool> met_metadata_{false};
     CompressedClusters compressed_;
     Gate readers_{Rank::readers};
     RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of

@@ -66,7 +66,7 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
       disk_size_(state.disk_size),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
       mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
-      data_(store_, data_store_ ? *data_store_ : store_, metadata_, allocator_, mapping_, area.header,
+      data_(store_, data_store_ ? *data_store_ : store_, allocator_, mapping_, area.header,
             disk_size_)
 {
 }
@@ -195,7 +195,7 @@ Result<void> Image::change(Operation operation)
         TRY(flush());
         result = operation();
     }
-    if (!result && data_.met_metadata())
+    if (!result && mapping_.met_metadata())
         mark_corrupt(result.error());
     if (result && mapping_.wants_write_back())
         TRY(flush());
@@ -285,8 +285,24 @@ Result<void> Image::write_back()
     // W3: the names are durably gone, and then the readers.
     data_.drain();
     for (const HostRun &run : released)
-        give_back(run);
+        give_back_released(run);
     return {};
+}
+
+// The mapping lets go of no metadata. If that is a mistake, or an L2 table was
+// shared and its refcount too low, the last name stays: at worst it leaks.
+void Image::give_back_released(HostRun run)
+{
+    if (!metadata_.overlaps(run))
+        return give_back(run);
+    for (HostCluster cluster = run.first; cluster < run.end(); ++cluster) {
+        const HostRun one{cluster, 1};
+        if (metadata_.overlaps(one) && !allocator_.last_references(one).empty())
+            log_warning("the cluster at " + hex(geometry_.offset_of(cluster).value) +
+                        " is not given back: there is metadata");
+        else
+            give_back(one);
+    }
 }
 
 // W3: what nobody else names is punched out of the file before anybody can take

@@ -127,6 +127,7 @@ private:
     Result<void> note_snapshots(const Header &header);
     Result<void> flush_stores();
     Result<void> write_back();
+    void give_back_released(HostRun run);
     template <class Operation>
     Result<void> change(Operation operation);
     void mark_corrupt(const Error &cause);

@@ -7,6 +7,7 @@
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
+#include "core/format/l2_table.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -14,19 +15,6 @@ namespace qcow2 {
 namespace {
 
 constexpr std::uint64_t l1_entries_per_sector = limits::sector / 8;
-
-// The host cluster of a mapping that may be written in place; 0 if none.
-HostOffset host_of(const ClusterMapping &mapping)
-{
-    return std::visit(Overloaded{
-                          [](const Unallocated &) { return HostOffset(); },
-                          [](const Zero &zero) { return zero.host; },
-                          [](const Data &data) { return data.host; },
-                          [](const Compressed &) { return HostOffset(); },
-                          [](const Subclusters &parts) { return parts.host; },
-                      },
-                      mapping);
-}
 
 void clear_copied(ClusterMapping &mapping)
 {
@@ -141,7 +129,7 @@ Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster c
     if (!mapping)
         return std::move(mapping).in(where());
     const auto *compressed = std::get_if<Compressed>(&*mapping);
-    const HostOffset host = compressed ? compressed->host : host_of(*mapping);
+    const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
     if (geometry_.data_file ? host.value != 0 && host.value != geometry_.offset_of(cluster).value
                             : host.value >= store_.size())
         return finding(Finding::data_cluster_past_end,
@@ -256,6 +244,22 @@ Result<MappedRun> Mapping::map(GuestOffset offset, std::uint64_t length_max)
             at += alike_behind(cluster, end - at, window);
     }
     return MappedRun{std::move(run), std::min((at - first) * part_size - in_part, length_max)};
+}
+
+Result<void> Mapping::check_own(const ClusterMapping &mapping, std::uint64_t count,
+                                GuestOffset guest)
+{
+    HostRun names = named_clusters(mapping, geometry_);
+    if (names.count == 0)
+        return {};
+    if (!std::holds_alternative<Compressed>(mapping))
+        names.count = count;
+    if (!metadata_.overlaps(names))
+        return {};
+    met_metadata_ = true;
+    return finding(Finding::data_cluster_is_metadata,
+                   "guest offset " + hex(guest.value) + ", host offset " +
+                       hex(geometry_.offset_of(names.first).value));
 }
 
 bool Mapping::has_table(GuestCluster cluster) const
@@ -391,40 +395,41 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
     count = std::min(count, (piece.size() - begin) / geometry_.l2_entry_bytes());
     const auto word = [&](std::uint64_t i) { return &piece[begin + i * geometry_.l2_entry_bytes()]; };
 
-    std::vector<ClusterMapping> was;
-    for (std::uint64_t i = 0; i < count; ++i)
-        was.push_back(TRY(decode(word(i), first + i)));
+    struct Step {
+        ClusterMapping was, is;
+    };
+    std::vector<Step> steps;
+    steps.reserve(count);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        ClusterMapping was = TRY(decode(word(i), first + i));
+        ClusterMapping is = change(first + i, was);
+        if (is != was)
+            TRY(check_own(was, 1, geometry_.offset_of(first + i)));
+        steps.push_back({std::move(was), std::move(is)});
+    }
     // From here on nothing fails.
     for (std::uint64_t i = 0; i < count; ++i) {
-        const ClusterMapping is = change(first + i, was[i]);
-        if (is == was[i])
+        if (steps[i].is == steps[i].was)
             continue;
-        encode(is, word(i));
+        encode(steps[i].is, word(i));
         cache_.mark_dirty(place);
-        release(was[i], is);
+        release(steps[i].was, steps[i].is);
     }
     return count;
 }
 
-// The clusters whose name is gone. Compressed data name every cluster that
-// their sectors touch.
+// The clusters whose name is gone.
 void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
 {
-    if (geometry_.data_file)
+    const HostRun names = named_clusters(was, geometry_);
+    if (names.count == 0)
         return;
-    HostOffset host = host_of(was);
-    std::uint64_t length = geometry_.cluster_size();
-    if (const auto *compressed = std::get_if<Compressed>(&was)) {
-        host = compressed->host;
-        length = compressed->bytes_max;
-    } else if (host.value == 0 || host == host_of(is)) {
+    if (!std::holds_alternative<Compressed>(was) && host_cluster(was) == host_cluster(is))
         return;
-    }
-    const Range clusters = Range::of(host.value, length).touched(geometry_.cluster_size());
-    if (!released_.empty() && released_.back().end() == HostCluster(clusters.begin))
-        released_.back().count += clusters.length();
+    if (!released_.empty() && released_.back().end() == names.first)
+        released_.back().count += names.count;
     else
-        released_.push_back({HostCluster(clusters.begin), clusters.length()});
+        released_.push_back(names);
 }
 
 bool Mapping::wants_write_back() const

@@ -14,6 +14,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -61,6 +62,12 @@ public:
     // or Compressed. `copied` as in map().
     Result<ClusterMapping> cluster(GuestCluster cluster);
 
+    // Images lie: are the clusters that so many mappings like this one, side by
+    // side from this guest offset on, name the guest's, to be written or let go of?
+    Result<void> check_own(const ClusterMapping &mapping, std::uint64_t count, GuestOffset guest);
+    // They were not, and a request was refused.
+    bool met_metadata() const { return met_metadata_.load(); }
+
     // Makes sure that the L2 table of this cluster exists and is ours alone.
     // No lock may be held but ranges.
     Result<void> make_table(GuestCluster cluster);
@@ -69,7 +76,8 @@ public:
 
     // Changes the mapping of the first of these clusters, all in one L2 table,
     // which make_table() has made; returns how many (at least one), or fails
-    // and has changed none. Clusters that lose their name are released.
+    // and has changed none; corrupt also where an entry would be changed that
+    // names metadata. Clusters that lose their name are released.
     Result<std::uint64_t> update(GuestCluster first, std::uint64_t count, const Change &change);
 
     // The tables in the file have changed under it, where they stand: nothing is
@@ -119,6 +127,7 @@ private:
     const std::uint64_t dirty_bytes_max_;
     std::optional<Error> why_read_only_;  // constant after open
 
+    std::atomic<bool> met_metadata_{false};
     RangeLock tables_{Rank::tables};  // L1 indices of tables that are being made
 
     mutable TableCache cache_;

@@ -58,10 +58,9 @@ Result<std::uint64_t> DataPath::write_parts(GuestOffset offset, Bytes bytes)
     // A compressed cluster has no parts: all of it is written.
     const std::uint32_t allocated = parts ? old.allocated | touched : all_parts;
 
+    TRY(mapping_.check_own(was, 1, offset));
     Allocator::Taken target{{geometry_.cluster_of(old.host), 1}, false};
-    if (own)
-        TRY(check_target(old.host, geometry_.cluster_size(), offset));
-    else
+    if (!own)
         target = TRY(take(cluster, 1));
     const HostOffset host = geometry_.offset_of(target.run.first);
 
