@@ -100,10 +100,14 @@ Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 Result<void> Tracker::before_change(Range bytes)
 {
     bool durable = true;
-    for (const auto &bitmap : enabled_)
-        if (!bitmap->lost.load(std::memory_order_relaxed))
-            durable &= TRY(bitmap->bits.mark(bytes.touched(bitmap->granularity))
-                               .in("bitmap " + quoted(bitmap->name)));
+    for (const auto &bitmap : enabled_) {
+        if (bitmap->lost.load(std::memory_order_relaxed))
+            continue;
+        Result<bool> marked = bitmap->bits.mark(bytes.touched(bitmap->granularity));
+        if (!marked)
+            return std::move(marked).error().in("bitmap " + quoted(bitmap->name));
+        durable &= *marked;
+    }
     if (durable)
         return {};
     return sync_ == BitmapSync::durable ? arming_.arm(bytes) : mark_all();

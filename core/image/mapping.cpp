@@ -432,9 +432,9 @@ void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
         released_.push_back(names);
 }
 
+// Asked after each change, also of those that make nothing dirty: no lock.
 bool Mapping::wants_write_back() const
 {
-    Locked lock(cache_.mutex);
     return cache_.dirty_bytes() > dirty_bytes_max_;
 }
 

@@ -15,6 +15,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -57,7 +58,11 @@ public:
     // nobody: forget what is cached of them, dirty or not.
     void forget(HostOffset offset, std::uint64_t length) REQUIRES(mutex);
 
-    std::uint64_t dirty_bytes() const REQUIRES(mutex) { return dirty_count_ * piece_bytes_; }
+    // Also without the mutex: then as it was a moment ago.
+    std::uint64_t dirty_bytes() const
+    {
+        return dirty_count_.load(std::memory_order_relaxed) * piece_bytes_;
+    }
 
     std::vector<Sealed> seal() REQUIRES(mutex);
     static Result<void> write(ByteStore &store, const std::vector<Sealed> &sealed);
@@ -84,7 +89,7 @@ private:
 
     Condition changed_;  // a load or a write has ended
     Lru<Piece> pieces_ GUARDED_BY(mutex);
-    std::uint64_t dirty_count_ GUARDED_BY(mutex) = 0;
+    std::atomic<std::uint64_t> dirty_count_{0};  // changes under the mutex
 };
 
 }  // namespace qcow2
