@@ -92,7 +92,7 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
                 options.snapshot, options.repaired_first}));
     auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
-                                             options.region_bytes);
+                                             options.region_bytes, options.extra_bytes_max);
     if (!options.snapshot)
         TRY(tracker->open());
     return Opened{std::move(image), std::move(tracker)};

@@ -52,6 +52,9 @@ struct DiskOptions {
     // How much of the disk is armed for one change, at least (core/bitmap/
     // arming.h): bytes, a power of two.
     std::uint64_t region_bytes = 16 << 20;
+    // And how much may be armed without being changed, for each bitmap: what a
+    // crash reports too much. Bytes of the disk.
+    std::uint64_t extra_bytes_max = std::uint64_t(64) << 30;
     // Inconsistent bitmaps become valid again, with all bits set.
     bool recover_all_dirty = false;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 256 GiB.

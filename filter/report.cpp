@@ -7,6 +7,13 @@
 
 #include <nbdkit-filter.h>
 
+// -D qcow2bitmap.bitmaps=1 (with -v): each time bits are made durable ahead of
+// changes: what was armed, who waited, and for how long.
+extern "C" {
+NBDKIT_DLL_PUBLIC extern int qcow2bitmap_debug_bitmaps;
+int qcow2bitmap_debug_bitmaps = 0;
+}
+
 namespace qcow2 {
 
 int to_errno(Errc code)
@@ -30,6 +37,10 @@ void report(const Error &error) { nbdkit_error("%s", error.what.c_str()); }
 void log_to_nbdkit(LogLevel level, const std::string &line)
 {
     switch (level) {
+    case LogLevel::detail:
+        if (qcow2bitmap_debug_bitmaps)
+            nbdkit_debug("%s", line.c_str());
+        break;
     case LogLevel::debug: nbdkit_debug("%s", line.c_str()); break;
     case LogLevel::warning: nbdkit_error("warning: %s", line.c_str()); break;
     }

@@ -13,6 +13,12 @@ LogSink log_sink = nullptr;
 
 void set_log_sink(LogSink sink) { log_sink = sink; }
 
+void log_detail(const std::string &line)
+{
+    if (log_sink)
+        log_sink(LogLevel::detail, line);
+}
+
 void log_debug(const std::string &line)
 {
     if (log_sink)

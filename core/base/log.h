@@ -11,7 +11,8 @@
 
 namespace qcow2 {
 
-enum class LogLevel { debug, warning };
+// detail: of each step of something, for those who look for just that.
+enum class LogLevel { detail, debug, warning };
 
 using LogSink = void (*)(LogLevel level, const std::string &line);
 
@@ -19,6 +20,7 @@ using LogSink = void (*)(LogLevel level, const std::string &line);
 void set_log_sink(LogSink sink);
 
 // Any thread.
+void log_detail(const std::string &line);
 void log_debug(const std::string &line);
 void log_warning(const std::string &line);
 

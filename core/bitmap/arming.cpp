@@ -4,6 +4,7 @@
 #include "core/bitmap/arming.h"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "core/base/log.h"
@@ -67,12 +68,16 @@ Result<void> Arming::run(const Batch &batch)
 {
     Locked turn(turn_);
     waits_ += batch.ranges.size();
+    const std::uint64_t barriers_before = barriers_;
+    const auto begun = std::chrono::steady_clock::now();
     std::vector<Write> images;
     gather(batch, images);
     TRY(write_durably(images));
     for (Write &write : images)
         if (!write.bitmap->lost)
             write.bitmap->bits.durable(write.image);
+    log_armed(images, batch.ranges.size(), barriers_ - barriers_before,
+              std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun));
     const Result<void> bounded = keep_bounds(images);
     if (!bounded)
         log_debug("armed regions are kept: " + bounded.error().what);
@@ -197,7 +202,7 @@ Result<void> Arming::cool()
 Result<void> Arming::keep_bounds(const std::vector<Write> &just_armed)
 {
     for (const auto &bitmap : bitmaps_) {
-        const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max / bitmap->granularity);
+        const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap->granularity);
         for (const bool all : {false, true})
             if (bitmap->bits.extra_bits() > bits_max)
                 TRY(cool(*bitmap, all, just_armed));
@@ -231,16 +236,36 @@ Result<void> Arming::store()
     return {};
 }
 
+// What a crash would report too many.
+std::uint64_t Arming::extra_bytes() const
+{
+    std::uint64_t extra = 0;
+    for (const auto &bitmap : bitmaps_)
+        extra += bitmap->bits.extra_bits() * bitmap->granularity;
+    return extra;
+}
+
+void Arming::log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
+                       std::chrono::microseconds took) const
+{
+    for (const Write &write : images) {
+        const std::uint64_t page_bytes = DirtyBits::page_bits * write.bitmap->granularity;
+        log_detail("bitmap " + quoted(write.bitmap->name) + ": armed in " +
+                   std::to_string(std::popcount(write.image.sectors)) + " sectors of the page for " +
+                   hex(write.image.page * page_bytes) + " to " + hex((write.image.page + 1) * page_bytes));
+    }
+    log_detail("bitmaps: " + std::to_string(waits) + " changes waited " + std::to_string(took.count()) +
+               " us for " + std::to_string(barriers) + " barriers; armed and not changed: " +
+               std::to_string(extra_bytes()) + " bytes");
+}
+
 void Arming::log_figures()
 {
     if (waits_ == 0)
         return;
-    std::uint64_t extra = 0;
-    for (const auto &bitmap : bitmaps_)
-        extra += bitmap->bits.extra_bits() * bitmap->granularity;
     log_debug("bitmaps: " + std::to_string(waits_) + " changes waited for " +
               std::to_string(barriers_) + " barriers; a crash now would report up to " +
-              std::to_string(extra) + " bytes too many");
+              std::to_string(extra_bytes()) + " bytes too many");
     waits_ = barriers_ = 0;
 }
 

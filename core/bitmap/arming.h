@@ -20,10 +20,14 @@
 // crash therefore reports too much: the regions in use. How much that can be
 // is bounded by extra_bytes_max for each bitmap.
 //
+// What it does is told by log_detail(), each barrier by a line, and the sums by
+// log_debug().
+//
 // Any thread; store(): nobody else is inside.
 
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -40,11 +44,9 @@ public:
     // Marks a bitmap in_use, durably, because it cannot be kept true any more.
     using GiveUp = std::function<Result<void>(EnabledBitmap &)>;
 
-    static constexpr std::uint64_t extra_bytes_max = std::uint64_t(64) << 30;
-
-    // The bitmaps must outlive it.
-    Arming(Image &image, Bitmaps &bitmaps, GiveUp give_up)
-        : image_(image), bitmaps_(bitmaps), give_up_(std::move(give_up))
+    // The bitmaps must outlive it. extra_bytes_max: of the disk, for each bitmap.
+    Arming(Image &image, Bitmaps &bitmaps, std::uint64_t extra_bytes_max, GiveUp give_up)
+        : image_(image), bitmaps_(bitmaps), extra_bytes_max_(extra_bytes_max), give_up_(std::move(give_up))
     {
     }
 
@@ -69,6 +71,9 @@ private:
     };
 
     Result<void> run(const Batch &batch) EXCLUDES(turn_);
+    std::uint64_t extra_bytes() const REQUIRES(turn_);
+    void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
+                   std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);
     void gather(const Batch &batch, std::vector<Write> &images) REQUIRES(turn_);
     Result<void> write_durably(std::vector<Write> &images) REQUIRES(turn_);
@@ -81,6 +86,7 @@ private:
 
     Image &image_;
     Bitmaps &bitmaps_;
+    const std::uint64_t extra_bytes_max_;
     const GiveUp give_up_;
 
     Mutex turn_{Rank::turn};

@@ -11,9 +11,9 @@
 
 namespace qcow2 {
 
-Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes)
+Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std::uint64_t extra_bytes_max)
     : image_(image), sync_(sync), region_bytes_(region_bytes),
-      arming_(image, enabled_, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
+      arming_(image, enabled_, extra_bytes_max, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
 {
 }
 

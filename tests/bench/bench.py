@@ -29,7 +29,7 @@ import growth
 import report
 import rows
 from images import Images
-from servers import Failed, run
+from servers import Failed, run, sync_microseconds
 
 MEMORY_FOLDER = "/dev/shm"
 
@@ -81,6 +81,18 @@ def machine():
             f"{version('qemu-nbd', '--version')}, {version('fio', '--version')}")
 
 
+def barriers(group, row, bench):
+    """How many the row takes, counted in a turn that is not timed; or None."""
+    if not group.counted or not row.counted:
+        return None
+    variant = next(each for each in group.variants if each.name == group.counted).counting()
+    try:
+        row.measure(bench, variant)
+    except Failed as error:
+        print(f"{row.name}, barriers: {error}", file=sys.stderr)
+    return variant.barriers
+
+
 def measure(group, some, place, bench, rounds, note):
     """A report.Table, filled row by row."""
     table = report.Table(group, place)
@@ -97,7 +109,7 @@ def measure(group, some, place, bench, rounds, note):
                 except Failed as error:
                     print(f"{row.name}, {variant.name}: {error}", file=sys.stderr)
                     note(row)
-        table.add(row, samples)
+        table.add(row, samples, barriers(group, row, bench))
         print(table.lines[-1], flush=True)
     return table
 
@@ -142,18 +154,22 @@ def main():
 
     failed = []
     tables = []
+    syncs = []
     said = machine()
     print(said)
     for place in options.places.split(","):
         parent = MEMORY_FOLDER if place == "memory" else os.path.abspath(options.disk_folder)
         with tempfile.TemporaryDirectory(prefix="qcow2bitmap-bench.", dir=parent) as folder, \
                 tempfile.TemporaryDirectory(prefix="qcow2bitmap-bench.") as sockets:
+            syncs.append((place, sync_microseconds(folder)))
             for group, some in picked:
-                print(f"\n{group.title}; images in {folder}")
+                print(f"\n{group.title}; images in {folder}, where a sync of 4 KiB takes {syncs[-1][1]:.0f} us")
                 print(report.heading(group), flush=True)
                 bench = Bench(Images(folder, options.filter), sockets, options.seconds)
                 tables.append(measure(group, some, place, bench, options.rounds, failed.append))
     note = f"{options.rounds} rounds of about {options.seconds:g} s"
+    note += "".join(f"; a sync of 4 KiB takes {took:.0f} us {'in memory' if place == 'memory' else 'on disk'}"
+                    for place, took in syncs)
     report.write(options.out, tables, f"{said}; {note}")
     print(f"\nwritten: {options.out}/results.json, bench.md, bench.svg")
     return 1 if failed else 0

@@ -24,8 +24,15 @@ def figure(value):
 class Line:
     """A row with its samples: by variant, a list over the rounds."""
 
-    def __init__(self, group, row, samples):
-        self.group, self.row, self.samples = group, row, samples
+    def __init__(self, group, row, samples, barriers=None):
+        self.group, self.row, self.samples, self.barriers = group, row, samples, barriers
+
+    def barrier_cells(self):
+        """For each second of the row, as it was when nobody counted."""
+        if not self.group.counted:
+            return []
+        seconds = median([sample.seconds for sample in self.samples.get(self.group.counted, []) if sample.seconds])
+        return [figure(self.barriers / seconds if self.barriers is not None and seconds else None)]
 
     def value(self, name):
         return median([sample.value for sample in self.samples.get(name, [])])
@@ -80,7 +87,7 @@ class Line:
         cells += [figure(self.value(variant.name)) for variant in self.group.variants]
         cells += [figure(ratio) for ratio in self.ratios()]
         cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.has_cpu()]
-        return cells
+        return cells + self.barrier_cells()
 
     def has_cpu(self):
         return self.group.name != "growth"
@@ -109,6 +116,8 @@ def head(group):
         cells += ["us / qemu"]
     if group.name != "growth":
         cells += [f"CPU us, {variant.name}" for variant in group.variants]
+    if group.counted:
+        cells += ["barriers/s"]
     return cells
 
 
@@ -124,8 +133,8 @@ class Table:
     def __init__(self, group, place):
         self.group, self.place, self.lines = group, place, []
 
-    def add(self, row, samples):
-        self.lines.append(Line(self.group, row, samples))
+    def add(self, row, samples, barriers=None):
+        self.lines.append(Line(self.group, row, samples, barriers))
 
     @property
     def title(self):
@@ -159,8 +168,8 @@ def write(folder, tables, note):
 def dump(tables, note):
     return {"note": note, "tables": [
         {"group": table.group.name, "place": table.place,
-         "rows": [{"name": line.row.name,
-                   "samples": {name: [[sample.value, sample.cpu_us] for sample in samples]
+         "rows": [{"name": line.row.name, "barriers": line.barriers,
+                   "samples": {name: [[sample.value, sample.cpu_us, sample.seconds] for sample in samples]
                                for name, samples in line.samples.items()}}
                   for line in table.lines]}
         for table in tables]}
@@ -175,7 +184,8 @@ def load(data, groups):
         for row in each["rows"]:
             if row["name"] in rows:
                 table.add(rows[row["name"]], {name: [Sample(*sample) for sample in samples]
-                                              for name, samples in row["samples"].items()})
+                                              for name, samples in row["samples"].items()},
+                          row.get("barriers"))
         tables.append(table)
     return tables, data["note"]
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -29,6 +30,25 @@ def _die_with_parent():
     _prctl(1, signal.SIGKILL)
 
 
+def sync_microseconds(folder):
+    """What the device needs for 4 KiB of a file, alone: the median of some."""
+    path = os.path.join(folder, "sync")
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(file, bytes(64 * KiB), 0)
+        os.fsync(file)
+        times = []
+        for number in range(101):
+            os.pwrite(file, bytes([number]) * 4 * KiB, number % 16 * 4 * KiB)
+            begun = time.monotonic()
+            os.fdatasync(file)
+            times.append(time.monotonic() - begun)
+        return sorted(times)[50] * 1e6
+    finally:
+        os.close(file)
+        os.unlink(path)
+
+
 def run(*command):
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=RUN_SECONDS)
@@ -44,6 +64,7 @@ class Server:
     def __init__(self, command, path):
         self.path = path
         self.log = path + ".log"
+        self.at_end = None  # called with what the server has said, after a clean stop
         with open(self.log, "wb") as log:
             self.begun = time.monotonic()
             self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
@@ -53,6 +74,10 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        if self.at_end and self.process.poll() is None:
+            self.stop()
+            with open(self.log, errors="replace") as log:
+                self.at_end(log.read())
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -209,9 +234,27 @@ class Us(Variant):
     def __init__(self, name, title, filter, sync=None, bitmap="bench"):
         super().__init__(name, title)
         self.filter, self.sync, self.bitmap = filter, sync, bitmap
+        self.counts = False
+        self.barriers = None  # for bits, while the last server was there
+
+    def counting(self):
+        """The same, slower: it counts the barriers."""
+        other = Us(self.name, self.title, self.filter, self.sync, self.bitmap)
+        other.counts = True
+        return other
+
+    def serve(self, image, sockets):
+        server = super().serve(image, sockets)
+        if self.counts:
+            server.at_end = self.count
+        return server
+
+    def count(self, said):
+        self.barriers = sum(int(number) for number in
+                            re.findall(r"changes waited for (\d+) barriers", said))
 
     def command(self, image, path):
-        words = ["nbdkit", "-f", "-U", path, "--filter=" + self.filter, "file", image,
+        words = ["nbdkit", "-f", *["-v"] * self.counts, "-U", path, "--filter=" + self.filter, "file", image,
                  "qcow2-files=" + os.path.dirname(image)]
         if self.bitmap:
             words.append("bitmap=" + self.bitmap)

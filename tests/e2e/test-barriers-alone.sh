@@ -50,11 +50,27 @@ step "under filters that keep the bytes elsewhere, or shift them"
 alone none --filter=cow file disk.qcow2
 alone none --filter=cache file disk.qcow2
 (head -c 1M /dev/zero; cat disk.qcow2) >shifted.img
-make_qcow2 disk.qcow2 64M
 serve -v --filter=offset file shifted.img offset=1M
+client <<'PYTHON'
+for i in range(16):
+    h.pwrite(b"x" * 512, (i * 64 + 32) << 20)
+h.shutdown()
+PYTHON
+stop
+server_said 'bitmaps: [1-9][0-9]* changes waited for [1-9][0-9]* barriers'
+server_said ': 0 small writes were made durable without a flush'
+
+step "a debug flag shows what was armed, and who waited"
+make_qcow2 disk.qcow2 1G
+serve -v -D qcow2bitmap.bitmaps=1 file disk.qcow2 bitmap=b0
 client <<<'h.pwrite(b"x", 0); h.shutdown()'
 stop
-server_said ': 0 small writes were made durable without a flush'
+server_said "bitmap 'b0': armed in 1 sectors of the page for 0x0 to 0x80000000"
+server_said 'bitmaps: 1 changes waited [0-9]+ us for [1-9][0-9]* barriers; armed and not changed: [1-9][0-9]* bytes'
+serve -v file disk.qcow2
+client <<<'h.pwrite(b"x", 512 << 20); h.shutdown()'
+stop
+! grep -q "armed in" "$tmp/main.log" || fail "without the flag nothing of this is said"
 
 step "in-place bits survive kill -9"
 make_qcow2 disk.qcow2 1G

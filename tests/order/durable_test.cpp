@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "core/bitmap/dirty_bits.h"
 #include "core/check/check.h"
 #include "tests/order/order.h"
 #include "tests/support/qemu_img.h"
@@ -32,8 +33,9 @@ ImageSpec durable_spec()
 
 class Durable : public Order {
 public:
-    explicit Durable(const ImageSpec &spec = durable_spec(), StoreOptions store = {})
-        : Order(spec, store, options())
+    explicit Durable(const ImageSpec &spec = durable_spec(), StoreOptions store = {},
+                     DiskOptions disk_options = options())
+        : Order(spec, store, disk_options)
     {
         must(disk().begin_writing());
     }
@@ -265,6 +267,59 @@ BOOST_AUTO_TEST_CASE(B3_of_one_sector_at_most_one_write_is_in_flight)
         returned = operation.returned;
     }
     BOOST_TEST(seen > 4u);
+}
+
+// Writes all over a disk whose bitmap fills several pages: whatever is armed and
+// not changed stays within the bound, and what was changed stays set.
+BOOST_AUTO_TEST_CASE(B2_what_is_armed_is_bounded)
+{
+    ImageSpec spec = order_spec();
+    spec.size = 1 << 30;
+    spec.bitmaps = {{.name = "fine", .granularity_bits = 12, .set = {}, .extra_data = {}}};
+    DiskOptions options = Durable::options();
+    options.extra_bytes_max = 8 << 20;
+    Durable order(spec, {}, options);
+    std::vector<std::uint64_t> written;
+    for (std::uint64_t i = 0; i < 400; ++i) {
+        written.push_back(i * 9973 % (spec.size / cs));
+        must(order.disk().write(GuestOffset(written.back() * cs), Buffer(512, 1), false));
+        if (i % 50 != 49)
+            continue;
+        const StoredBitmap bitmap = order.bitmap("fine");
+        // The page that was just armed is spared.
+        BOOST_TEST((bitmap.bits.count() - written.size()) * cs <=
+                   options.extra_bytes_max + DirtyBits::page_bits * cs);
+        for (const std::uint64_t cluster : written)
+            BOOST_TEST(bitmap.bits.test(cluster));
+    }
+}
+
+// A stream waits seldom: each region that it comes to is twice as wide as the last,
+// and a new page begins with sixteen times as much.
+BOOST_AUTO_TEST_CASE(B2_a_stream_waits_some_ten_times_for_a_page)
+{
+    constexpr std::uint64_t granularity = 65536, step = 1 << 20;
+    ImageSpec spec = order_spec();
+    spec.cluster_bits = 16;
+    spec.size = std::uint64_t(8) << 30;  // four pages
+    spec.clusters.clear();
+    spec.bitmaps = {{.name = "fine", .granularity_bits = 16, .set = {}, .extra_data = {}}};
+    DiskOptions options = Durable::options();
+    options.region_bytes = 16 << 20;
+    Durable order(spec, {}, options);
+    must(order.disk().trim(GuestOffset(0), granularity, false));  // the bitmap has its cluster
+    const HostOffset data = must(order.bitmap("fine").table.at(0).has_cluster()
+                                     ? Result<HostOffset>(order.bitmap("fine").table[0].data)
+                                     : Result<HostOffset>(Error(Errc::not_found, "no bitmap data")));
+    order.store().forget();
+    for (std::uint64_t at = granularity; at < spec.size; at += step)
+        must(order.disk().trim(GuestOffset(at), granularity, false));
+    std::size_t armings = 0;
+    const Recording recording = order.recording();
+    for (const Operation &operation : recording.operations)
+        armings += operation.writes() && operation.range().overlaps(Range::of(data.value, 65536));
+    BOOST_TEST(armings > 4u);
+    BOOST_TEST(armings <= 4 * 10u);
 }
 
 BOOST_AUTO_TEST_CASE(B4_no_bitmap_is_ever_marked)
