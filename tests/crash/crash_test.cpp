@@ -39,9 +39,11 @@ struct Kind {
     int steps = 60;
     bool limited = false;
     bool failing_flush = false;
+    bool failing_writes = false;  // now and then; they land or not
     std::uint64_t length_max = 100000;
     bool table_grows = false;  // the refcount table is almost full
     bool fixed = false;        // the store cannot grow, as a block device
+    bool no_room = false;      // not a free cluster, and bits of many pages
     bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
     bool on_close = false;     // bitmap-sync=on-close, always
     bool small_regions = false;  // and nothing else than bits that come and go
@@ -89,7 +91,7 @@ class Lives {
 public:
     Lives(std::uint64_t seed, const Kind &kind)
         : kind_(kind), random_(seed),
-          sync_(kind.on_close || (!kind.small_regions && random_.one_in(4)) ? BitmapSync::on_close
+          sync_(kind.on_close || (!kind.small_regions && !kind.no_room && random_.one_in(4)) ? BitmapSync::on_close
                                                                             : BitmapSync::durable),
           region_bytes_(kind.small_regions
                             ? 16384
@@ -102,7 +104,7 @@ public:
         reading_.files = beginning_.files.get();
         if (reading_.files)
             reading_.path = "/disk.qcow2";
-        if (kind.fixed)
+        if (kind.fixed && !kind.no_room)
             life_.cache.size = life_.durable.size =
                 align_up(beginning_.image.size + random_.below(1 << 20), 512);
     }
@@ -153,6 +155,21 @@ private:
             spec.bitmaps[0].granularity_bits = 9;
             spec.bitmaps[1].granularity_bits = 12;
         }
+        if (kind.no_room) {
+            // An entry of a bitmap's table stands for 32 MiB, two pages of bits.
+            // The last one, with a tail, has its cluster.
+            spec.version = 3;
+            spec.size = 72 << 20;
+            spec.free_every = 0;
+            spec.clusters.clear();
+            for (std::uint64_t page = 0; page < windows; ++page)
+                for (std::uint64_t i = 0; i < window_bytes >> spec.cluster_bits; ++i)
+                    spec.clusters.emplace((page * page_reach >> spec.cluster_bits) + i, Preset::data);
+            const std::uint64_t last = spec.size / 512 - 1;
+            spec.bitmaps.assign(1, {});
+            spec.bitmaps[0].granularity_bits = 9;
+            spec.bitmaps[0].set = {{last, last + 1}};
+        }
         if (kind.granularities) {
             if (spec.version == 2)
                 spec.version = 3;
@@ -172,7 +189,38 @@ private:
     }
     // Where ImageReader cannot read it.
     const DiskOptions *by_disk() const { return kind_.made ? &reading_ : nullptr; }
-    bool may_be_full() const { return kind_.limited || kind_.fixed; }
+    bool may_be_full() const { return kind_.limited || kind_.fixed || kind_.failing_writes; }
+    bool may_fail() const { return kind_.failing_flush || kind_.failing_writes; }
+
+    // Where there is data in an image without room: the beginning of what each
+    // of the first pages of bits stands for.
+    static constexpr std::uint64_t page_reach = std::uint64_t(16) << 20;
+    static constexpr std::uint64_t windows = 4;
+    static constexpr std::uint64_t window_bytes = 64 << 10;
+
+    // Lets the store fail in this step, or not; where there is no room, at the
+    // first write, which is that of the table of a bitmap.
+    void fail_soon(int step)
+    {
+        if (!kind_.failing_writes || !(kind_.no_room ? step % 2 == 0 : random_.one_in(kind_.on_close ? 2 : 8)))
+            return;
+        write_faults_.arm({.kinds = Fault::writes,
+                           .nth = kind_.no_room ? 1 : random_.between(1, 5),
+                           .lands = random_.one_in(3),
+                           .errc = random_.pick({Errc::io, Errc::no_space})});
+    }
+    void one_step(DiskDriver &driver, int step)
+    {
+        if (kind_.no_room) {
+            // One page of an entry of the table, and then the other.
+            const std::uint64_t page = (base_ >> 32 & 2) + static_cast<std::uint64_t>(step & 1);
+            driver.step(Range::of(page * page_reach, window_bytes));
+        } else if (kind_.failing_writes && kind_.on_close && random_.one_in(4)) {
+            driver.settle();
+        } else {
+            driver.step({0, current_.size()});
+        }
+    }
 
     // From here on times are those of this life.
     std::uint64_t now() const { return base_ + store_->now(); }
@@ -203,11 +251,12 @@ private:
             before_.add_bitmap("made", *disk_options.bitmap_granularity_bits);
             before_.bitmaps().at("made").made_at = GuestHistory::never;
         }
-        auto disk = must(Disk::open(*store_, disk_options));
+        FaultStore top(*store_, write_faults_);
+        auto disk = must(Disk::open(top, disk_options));
         BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
         const Result<void> begun = disk->begin_writing();
         if (!begun) {
-            BOOST_REQUIRE_MESSAGE(may_be_full() || kind_.failing_flush, words(begun));
+            BOOST_REQUIRE_MESSAGE(may_be_full() || may_fail(), words(begun));
             return;
         }
         if (!disk_options.bitmaps.empty())
@@ -218,7 +267,7 @@ private:
         if (random_.coin()) {
             const std::uint64_t time = now();
             const Result<void> closed = disk->close();
-            BOOST_REQUIRE_MESSAGE(closed || may_be_full() || kind_.failing_flush, words(closed));
+            BOOST_REQUIRE_MESSAGE(closed || may_be_full() || may_fail(), words(closed));
             if (closed)
                 history_.flushed(time, now());
         }
@@ -230,9 +279,9 @@ private:
         options.grain = kind_.threads > 1 ? 512 : 1;
         options.length_max = kind_.length_max;
         if (may_be_full())
-            options.accepted = {Errc::no_space};
-        if (kind_.failing_flush)
-            options.accepted = {Errc::io};
+            options.accepted.push_back(Errc::no_space);
+        if (may_fail())
+            options.accepted.push_back(Errc::io);
         options.fast_zero = false;
         return options;
     }
@@ -253,7 +302,9 @@ private:
             for (int step = 0; step < kind_.steps; ++step) {
                 if (kind_.restructured && random_.one_in(12))
                     restructure(disk);
-                driver.step({0, current_.size()});
+                fail_soon(step);
+                one_step(driver, step);
+                write_faults_.disarm();
             }
             return;
         }
@@ -569,6 +620,7 @@ private:
     unsigned snapshots_made_ = 0;
     Life life_;
     std::unique_ptr<CrashStore> store_;
+    FaultPlan write_faults_;
     GuestHistory history_;
     std::uint64_t base_ = 0;
     std::atomic<std::uint32_t> generation_{1};
@@ -655,6 +707,19 @@ BOOST_AUTO_TEST_CASE(bits_under_threads)
 BOOST_AUTO_TEST_CASE(a_store_that_gets_full) { run_all(4, {.limited = true}); }
 
 BOOST_AUTO_TEST_CASE(a_flush_that_fails) { run_all(6, {.failing_flush = true}); }
+
+BOOST_AUTO_TEST_CASE(writes_that_fail)
+{
+    run_all(4, {.failing_writes = true});
+    run_all(4, {.cluster_bits = 12, .failing_writes = true, .length_max = 700, .on_close = true, .small_regions = true});
+}
+
+// B7, where the table of a bitmap cannot be written at once.
+BOOST_AUTO_TEST_CASE(writes_that_fail_without_room)
+{
+    run_all(12, {.cluster_bits = 13, .steps = 12, .failing_writes = true, .length_max = 700, .fixed = true,
+                .no_room = true});
+}
 
 BOOST_AUTO_TEST_CASE(a_store_that_cannot_grow) { run_all(3, {.fixed = true}); }
 
