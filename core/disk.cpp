@@ -135,6 +135,12 @@ std::optional<Error> Disk::failed() const
     return broken_;
 }
 
+bool Disk::failed_after_flush() const
+{
+    Passage passage(gate_);
+    return flush_failed_;
+}
+
 std::vector<ReportLine> Disk::report(bool how_much) const
 {
     Passage passage(gate_);
@@ -358,6 +364,7 @@ Result<void> Disk::open_anew()
     image_.reset();
     auto opened = open_image(store_, options_);
     if (!opened) {
+        flush_failed_ = cause.has_value();
         broken_ = std::move(opened).error().in("the image could not be opened anew");
         return *broken_;
     }

@@ -101,6 +101,9 @@ public:
     // Set if nothing can be done with the disk any more: its structure was
     // changed, and then the image could not be opened anew. Every request fails.
     std::optional<Error> failed() const;
+    // And whether a flush had failed before that: then the image is not to be
+    // opened again, for nobody knows what was lost (W5).
+    bool failed_after_flush() const;
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states,
@@ -210,6 +213,7 @@ private:
     std::unique_ptr<Tracker> tracker_;
     std::optional<Error> why_read_only_;
     std::optional<Error> broken_;         // why the image could not be opened anew
+    bool flush_failed_ = false;           // before it broke
 
     std::atomic<std::uint64_t> changes_{0};        // have begun,
     std::atomic<std::uint64_t> changes_ended_{0};  // and ended, well or not

@@ -342,7 +342,8 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
 
 bool Engine::may_open_anew() const
 {
-    return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 && !store_->flush_failed();
+    return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 && !disk_->failed_after_flush() &&
+           !store_->flush_failed();
 }
 
 // After a failure, as if nothing had been tried.

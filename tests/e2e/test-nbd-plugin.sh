@@ -42,7 +42,7 @@ for request in [lambda: h.pwrite(b"x" * 512, 0), lambda: h.pread(512, 0), h.flus
 h.shutdown()
 PYTHON
 is_running || fail "the server has gone too"
-stop
+stop_badly
 kill_server below
 check_image_leaks_at_worst disk.qcow2
 serve -r file disk.qcow2

@@ -190,6 +190,21 @@ BOOST_AUTO_TEST_CASE(W2_what_was_used_is_not_fresh_afterwards)
     }
 }
 
+BOOST_AUTO_TEST_CASE(W5_a_disk_that_breaks_after_a_failed_flush_says_so)
+{
+    Order order(order_spec());
+    const Result<void> done = order.disk().restructure([&](Image &image) -> Result<void> {
+        order.plan().arm({.kinds = Fault::flushes});
+        BOOST_TEST(!image.store().flush());
+        order.plan().arm({.kinds = Fault::reads, .forever = true});
+        return {};
+    });
+    order.plan().disarm();
+    BOOST_TEST(!done);
+    BOOST_TEST(order.disk().failed().has_value());
+    BOOST_TEST(order.disk().failed_after_flush());
+}
+
 BOOST_AUTO_TEST_CASE(a_disk_that_cannot_be_opened_anew_tells_it_to_every_request)
 {
     Order order(order_spec());
@@ -212,6 +227,9 @@ BOOST_AUTO_TEST_CASE(a_disk_that_cannot_be_opened_anew_tells_it_to_every_request
     BOOST_TEST(tells(disk.restructure(nothing)));
     BOOST_REQUIRE(disk.why_read_only());
     BOOST_TEST(disk.why_read_only()->what.starts_with(told));
+    BOOST_REQUIRE(disk.failed());
+    BOOST_TEST(disk.failed()->what.starts_with(told));
+    BOOST_TEST(!disk.failed_after_flush());
     BOOST_TEST(disk.size() == 0u);
     must(disk.close());
 }
