@@ -29,6 +29,11 @@ Result<void> FileStore::read(std::uint64_t offset, MutableBytes bytes)
     return {};
 }
 
+ByteStore::Stretch FileStore::stretch(std::uint64_t offset, std::uint64_t length_max)
+{
+    return file_.stretch(offset, length_max);
+}
+
 Result<void> FileStore::write(std::uint64_t, Bytes) { return only_for_reading(); }
 Result<void> FileStore::zero(std::uint64_t, std::uint64_t, bool) { return only_for_reading(); }
 Result<void> FileStore::discard(std::uint64_t, std::uint64_t) { return only_for_reading(); }

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -231,18 +232,45 @@ Result<void> LocalFile::truncate(std::uint64_t length)
     return {};
 }
 
-Result<void> LocalFile::punch(std::uint64_t offset, std::uint64_t length)
+Result<void> LocalFile::allocate(int mode, const char *what, std::uint64_t offset, std::uint64_t length)
 {
     if (length == 0)
         return {};
-    while (::fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+    while (::fallocate(descriptor_, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                        static_cast<off_t>(length)) == -1) {
-        if (errno == EOPNOTSUPP || errno == ENODEV)
-            return Error(Errc::unsupported, path_ + ": no holes here");
+        if (errno == EOPNOTSUPP || errno == ENODEV || errno == EINVAL)
+            return Error(Errc::unsupported, path_ + ": " + what + ": not possible here");
         if (errno != EINTR)
-            return failed("making a hole at " + hex(offset), errno);
+            return failed(what + (" at " + hex(offset)), errno);
     }
     return {};
+}
+
+Result<void> LocalFile::punch(std::uint64_t offset, std::uint64_t length)
+{
+    return allocate(FALLOC_FL_PUNCH_HOLE, "making a hole", offset, length);
+}
+
+Result<void> LocalFile::zero(std::uint64_t offset, std::uint64_t length)
+{
+    return allocate(FALLOC_FL_ZERO_RANGE, "zeroing", offset, length);
+}
+
+ByteStore::Stretch LocalFile::stretch(std::uint64_t offset, std::uint64_t length_max) const
+{
+    const ByteStore::Stretch unknown{length_max, false};
+    if (!regular())
+        return unknown;
+    const off_t begin = static_cast<off_t>(offset);
+    const off_t data = ::lseek(descriptor_, begin, SEEK_DATA);
+    if (data == -1)  // ENXIO: none up to the end of the file
+        return {length_max, errno == ENXIO};
+    if (data > begin)
+        return {std::min(length_max, static_cast<std::uint64_t>(data - begin)), true};
+    const off_t hole = ::lseek(descriptor_, begin, SEEK_HOLE);
+    if (hole <= begin)  // an error, or somebody has just made one
+        return unknown;
+    return {std::min(length_max, static_cast<std::uint64_t>(hole - begin)), false};
 }
 
 }  // namespace qcow2

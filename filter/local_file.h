@@ -17,6 +17,7 @@
 #include <string>
 
 #include "core/base/bytes.h"
+#include "core/base/byte_store.h"
 #include "core/base/result.h"
 
 namespace qcow2 {
@@ -61,10 +62,17 @@ public:
     Result<void> flush();
     // no_space if the file system or a limit of the process says so.
     Result<void> truncate(std::uint64_t length);
-    // Makes a hole; the length stays. unsupported where there are none.
+    // Makes a hole, which reads as zeros; the length stays. unsupported where
+    // there are none, as there may be none on a block device if the range is not
+    // one of whole blocks.
     Result<void> punch(std::uint64_t offset, std::uint64_t length);
+    // Zeros that keep their room, under the same conditions.
+    Result<void> zero(std::uint64_t offset, std::uint64_t length);
+    // SEEK_HOLE and SEEK_DATA; data where there is no telling.
+    ByteStore::Stretch stretch(std::uint64_t offset, std::uint64_t length_max) const;
 
 private:
+    Result<void> allocate(int mode, const char *what, std::uint64_t offset, std::uint64_t length);
     static Result<std::unique_ptr<LocalFile>> adopt(const std::string &path, int descriptor,
                                                     int why_not_writable);
     LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status);

@@ -23,6 +23,11 @@ Result<void> LocalStore::read(std::uint64_t offset, MutableBytes bytes)
     return {};
 }
 
+ByteStore::Stretch LocalStore::stretch(std::uint64_t offset, std::uint64_t length_max)
+{
+    return file_.stretch(offset, length_max);
+}
+
 Result<void> LocalStore::write(std::uint64_t offset, Bytes bytes)
 {
     if (!fits(offset, bytes.size(), size_))
@@ -30,8 +35,13 @@ Result<void> LocalStore::write(std::uint64_t offset, Bytes bytes)
     return file_.write(offset, bytes);
 }
 
-Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool)
+Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
 {
+    if (!fits(offset, length, size_))
+        return Error(Errc::no_space, file_.path() + " is too short");
+    if (may_unmap ? file_.punch(offset, length) : file_.zero(offset, length))
+        return {};
+    // Whatever was in the way may not be in that of a write.
     const Buffer zeros(std::min<std::uint64_t>(length, 256 << 10));
     for (std::uint64_t done = 0; done < length; done += zeros.size())
         TRY(write(offset + done, Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));

@@ -41,6 +41,15 @@ public:
     // The range reads as zeros afterwards. may_unmap: a hole is welcome.
     virtual Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) = 0;
 
+    // How much of what begins at the offset is alike, at most length_max (not 0):
+    // a hole, which reads as zeros and takes no room, or what may be data. A
+    // store that does not know takes all for data.
+    struct Stretch {
+        std::uint64_t length;  // bytes
+        bool hole;
+    };
+    virtual Stretch stretch(std::uint64_t, std::uint64_t length_max) { return {length_max, false}; }
+
     // Nobody needs these bytes any more; what they read as is not known.
     virtual Result<void> discard(std::uint64_t offset, std::uint64_t length) = 0;
 

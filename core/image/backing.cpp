@@ -19,9 +19,10 @@ public:
     {
         return file_.store->read(offset, bytes).in("backing file " + file_.path);
     }
-    Result<Extent> status(std::uint64_t, std::uint64_t length_max) override
+    Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) override
     {
-        return Extent{length_max, false, false};
+        const ByteStore::Stretch stretch = file_.store->stretch(offset, length_max);
+        return Extent{stretch.length, stretch.hole, stretch.hole};
     }
 
 private:

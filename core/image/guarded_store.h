@@ -40,6 +40,10 @@ public:
     bool read_only() const override { return below_.read_only(); }
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override
+    {
+        return below_.stretch(offset, length_max);
+    }
     Result<void> write(std::uint64_t offset, Bytes bytes) override;
     Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;

@@ -120,6 +120,45 @@ def backing_file(t, cluster, format, options, more):
         same(f.read() == before, True, "the backing file is what it was")
 
 
+def zeros(parts):
+    """(begin, end, whether it reads as zeros); neighbours are joined."""
+    joined = []
+    for begin, end, zero in parts:
+        if joined and joined[-1][2] == zero:
+            begin = joined.pop()[0]
+        joined.append((begin, end, zero))
+    return joined
+
+
+def zeros_served(server):
+    return zeros((begin, end, bool(flags & nbd.STATE_ZERO)) for begin, end, flags in
+                 extents(server.connect("base:allocation"), "base:allocation"))
+
+
+@cases({"one": (1,), "two": (2,)})
+def holes_of_a_raw_base(t, images):
+    """Where a sparse raw file shows through, what is a hole there is one here."""
+    base, size = t.path("base.raw"), 1 * GiB
+    with open(base, "wb") as f:
+        for at in sorted(t.rng.sample(range(1, 1024), 5)):
+            f.seek(at * MiB)
+            f.write(t.rng.randbytes(64 * KiB))
+        f.truncate(size - 10 * MiB)
+    name, format = "base.raw", "raw"
+    for number in range(images):
+        path = t.path(f"overlay{number}.qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", name, "-F", format, path, size)
+        qemu_io(path, f"write -P 7 {(300 + 100 * number) * MiB} 1M", "write -z 900M 1M")
+        name, format = f"overlay{number}.qcow2", "qcow2"
+    mapped = zeros((e["start"], e["start"] + e["length"], e["zero"]) for e in
+                   told("qemu-img", "map", "-f", "qcow2", "--output=json", path))
+    expect(len(mapped) > 10, f"holes and data: {mapped}")
+    with QemuNbd(t, path, read_only=True) as server:
+        same(zeros_served(server), mapped, "zeros, by qemu-nbd")
+    with Nbdkit(t, path, f"qcow2-files={t.folder}", options=("-r",)) as server:
+        same(zeros_served(server), mapped, "zeros, by us")
+
+
 @cases({"4K": (4 * KiB, ""), "64K": (64 * KiB, ""), "raw": (64 * KiB, ",data_file_raw=on")})
 def external_data_file(t, cluster, options):
     path, twin, size = t.path("disk.qcow2"), t.path("twin.qcow2"), 5 * MiB + 512
