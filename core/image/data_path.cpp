@@ -77,6 +77,11 @@ Result<Extent> DataPath::status(GuestOffset offset, std::uint64_t length_max)
         offset.value < backing_->size())
         return backing_->status(offset.value,
                                 std::min(run.length, backing_->size() - offset.value));
+    if (const auto *data = std::get_if<Data>(&run.mapping); data && geometry_.data_file) {
+        const ByteStore::Stretch stretch =
+            data_.stretch(data->host.value + geometry_.in_cluster(offset), run.length);
+        return Extent{stretch.length, stretch.hole, stretch.hole};
+    }
     const auto *zero = std::get_if<Zero>(&run.mapping);
     const bool hole = zero ? !zero->has_cluster() : std::holds_alternative<Unallocated>(run.mapping);
     return Extent{run.length, hole, hole || zero};
@@ -287,6 +292,66 @@ Result<void> DataPath::zero_bytes(Range range)
     return {};
 }
 
+// A raw data file must say itself that there are zeros. Where the bytes are they
+// are overwritten by zeros, which may be a hole; the mapping stays.
+Result<void> DataPath::zero_raw(Range range, bool may_unmap)
+{
+    while (!range.empty()) {
+        const std::uint64_t zeroed = TRY(zero_in_place(range, may_unmap));
+        if (zeroed != 0) {
+            range.begin += zeroed;
+            continue;
+        }
+        const std::uint64_t length = TRY(mapping_.map(GuestOffset(range.begin), range.length())).length;
+        TRY(zero_bytes(Range::of(range.begin, length)));
+        range.begin += length;
+    }
+    return {};
+}
+
+// The first bytes, where they are; returns how many, 0 if that may not be.
+Result<std::uint64_t> DataPath::zero_in_place(Range range, bool may_unmap)
+{
+    Passage writing(readers_);
+    const GuestOffset offset(range.begin);
+    const MappedRun run = TRY(mapping_.map(offset, range.length()));
+    if (!may_write_in_place(run.mapping))
+        return std::uint64_t(0);
+    const std::uint64_t host = std::get<Data>(run.mapping).host.value + geometry_.in_cluster(offset);
+    const std::uint64_t size = data_.size();
+    if (host >= size)  // a file that is too short reads as zeros there
+        return run.length;
+    const ByteStore::Stretch stretch = data_.stretch(host, std::min(run.length, size - host));
+    // Holes of the file stay holes, unless the client wants none.
+    if (!stretch.hole || !(may_unmap || keep_clusters_))
+        TRY(data_.zero(host, stretch.length, may_unmap));
+    return stretch.length;
+}
+
+// What is trimmed, or zeroed, takes no room in a data file. It goes while the
+// clusters still have their names, like an overwrite: each has its place for
+// ever, so afterwards a hole could meet what the guest writes there next. A data
+// file is a local file: what is discarded reads as zeros, or as before.
+Result<void> DataPath::discard_in_data_file(Range range)
+{
+    range.end = std::min(range.end, disk_size_);
+    while (!range.empty()) {
+        Passage writing(readers_);
+        const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
+        const std::uint64_t size = data_.size();
+        // (Only at its own place: an image that lies may name one twice.)
+        if (may_write_in_place(run.mapping) && range.begin < size &&
+            std::get<Data>(run.mapping).host.value ==
+                align_down(range.begin, geometry_.cluster_size())) {
+            const auto discarded = data_.discard(range.begin, std::min(run.length, size - range.begin));
+            if (!discarded)
+                log_debug("external data file: " + discarded.error().what);
+        }
+        range.begin += run.length;
+    }
+    return {};
+}
+
 // range: bytes, whole clusters.
 Result<void> DataPath::change_clusters(Range range, const Mapping::Change &change)
 {
@@ -345,9 +410,13 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
 {
     may_unmap &= !keep_clusters_;
     const Range whole = whole_parts(range);
+    if (raw_data_file_)
+        return zero_raw(range, may_unmap);
     if (whole.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
     TRY(zero_bytes({range.begin, whole.begin}));
+    if (geometry_.data_file && may_unmap)
+        TRY(discard_in_data_file(whole));
     if (geometry_.extended_l2)
         TRY(change_parts(whole, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
     else
@@ -392,13 +461,15 @@ Result<void> DataPath::trim(Range range)
 {
     const Range whole = whole_parts(range);
     if (raw_data_file_)
-        return zero_bytes(range);
+        return zero_raw(range, !keep_clusters_);
     if (keep_clusters_)  // without a zero flag there is nothing to gain
         return geometry_.version < 3 || whole.empty()
                    ? Result<void>()
                    : zero({whole.begin, std::min(whole.end, disk_size_)}, false);
     if (whole.empty() || (backing_ && geometry_.version < 3))
         return {};
+    if (geometry_.data_file)
+        TRY(discard_in_data_file(whole));
     if (geometry_.extended_l2)
         return change_parts(whole, PartChange::trim);
     return change_clusters(

@@ -79,6 +79,9 @@ private:
     // Bytes of the guest, whole clusters (or subclusters).
     Range whole_parts(Range range) const;
     Result<void> zero_bytes(Range range);
+    Result<void> zero_raw(Range range, bool may_unmap);
+    Result<std::uint64_t> zero_in_place(Range range, bool may_unmap);
+    Result<void> discard_in_data_file(Range range);
     Result<void> change_clusters(Range range, const Mapping::Change &change);
 
     // Extended L2 entries, in subclusters.cpp.

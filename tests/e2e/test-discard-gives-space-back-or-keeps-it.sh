@@ -123,6 +123,58 @@ stop
 check_image disk.qcow2
 same "$(clusters disk.qcow2)" 256
 
+step "an external data file: holes, with the raw bit and without, and none with keep"
+# data_file RAW: 16 MiB of data in a disk of 1 GiB.
+data_file()
+{
+    rm -f disk.qcow2 data
+    qemu-img create -q -f qcow2 -o "data_file=$tmp/data,data_file_raw=$1" disk.qcow2 1G
+    qemu-io -f qcow2 -c 'write -P 0x41 0 16M' disk.qcow2 >/dev/null
+    sync data
+}
+for raw in on off; do
+    data_file $raw
+    before=$(kib data)
+    serve file disk.qcow2 qcow2-files="$tmp"
+    let_go
+    # As much as there is, and most of it was never written.
+    client main "$punches" <<'PYTHON'
+h.trim(512 << 20, 100 << 20)
+h.zero(300 << 20, 700 << 20)
+h.flush()
+def status(offset, length):
+    found = []
+    h.block_status(length, offset, lambda _, at, entries, error: found.extend(entries) or 0)
+    return found
+if sys.argv[1]:
+    assert status(2 << 20, 10 << 20)[1] & nbd.STATE_ZERO, status(2 << 20, 10 << 20)
+# It can be used again at once, also a part of a cluster.
+h.pwrite(b"B" * 1000, (2 << 20) + 1000)
+assert h.pread(4000, 2 << 20) == bytes(1000) + b"B" * 1000 + bytes(2000)
+h.flush()
+PYTHON
+    stop
+    check_image disk.qcow2
+    sync data
+    if [ -n "$punches" ]; then
+        after=$(kib data)
+        [ $((before - after)) -gt 9000 ] || fail "raw=$raw: $before KiB before, $after KiB after"
+    fi
+    [ "$raw" = off ] || same_disk disk.qcow2 data
+
+    # Neither trim nor zero gives room back, or takes more.
+    data_file $raw
+    before=$(kib data)
+    serve file disk.qcow2 qcow2-files="$tmp" qcow2-discard=keep
+    let_go
+    client <<<'h.trim(512 << 20, 100 << 20); h.zero(1 << 20, 13 << 20, nbd.CMD_FLAG_NO_HOLE); h.flush()'
+    stop
+    sync data
+    after=$(kib data)
+    [ "$after" -ge $((before - 64)) ] && [ "$after" -le $((before + 64)) ] ||
+        fail "raw=$raw, keep: $before KiB before, $after KiB after"
+done
+
 step "a bitmap sees both"
 for option in unmap keep; do
     full disk.qcow2
