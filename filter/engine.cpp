@@ -128,7 +128,7 @@ Result<void> Engine::check_image()
         read_only_said_ = true;
     }
     const auto store = TRY(FileStore::open(*file_, for_reading));
-    if (config_.create_size && !for_reading && TRY(is_empty(*store)))
+    if (config_.create_size && !for_reading && TRY(is_empty(*store, *config_.create_size)))
         return {};  // made when the first client comes
     DiskOptions options = disk_options();
     options.read_only = for_reading;
@@ -305,7 +305,11 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 // there and no image is told by who opens it.
 Result<void> Engine::create()
 {
-    if (!TRY(is_empty(*store_)))
+    // Our own descriptor, if it is the layer's file, knows where holes are.
+    std::unique_ptr<FileStore> file;
+    if (file_ && stack_.transparent && file_->held_by_layer() == LocalFile::Held::for_writing)
+        file = TRY(FileStore::open(*file_, true));
+    if (!TRY(is_empty(file ? static_cast<ByteStore &>(*file) : *store_, *config_.create_size)))
         return {};
     log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");
     const bool was_empty = store_->size() == 0;

@@ -69,15 +69,64 @@ Result<Header> header_for(std::uint64_t disk_size)
     return header;
 }
 
+// All that a new image has.
+Result<Buffer> new_image(std::uint64_t disk_size)
+{
+    const Header header = TRY(header_for(disk_size));
+    const Geometry geometry = header.geometry();
+    const std::uint64_t cluster_size = geometry.cluster_size();
+    const std::uint64_t clusters =
+        l1_cluster + geometry.clusters_for(std::uint64_t(header.l1_size) * 8);
+
+    HeaderArea area;
+    area.header = header;
+    area.extensions.push_back(feature_name_table());
+    Buffer image = TRY(encode_header_area(area, Buffer(cluster_size)));
+    image.resize(clusters * cluster_size);
+    const auto table = [&](std::uint64_t cluster) {
+        return sub(MutableBytes(image), cluster * cluster_size, cluster_size);
+    };
+    store_be64(table(refcount_table_cluster).data(), refcount_block_cluster * cluster_size);
+    for (std::uint64_t i = 0; i < clusters; ++i)
+        store_refcount(table(refcount_block_cluster), header.refcount_order, i, 1);
+    return image;
+}
+
+// Each sector is zero, or what the image has there; the header's is zero. (A
+// sector is what a power failure leaves whole.)
+bool is_begun(Bytes found, std::uint64_t offset, Bytes image)
+{
+    for (std::uint64_t at = 0; at < found.size(); at += limits::sector) {
+        const Bytes sector = found.subspan(at, std::min<std::uint64_t>(limits::sector, found.size() - at));
+        const std::uint64_t place = offset + at;
+        const bool ours = place != 0 && place + sector.size() <= image.size() &&
+                          std::ranges::equal(sector, image.subspan(place, sector.size()));
+        if (!ours && !all_zero(sector))
+            return false;
+    }
+    return true;
+}
+
 }  // namespace
 
-Result<bool> is_empty(ByteStore &store)
+Result<bool> is_empty(ByteStore &store, std::uint64_t disk_size)
 {
-    Buffer bytes(1 << 20);
-    for (std::uint64_t at = 0; at < store.size(); at += bytes.size()) {
-        TRY(store.read(at, bytes));  // zeros behind the end
-        if (!all_zero(bytes))
+    const Buffer image = TRY(new_image(disk_size));
+    Buffer buffer(1 << 20);  // whole sectors
+    for (std::uint64_t at = 0; at < store.size();) {
+        const ByteStore::Stretch stretch = store.stretch(at, store.size() - at);
+        if (stretch.hole) {
+            // What is not a whole sector is read.
+            const std::uint64_t end = align_down(at + stretch.length, limits::sector);
+            if (end > at) {
+                at = end;
+                continue;
+            }
+        }
+        TRY(store.read(at, buffer));  // zeros behind the end
+        if (!is_begun(buffer, at, image))
             return false;
+        at += buffer.size();
     }
     return true;
 }
@@ -90,31 +139,13 @@ Result<void> check_disk_size(std::uint64_t disk_size)
 
 Result<void> create_image(ByteStore &store, std::uint64_t disk_size)
 {
-    const Header header = TRY(header_for(disk_size));
-    const Geometry geometry = header.geometry();
-    const std::uint64_t cluster_size = geometry.cluster_size();
-    const std::uint64_t clusters =
-        l1_cluster + geometry.clusters_for(std::uint64_t(header.l1_size) * 8);
-
-    Buffer tables((clusters - 1) * cluster_size);  // all but the header
-    const auto table = [&](std::uint64_t cluster) {
-        return sub(MutableBytes(tables), (cluster - 1) * cluster_size, cluster_size);
-    };
-    store_be64(table(refcount_table_cluster).data(), refcount_block_cluster * cluster_size);
-    for (std::uint64_t i = 0; i < clusters; ++i)
-        store_refcount(table(refcount_block_cluster), header.refcount_order, i, 1);
-    HeaderArea area;
-    area.header = header;
-    area.extensions.push_back(feature_name_table());
-    const Buffer first = TRY(encode_header_area(area, Buffer(cluster_size)));
-
+    const Buffer image = TRY(new_image(disk_size));
     TRY(store.flush());
-    if (store.size() < clusters * cluster_size)
-        TRY(store.grow(clusters * cluster_size));
-    TRY(store.write(cluster_size, tables));
-    TRY(store.write(limits::sector, sub(Bytes(first), limits::sector, cluster_size - limits::sector)));
+    if (store.size() < image.size())
+        TRY(store.grow(image.size()));
+    TRY(store.write(limits::sector, sub(Bytes(image), limits::sector, image.size() - limits::sector)));
     TRY(store.flush());
-    return store.write_durable(0, sub(Bytes(first), 0, limits::sector));  // H1
+    return store.write_durable(0, sub(Bytes(image), 0, limits::sector));  // H1
 }
 
 }  // namespace qcow2

@@ -73,6 +73,34 @@ stop
 check_image disk.qcow2
 same_disk disk.qcow2 twin.raw
 
+step "killed before the header was written"
+: >disk.qcow2
+serve file disk.qcow2 qcow2-create=100M
+client <<<'h.pread(1, 0); os.kill(int(open("main.pid").read()), 9)'
+kill_server
+dd if=/dev/zero of=disk.qcow2 bs=512 count=1 conv=notrunc status=none
+cp disk.qcow2 begun.qcow2
+refused "header: not a qcow2 image" file begun.qcow2
+serve file disk.qcow2 qcow2-create=100M
+use
+stop
+check_image disk.qcow2
+same_disk disk.qcow2 twin.raw
+# Not if a single byte there is not ours.
+printf x | dd of=begun.qcow2 bs=1 seek=70000 conv=notrunc status=none
+before=$(file_state begun.qcow2)
+refused "header: not a qcow2 image" file begun.qcow2 qcow2-create=100M
+same "$(file_state begun.qcow2)" "$before"
+
+step "holes of a file are not read"
+rm zeros
+truncate -s 2T zeros 2>/dev/null || truncate -s 1G zeros
+serve file zeros qcow2-create=100M
+use
+stop
+check_image zeros
+rm zeros
+
 step "what is there and no image is no place for one"
 echo "a letter" >letter
 before=$(file_state letter)
