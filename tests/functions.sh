@@ -319,7 +319,7 @@ PYTHON
 check_image()
 {
     qemu-img check -q -f qcow2 "$1" || fail "qemu-img check: $(qemu-img check -f qcow2 "$1" 2>&1)"
-    [ ! -x "${builddir-.}/support/check_image" ] || "$builddir/support/check_image" "$1" >check.out ||
+    "${builddir:?is not set}/support/check_image" "$1" >check.out 2>&1 ||
         fail "check_image: $(cat check.out)"
 }
 
