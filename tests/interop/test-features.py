@@ -120,18 +120,44 @@ def backing_file(t, cluster, format, options, more):
         same(f.read() == before, True, "the backing file is what it was")
 
 
-def zeros(parts):
-    """(begin, end, whether it reads as zeros); neighbours are joined."""
+def alike(parts):
+    """(begin, end, kind); neighbours of one kind are joined."""
     joined = []
-    for begin, end, zero in parts:
-        if joined and joined[-1][2] == zero:
+    for begin, end, kind in parts:
+        if joined and joined[-1][2] == kind:
             begin = joined.pop()[0]
-        joined.append((begin, end, zero))
+        joined.append((begin, end, kind))
     return joined
 
 
+@cases({kind: (kind,) for kind in ("nothing", "data", "compressed", "backing", "shared")})
+def zeros_without_a_hole(t, kind):
+    """What is allocated after it by us and by qemu-nbd."""
+    maps = []
+    for server_class, arguments in ((QemuNbd, ()), (Nbdkit, (f"qcow2-files={t.folder}",))):
+        path, source, size = t.path(f"{len(maps)}.qcow2"), t.path("source.raw"), 1 * MiB
+        with open(source, "wb") as f:
+            f.write(b"ab" * (size // 2))
+        if kind == "backing":
+            run("qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", path, size)
+        elif kind == "nothing":
+            create(path, size)
+        else:
+            words = ["-c"] if kind == "compressed" else []
+            run("qemu-img", "convert", *words, "-f", "raw", "-O", "qcow2", source, path)
+        if kind == "shared":
+            run("qemu-img", "snapshot", "-c", "one", path)
+        with server_class(t, path, *arguments) as server:
+            server.connect().zero(size - 128 * KiB, 64 * KiB, nbd.CMD_FLAG_NO_HOLE)
+        check(path)
+        maps.append(alike((e["start"], e["start"] + e["length"],
+                           (e["zero"], "offset" in e and kind != "shared"))
+                          for e in told("qemu-img", "map", "-f", "qcow2", "--output=json", path)))
+    same(maps[1], maps[0], "what is allocated, by us and by qemu-nbd")
+
+
 def zeros_served(server):
-    return zeros((begin, end, bool(flags & nbd.STATE_ZERO)) for begin, end, flags in
+    return alike((begin, end, bool(flags & nbd.STATE_ZERO)) for begin, end, flags in
                  extents(server.connect("base:allocation"), "base:allocation"))
 
 
@@ -150,7 +176,7 @@ def holes_of_a_raw_base(t, images):
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", name, "-F", format, path, size)
         qemu_io(path, f"write -P 7 {(300 + 100 * number) * MiB} 1M", "write -z 900M 1M")
         name, format = f"overlay{number}.qcow2", "qcow2"
-    mapped = zeros((e["start"], e["start"] + e["length"], e["zero"]) for e in
+    mapped = alike((e["start"], e["start"] + e["length"], e["zero"]) for e in
                    told("qemu-img", "map", "-f", "qcow2", "--output=json", path))
     expect(len(mapped) > 10, f"holes and data: {mapped}")
     with QemuNbd(t, path, read_only=True) as server:
