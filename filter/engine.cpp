@@ -167,6 +167,14 @@ Result<void> Engine::check_maintenance_key()
                                               "known whether the image may be changed");
     if (config_.maintenance->changes && asks_for_read_only(arguments))
         return Error(Errc::read_only, key + " asks for a change, but the server is read-only (-r)");
+    if (config_.maintenance->changes && config_.disk.snapshot)
+        return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " + key +
+                                        " asks for a change of the disk");
+    std::string ignored = config_.keys_that_change();
+    if (config_.disk.snapshot)
+        ignored += ignored.empty() ? "qcow2-snapshot=" : ", qcow2-snapshot=";
+    if (!ignored.empty())
+        log_warning(key + ": nothing is served; ignored: " + ignored);
     return {};
 }
 

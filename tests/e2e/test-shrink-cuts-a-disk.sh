@@ -92,8 +92,26 @@ shrink 1 -r file snapped.qcow2 qcow2-shrink=1M
 server_said "qcow2-shrink=1M asks for a change, but the server is read-only"
 shrink 1 file snapped.qcow2 qcow2-shrink=1M qcow2-check=all
 server_said "one maintenance key at a time"
+shrink 1 file snapped.qcow2 qcow2-snapshot=full qcow2-shrink=1M
+server_said "qcow2-snapshot= serves a snapshot, which does not change; but qcow2-shrink=1M asks for a change"
 make_qcow2 old.qcow2 1M compat=0.10
 qemu-img snapshot -c s old.qcow2
 shrink 1 file old.qcow2 qcow2-shrink=512K
 server_said "old.qcow2: qcow2-shrink=512K: a version 2 image with snapshots cannot be resized"
 same "$(sha256sum snapped.qcow2)" "$before"
+
+step "other keys that stand beside it do nothing, and it says so"
+shrink 0 file snapped.qcow2 bitmap=b0 bitmap-recover=all-dirty qcow2-resize=8M qcow2-shrink=16M
+server_said "qcow2-shrink=16M: nothing is served; ignored: bitmap=, bitmap-recover=, qcow2-resize="
+same "$(sha256sum snapped.qcow2)" "$before"
+shrink 0 file snapped.qcow2 qcow2-snapshot=full qcow2-check=report
+server_said "qcow2-check=report: nothing is served; ignored: qcow2-snapshot="
+same "$(sha256sum snapped.qcow2)" "$before"
+
+step "a store that is full and cannot grow: refused, and nothing has changed"
+make_qcow2 full.qcow2 2M
+qemu-io -f qcow2 -c "write -P 3 0 2M" full.qcow2 >/dev/null
+cp full.qcow2 full.before
+shrink 1 -f --filter=offset file full.qcow2 offset=0 qcow2-shrink=1000000
+server_said "qcow2-shrink=1000000.*cannot grow"
+cmp full.qcow2 full.before
