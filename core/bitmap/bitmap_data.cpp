@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
+#include "core/format/limits.h"
+#include "core/image/snapshots.h"
 
 namespace qcow2 {
 
@@ -67,6 +70,9 @@ Result<void> write_table(Aside &aside, const std::vector<BitmapTableEntry> &tabl
 Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image, const BitmapDirectoryEntry &entry)
 {
     const std::string where = "bitmap table at " + hex(entry.bitmap_table_offset.value);
+    if (entry.bitmap_table_size > limits::bitmap_data_bytes_max >> image.geometry().cluster_bits)
+        return finding(Finding::bitmap_table_size_wrong, where + ": " + std::to_string(entry.bitmap_table_size) +
+                                                             " entries");
     const std::uint64_t bytes = std::uint64_t(entry.bitmap_table_size) * 8;
     if (!fits(entry.bitmap_table_offset.value, bytes, image.store().size()))
         return finding(Finding::bitmap_table_past_end, where);
@@ -88,7 +94,7 @@ Result<BitVector> load_bits(Image &image, const BitmapDirectoryEntry &entry)
     return bits;
 }
 
-Result<std::uint64_t> dirty_bytes(Image &image, const BitmapDirectoryEntry &entry)
+Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry)
 {
     const BitmapSize size = size_of(image, entry);
     std::uint64_t bits = 0;
@@ -103,7 +109,7 @@ Result<std::uint64_t> dirty_bytes(Image &image, const BitmapDirectoryEntry &entr
             bits += std::popcount(byte);
     }));
     // The last granule may reach behind the end.
-    return bits * entry.granularity() - (last ? size.bits * entry.granularity() - image.disk_size() : 0);
+    return Dirty{bits, bits * entry.granularity() - (last ? size.bits * entry.granularity() - image.disk_size() : 0)};
 }
 
 Result<void> write_bits(Aside &aside, Image &image, const BitVector &bits, BitmapDirectoryEntry &entry)
@@ -152,28 +158,59 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
 Result<BitmapClusters> BitmapClusters::of(Image &image, const BitmapDirectory &directory)
 {
     BitmapClusters clusters(image);
-    const Geometry &geometry = image.geometry();
-    const Header header = image.header().header();
-    clusters.count({HostCluster(0), 1});
-    clusters.count({geometry.cluster_of(header.l1_table_offset),
-                    geometry.clusters_for(std::uint64_t(header.l1_size) * 8)});
-    clusters.count({geometry.cluster_of(header.refcount_table_offset), header.refcount_table_clusters});
-    clusters.count(directory.clusters());
     for (const BitmapDirectoryEntry &entry : directory.entries) {
         const auto runs = clusters.runs_of(entry);
         if (!runs && runs.error().code == Errc::io)
             return runs.error();
         if (runs)
             for (const HostRun &run : *runs)
-                clusters.count(run);
+                for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+                    ++clusters.uses_[cluster];
     }
+    clusters.count_other(directory.clusters());
+    TRY(clusters.count_tables());
     return clusters;
 }
 
-void BitmapClusters::count(HostRun run)
+// Whatever else is there, as far as bitmaps have a cluster of it.
+void BitmapClusters::count_other(HostRun run)
 {
     for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-        ++uses_[cluster];
+        if (const auto uses = uses_.find(cluster); uses != uses_.end())
+            ++uses->second;
+}
+
+// A table of words that name tables of one cluster each, and what it names.
+Result<void> BitmapClusters::count_table(HostOffset offset, std::uint64_t entries)
+{
+    const Geometry &geometry = image_.geometry();
+    if (!fits(offset.value, entries * 8, image_.store().size()))
+        return {};  // that is told elsewhere
+    count_other({geometry.cluster_of(offset), geometry.clusters_for(entries * 8)});
+    Buffer raw(entries * 8);
+    TRY(image_.store().read(offset.value, raw).in("table at " + hex(offset.value)));
+    for (std::uint64_t i = 0; i < entries; ++i)
+        if (const HostOffset named(load_be64(&raw[i * 8]) & entry_offset_mask); named.value != 0)
+            count_other({geometry.cluster_of(named), 1});
+    return {};
+}
+
+Result<void> BitmapClusters::count_tables()
+{
+    const Geometry &geometry = image_.geometry();
+    const Header header = image_.header().header();
+    count_other({HostCluster(0), 1});
+    TRY(count_table(header.refcount_table_offset, header.refcount_table_clusters * geometry.cluster_size() / 8));
+    TRY(count_table(header.l1_table_offset, header.l1_size));
+    const auto snapshots = load_snapshots(image_.store(), header);
+    if (!snapshots)
+        return snapshots.error().code == Errc::io ? snapshots.error() : Result<void>();
+    if (!snapshots->snapshots.empty())
+        count_other({geometry.cluster_of(header.snapshots_offset), geometry.clusters_for(snapshots->encoded_size)});
+    for (const Snapshot &snapshot : snapshots->snapshots)
+        if (!snapshot.finding)
+            TRY(count_table(snapshot.l1_table_offset, snapshot.l1_size));
+    return {};
 }
 
 Result<std::vector<HostRun>> BitmapClusters::runs_of(const BitmapDirectoryEntry &entry) const
@@ -189,24 +226,89 @@ Result<std::vector<HostRun>> BitmapClusters::runs_of(const BitmapDirectoryEntry 
     return runs;
 }
 
+Result<bool> BitmapClusters::owns(const std::vector<HostRun> &runs) const
+{
+    for (const HostRun &run : runs)
+        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+            if (const auto uses = uses_.find(cluster); uses == uses_.end() || uses->second != 1 ||
+                TRY(image_.allocator().refcount(cluster)) != 1)
+                return false;
+    return true;
+}
+
 void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry) const
 {
     const auto runs = runs_of(entry);
-    const auto shared = [&](const HostRun &run) {
-        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster) {
-            const auto uses = uses_.find(cluster);
-            if (uses == uses_.end() || uses->second != 1)
-                return true;
-        }
-        return false;
-    };
-    if (!runs || std::ranges::any_of(*runs, shared)) {
+    const auto owned = runs ? owns(*runs) : false;
+    if (!owned || !*owned) {
         log_warning("bitmap " + quoted(entry.name) + ": its clusters cannot be told from others' and "
                     "are not given back; 'qcow2-check=leaks' frees them");
         return;
     }
     for (const HostRun &run : *runs)
         aside.replace(run);
+}
+
+Result<void> BitmapClusters::check(const BitmapDirectoryEntry &entry) const
+{
+    const Geometry &geometry = image_.geometry();
+    for (const HostRun &run : TRY(runs_of(entry))) {
+        const std::string place = hex(geometry.offset_of(run.first).value);
+        if (geometry.offset_of(run.first).value >= image_.store().size())
+            return finding(Finding::bitmap_data_past_end, place);
+        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+            if (uses_.at(cluster) != 1)
+                return finding(Finding::tables_overlap, place);
+    }
+    return {};
+}
+
+Result<std::vector<BitmapTableEntry>> BitmapClusters::own_table(const BitmapDirectoryEntry &entry) const
+{
+    const Geometry &geometry = image_.geometry();
+    const BitmapSize size = size_of(image_, entry);
+    const Error no_space(Errc::no_space, "there is no room for a new table, and the old one cannot be trusted");
+    if (entry.bitmap_table_size != size.table_entries)
+        return no_space;
+    const auto runs = runs_of(entry);
+    if (!runs)
+        return runs.error().code == Errc::io ? runs.error() : no_space;
+    for (const HostRun &run : *runs)
+        if (!fits(geometry.offset_of(run.first).value, run.count << geometry.cluster_bits, image_.store().size()))
+            return no_space;
+    if (!TRY(owns(*runs)))
+        return no_space;
+    return load_bitmap_table(image_, entry);
+}
+
+Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table)
+{
+    const Geometry &geometry = image.geometry();
+    const BitmapSize size = size_of(image, entry);
+    const std::uint64_t tail_bits = size.bits % (geometry.cluster_size() * 8);
+    if (tail_bits != 0 && !table.back().has_cluster()) {
+        // It needs a cluster, and any other does without.
+        const auto some = std::ranges::find_if(table, &BitmapTableEntry::has_cluster);
+        if (some == table.end())
+            return Error(Errc::no_space, "there is no room for its last bits");
+        table.back() = std::exchange(*some, BitmapTableEntry{});
+    }
+    Buffer bytes(table.size() * 8);
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        table[i].all_ones = !table[i].has_cluster();
+        store_be64(&bytes[i * 8], table[i].raw());
+        if (table[i].all_ones)
+            continue;
+        Buffer data(geometry.cluster_size(), 0xff);
+        if (i + 1 == table.size() && tail_bits != 0) {
+            const BitVector last(tail_bits, true);
+            std::fill(data.begin(), data.end(), 0);
+            std::ranges::copy(last.bytes(), data.begin());
+        }
+        TRY(image.store().write(table[i].data.value, data).in("bitmap data at " + hex(table[i].data.value)));
+    }
+    TRY(image.store().write(entry.bitmap_table_offset.value, bytes).in("bitmap table"));
+    return image.store().flush();
 }
 
 }  // namespace qcow2

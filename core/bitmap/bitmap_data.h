@@ -25,8 +25,12 @@ Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image, const Bitm
 
 // The bits of a bitmap that is sound. Ones behind the last bit are dropped.
 Result<BitVector> load_bits(Image &image, const BitmapDirectoryEntry &entry);
-// How much of the disk they stand for.
-Result<std::uint64_t> dirty_bytes(Image &image, const BitmapDirectoryEntry &entry);
+// How many are set, and how much of the disk they stand for.
+struct Dirty {
+    std::uint64_t granules = 0;
+    std::uint64_t bytes = 0;
+};
+Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry);
 
 // Writes table and data aside, and makes the entry name them. Clusters that are
 // all zeros or, where there is no tail, all ones have none in the file.
@@ -35,23 +39,38 @@ Result<void> write_bits(Aside &aside, Image &image, const BitVector &bits, Bitma
 Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_size, bool value,
                                 BitmapDirectoryEntry &entry);
 
-// Whose clusters are whose, among the tables of an image.
+// Sets all bits of an inconsistent bitmap where they are, durably. table: its own
+// (BitmapClusters). no_space: there is no cluster for the last bits.
+Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table);
+
+// Whose clusters are whose. A bitmap owns a cluster if nothing else names it, no
+// other bitmap and no table of the image (L1, L2, refcounts, snapshots; of the
+// guest's clusters nothing is known without a walk), and its refcount is 1.
 class BitmapClusters {
 public:
     static Result<BitmapClusters> of(Image &image, const BitmapDirectory &directory);
 
-    // Lets the clusters of this bitmap go with the commit. What cannot be
-    // trusted (a table that is not one, or that shares a cluster with another
-    // structure) leaks, and the log says so.
+    // Lets the clusters of this bitmap go with the commit, if it owns them all.
+    // Else they leak, and the log says so.
     void release(Aside &aside, const BitmapDirectoryEntry &entry) const;
+
+    // Whether its table can be followed, and leads to nothing that others have.
+    Result<void> check(const BitmapDirectoryEntry &entry) const;
+
+    // Its table, if it has the size that the disk needs and all clusters are its
+    // own: it may be written to. Else no_space: what needs room must do without.
+    Result<std::vector<BitmapTableEntry>> own_table(const BitmapDirectoryEntry &entry) const;
 
 private:
     explicit BitmapClusters(Image &image) : image_(image) {}
     Result<std::vector<HostRun>> runs_of(const BitmapDirectoryEntry &entry) const;
-    void count(HostRun run);
+    Result<bool> owns(const std::vector<HostRun> &runs) const;
+    void count_other(HostRun run);
+    Result<void> count_table(HostOffset offset, std::uint64_t entries);
+    Result<void> count_tables();
 
     Image &image_;
-    std::unordered_map<HostCluster, unsigned> uses_;
+    std::unordered_map<HostCluster, unsigned> uses_;  // by bitmaps, and of those by others
 };
 
 }  // namespace qcow2

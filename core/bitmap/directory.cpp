@@ -44,6 +44,11 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
     return directory;
 }
 
+bool BitmapDirectory::has_for_qemu(std::string_view name) const
+{
+    return std::ranges::find(entries, name, &BitmapDirectoryEntry::name_for_qemu) != entries.end();
+}
+
 const BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name) const
 {
     const auto found = std::ranges::find(entries, name, &BitmapDirectoryEntry::name);

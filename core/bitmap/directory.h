@@ -44,6 +44,8 @@ public:
     // nullptr: there is no bitmap of this name. The first of several.
     BitmapDirectoryEntry *find(std::string_view name);
     const BitmapDirectoryEntry *find(std::string_view name) const;
+    // Whether QEMU, which ends names at a NUL, would take one for this name.
+    bool has_for_qemu(std::string_view name) const;
 
     // Writes the entries aside, as a new directory, and lets the old one go.
     // Done to the header area, the change makes the header name it; without

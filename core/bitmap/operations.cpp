@@ -17,6 +17,8 @@ namespace {
 
 std::string words_for(const std::string &name) { return "bitmap " + quoted(name); }
 
+constexpr const char *recovered_words = " was inconsistent, and is valid again with all bits set";
+
 Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::string &name)
 {
     BitmapDirectoryEntry *entry = directory.find(name);
@@ -29,6 +31,16 @@ Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::s
 Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
 {
     return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for(entry.name)) : Result<void>();
+}
+
+// Once it is enabled, a bitmap that cannot be kept true makes the disk read-only.
+Result<void> check_can_be_tracked(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry)
+{
+    const auto size = BitmapSize::of(image.disk_size(), entry.granularity_bits, image.geometry());
+    if (entry.bitmap_table_size != size.table_entries)
+        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
+                                                             std::to_string(size.table_entries));
+    return TRY(BitmapClusters::of(image, directory)).check(entry);
 }
 
 // What its bits say is known, and may be changed.
@@ -50,22 +62,30 @@ Result<void> commit(Aside &aside, const BitmapDirectory &directory)
 
 // One word of one sector, because entries begin at multiples of 8. A write that
 // failed may have landed: until the old word is back, nobody knows.
+Result<void> change_flags(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
+                          std::uint32_t new_flags)
+{
+    const std::uint64_t place = directory.offset().value + entry.flags_position();
+    const auto write_flags = [&](std::uint32_t flags) {
+        const on_disk::be32 word(flags);
+        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(entry.name) + ", flags");
+    };
+    Result<void> written = write_flags(new_flags);
+    if (!written)
+        if (const auto restored = write_flags(entry.flags); !restored)
+            image.store().fail(Error(restored.error()).in("the old flags could not be put back"));
+    return written;
+}
+
 Result<void> set_enabled(Image &image, const std::string &name, bool enabled)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     const BitmapDirectoryEntry &entry = *TRY(consistent(directory, name));
     if (entry.enabled() == enabled)
         return {};
-    const std::uint64_t place = directory.offset().value + entry.flags_position();
-    const auto write_flags = [&](std::uint32_t flags) {
-        const on_disk::be32 word(flags);
-        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(name) + ", flags");
-    };
-    Result<void> written = write_flags(entry.flags ^ bitmap_flags::auto_);
-    if (!written)
-        if (const auto restored = write_flags(entry.flags); !restored)
-            image.store().fail(Error(restored.error()).in("the old flags could not be put back"));
-    return written;
+    if (enabled)
+        TRY(check_can_be_tracked(image, directory, entry).in(words_for(name)));
+    return change_flags(image, directory, entry, entry.flags ^ bitmap_flags::auto_);
 }
 
 // Bits of another granularity: what touches is dirty.
@@ -128,6 +148,9 @@ Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const N
     TRY(check_bitmap_name(bitmap.name));
     if (directory.find(bitmap.name))
         return Error(Errc::exists, words_for(bitmap.name) + " exists already");
+    if (directory.has_for_qemu(bitmap.name))
+        return Error(Errc::exists, words_for(bitmap.name) + " cannot be made: there is one whose name has a NUL "
+                                                            "behind that, which QEMU takes for the same name");
     const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
     TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
     BitmapDirectoryEntry entry;
@@ -199,9 +222,14 @@ Result<void> merge_bitmap(Image &image, const std::string &target_name, const st
     return commit(aside, directory);
 }
 
-bool is_recoverable(const BitmapDirectoryEntry &entry, const Image &image)
+bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image)
 {
-    return entry.in_use() && recovered(entry, image);
+    bool is = false;
+    const auto done = for_each_recoverable(directory, image, [&](const auto &e, const auto &) {
+        is |= &e == &entry;
+        return Result<void>();
+    });
+    return done && is;
 }
 
 bool has_recoverable(const BitmapDirectory &directory, const Image &image)
@@ -216,15 +244,45 @@ bool has_recoverable(const BitmapDirectory &directory, const Image &image)
 
 Result<void> recover_all_dirty(Image &image) { return recover_and_add(image, true, {}); }
 
+// While it is in_use nobody looks at what it says. Then the flags word makes it
+// valid, each bitmap for itself.
+Result<void> recover_in_place(Image &image)
+{
+    const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    return for_each_recoverable(directory, image, [&](const auto &entry, const auto &as_it_would_be) -> Result<void> {
+        auto table = clusters.own_table(entry);
+        Result<void> set = table ? set_bits_in_place(image, entry, std::move(*table)) : Result<void>(table.error());
+        if (set)
+            set = change_flags(image, directory, entry, as_it_would_be.flags);
+        if (!set && set.error().code != Errc::no_space)
+            return set;
+        if (set)
+            log_debug(words_for(entry.name) + recovered_words + ", in place");
+        else
+            log_warning(words_for(entry.name) + " stays inconsistent: " + set.error().what);
+        return {};
+    });
+}
+
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    if (!recover && bitmaps.empty())
+        return {};
+    const std::vector<BitmapDirectoryEntry> before = directory.entries;
     Aside aside(image);
     if (recover)
         TRY(recover_all(image, aside, directory));
     for (const NewBitmap &bitmap : bitmaps)
         TRY(add(image, aside, directory, bitmap));
-    return recover || !bitmaps.empty() ? commit(aside, directory) : Result<void>();
+    TRY(commit(aside, directory));
+    for (std::size_t i = 0; i < directory.entries.size(); ++i)
+        if (i >= before.size())
+            log_debug(words_for(directory.entries[i].name) + " was made");
+        else if (before[i].flags != directory.entries[i].flags)
+            log_debug(words_for(directory.entries[i].name) + recovered_words);
+    return {};
 }
 
 }  // namespace qcow2

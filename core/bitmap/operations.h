@@ -47,9 +47,14 @@ Result<void> merge_bitmap(Image &image, const std::string &target, const std::st
 // Makes inconsistent bitmaps valid again, with all bits set: a superset of
 // whatever changed. Those that cannot be (an unknown type, another bitmap of
 // the same name) stay as they are.
-bool is_recoverable(const BitmapDirectoryEntry &entry, const Image &image);
+// (entry: one of the directory's.)
+bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image);
 bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 Result<void> recover_all_dirty(Image &image);
+
+// Where there is no room for another table: in the clusters they have, one after
+// the other. What cannot be recovered so stays inconsistent, with a warning.
+Result<void> recover_in_place(Image &image);
 
 // Both by one commit, the first if asked for.
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps);

@@ -11,8 +11,11 @@ namespace qcow2 {
 
 namespace {
 
-std::string size_in_words(std::uint64_t granularity)
+std::string size_in_words(std::uint32_t granularity_bits)
 {
+    if (granularity_bits >= 40)
+        return "2^" + std::to_string(granularity_bits);
+    std::uint64_t granularity = std::uint64_t(1) << granularity_bits;
     for (const char *unit : {"", "K", "M"}) {
         if (granularity % 1024 != 0)
             return std::to_string(granularity) + unit;
@@ -21,29 +24,31 @@ std::string size_in_words(std::uint64_t granularity)
     return std::to_string(granularity) + "G";
 }
 
-ReportLine inconsistent(Image &image, const BitmapDirectoryEntry &entry)
+ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry)
 {
     std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
                        "is and not tracked; ";
-    if (is_recoverable(entry, image))
+    if (is_recoverable(directory, entry, image))
         text += "bitmap-recover=all-dirty makes it valid again with all bits set, ";
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
 }
 
-ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, bool how_much)
+ReportLine state_of(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool how_much)
 {
     if (entry.in_use())
-        return inconsistent(image, entry);
+        return inconsistent(image, directory, entry);
     if (entry.finding)
         return {LogLevel::warning,
                 "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
     const std::string state = entry.enabled() ? "enabled, tracked" : "disabled, kept as it is";
     if (!how_much)
         return {LogLevel::debug, state};
-    const auto dirty = dirty_bytes(image, entry);
+    const auto dirty = how_dirty(image, entry);
     if (!dirty)
         return {LogLevel::warning, "cannot be read: " + dirty.error().what};
-    return {LogLevel::debug, state + "; " + std::to_string(*dirty) + " bytes dirty"};
+    return {LogLevel::debug, state + "; dirty: " + std::to_string(dirty->granules) +
+                                 (dirty->granules == 1 ? " granule, " : " granules, ") +
+                                 std::to_string(dirty->bytes) + " bytes"};
 }
 
 }  // namespace
@@ -57,8 +62,8 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
     if (!directory->stale().empty())
         lines.push_back({LogLevel::warning, directory->stale()});
     for (const BitmapDirectoryEntry &entry : directory->entries) {
-        ReportLine line = state_of(image, entry, how_much);
-        line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity()) + ": " +
+        ReportLine line = state_of(image, *directory, entry, how_much);
+        line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
                     line.text;
         lines.push_back(std::move(line));
     }

@@ -14,9 +14,10 @@ namespace qcow2 {
 
 namespace {
 
-Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectoryEntry &entry)
+Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory,
+                            const BitmapDirectoryEntry &entry)
 {
-    const bool recovered = request.recover_all_dirty && is_recoverable(entry, image);
+    const bool recovered = request.recover_all_dirty && is_recoverable(directory, entry, image);
     if (entry.in_use() && !recovered)
         return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
                                  "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
@@ -45,7 +46,10 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
                          context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
                                    "-o compat=1.1' makes it version 3");
         if (const BitmapDirectoryEntry *entry = directory.find(name)) {
-            TRY(check_existing(request, image, *entry).in(context));
+            TRY(check_existing(request, image, directory, *entry).in(context));
+        } else if (directory.has_for_qemu(name)) {
+            return Error(Errc::exists, context + ": there is a bitmap whose name has a NUL behind that, which "
+                                                 "QEMU takes for the same name");
         } else {
             TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
             ++absent;
@@ -78,7 +82,15 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     for (const std::string &name : request.names)
         if (!directory.find(name))
             absent.push_back({name, request.granularity_bits});
-    return recover_and_add(image, recover, absent);
+    const Result<void> done = recover_and_add(image, recover, absent);
+    if (done || !recover || done.error().code != Errc::no_space)
+        return done;
+    TRY(recover_in_place(image));
+    const BitmapDirectory recovered = TRY(BitmapDirectory::load(image));
+    for (const std::string &name : request.names)
+        if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use())
+            return Error(done.error()).in("bitmap='" + name + "': it cannot be made valid again");
+    return add_bitmaps(image, absent);
 }
 
 }  // namespace qcow2

@@ -7,6 +7,7 @@
 
 #include "core/bitmap/operations.h"
 
+#include "core/bitmap/bitmap_data.h"
 #include "core/check/check.h"
 #include "tests/order/order.h"
 
@@ -70,7 +71,8 @@ private:
     std::unique_ptr<Disk> disk_;
 };
 
-void refused(const Result<void> &done, Errc code, const std::string &words_of_it)
+template <class T>
+void refused(const Result<T> &done, Errc code, const std::string &words_of_it)
 {
     BOOST_REQUIRE(!done);
     BOOST_TEST((done.error().code == code));
@@ -322,6 +324,134 @@ BOOST_AUTO_TEST_CASE(H1_recovering_and_making_bitmaps_is_one_commit)
         BOOST_TEST(bitmaps[0].bits.all());
         BOOST_TEST((!bitmaps[0].entry.in_use() && bitmaps[1].bits.none()));
     });
+}
+
+// What an inconsistent bitmap leads to may be somebody else's: it leaks.
+BOOST_AUTO_TEST_CASE(B5_what_others_have_is_not_freed_with_an_inconsistent_bitmap)
+{
+    const auto words_at = [](HostOffset offset) {
+        Buffer word(8);
+        store_be64(word.data(), offset.value);
+        return word;
+    };
+    for (const char *where : {"L2 table", "refcount block", "snapshot's L1 table", "snapshot table"})
+        for (const bool recovers : {true, false}) {
+            BOOST_TEST_INFO_SCOPE(where << (recovers ? ", recovered" : ", removed"));
+            ImageSpec spec = with_bitmaps({named("torn", true, true), named("good")});
+            spec.snapshot = true;
+            Altered image(spec);
+            const Header header = image.built().area.header;
+            const StoreImage before = image.memory().image();
+            const auto word = [&](HostOffset at) {
+                return HostOffset(load_be64(before.bytes.copy(at.value, 8).data()) & entry_offset_mask);
+            };
+            HostOffset other = word(header.l1_table_offset);
+            if (where == std::string("refcount block"))
+                other = word(header.refcount_table_offset);
+            if (where == std::string("snapshot's L1 table"))
+                other = word(header.snapshots_offset);
+            if (where == std::string("snapshot table"))
+                other = header.snapshots_offset;
+            image.poke(image.built().bitmaps[0].bitmap_table_offset.value, words_at(other));
+            const Geometry geometry = header.geometry();
+            const auto count = [&] {
+                const StoreImage now = image.memory().image();
+                ImageView view(now);
+                return must(must(ImageReader::open(view)).refcount(geometry.cluster_of(other)));
+            };
+            const std::uint64_t counted = count();
+            must(image.run(recovers ? recover_all_dirty : [](Image &i) { return remove_bitmap(i, "torn"); }));
+            BOOST_TEST(count() == counted);
+            BOOST_TEST(image.bitmaps().size() == (recovers ? 2u : 1u));
+            const CheckReport report = image.checked();
+            BOOST_TEST(report.leaks_at_worst(), report.text());
+        }
+}
+
+// A store that is full and cannot grow.
+BOOST_AUTO_TEST_CASE(B5_without_room_bitmaps_are_recovered_in_place_or_stay)
+{
+    DiskOptions options;
+    options.recover_all_dirty = true;
+    const auto serve = [&](ImageSpec spec, std::uint64_t set_bits, bool recovered) {
+        spec.free_every = 0;
+        const BuiltImage built = build_image(spec);
+        MemoryStore memory(built.image, {.can_grow = false, .size_limit = built.image.size});
+        {
+            const auto disk = must(Disk::open(memory, options));
+            const Result<void> begun = disk->begin_writing();
+            BOOST_REQUIRE_MESSAGE(begun, words(begun));
+            must(disk->write(GuestOffset(0), Buffer(512, 1), true));
+            must(disk->close());
+        }
+        const StoreImage now = memory.image();
+        ImageView view(now);
+        const auto bitmaps = must(must(ImageReader::open(view)).bitmaps());
+        BOOST_TEST(bitmaps.at(0).entry.in_use() == !recovered);
+        BOOST_TEST((bitmaps[0].bits.count() == set_bits), bitmaps[0].bits.count());
+        BOOST_TEST(must(check(view)).sound());
+    };
+    // A last cluster with a tail, that is there.
+    serve(with_bitmaps({named("torn", true, true)}), 2048, true);
+    // One that is not, but another is: bits 3 and 4 of 16384.
+    ImageSpec spec = with_bitmaps({named("torn", true, true)});
+    spec.cluster_bits = 9;
+    spec.clusters = {{0, Preset::data}};
+    spec.size = 5 << 20;
+    spec.bitmaps[0].granularity_bits = 9;
+    serve(spec, (5 << 20) / 512, true);
+    // None at all.
+    spec.bitmaps[0].set = {};
+    serve(spec, 0, false);
+    // One that cannot be trusted is asked for.
+    MemoryStore memory(build_image(spec).image, {.can_grow = false, .size_limit = build_image(spec).image.size});
+    options.bitmaps = {"torn"};
+    refused(must(Disk::open(memory, options))->begin_writing(), Errc::no_space,
+            "bitmap='torn': it cannot be made valid again");
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_tracked_is_not_enabled)
+{
+    Altered image(with_bitmaps({named("off", false), named("good", false)}));
+    const HostOffset table = image.built().bitmaps[0].bitmap_table_offset;
+    const StoreImage before = image.memory().image();
+    const auto enable = [&] { return image.run([](Image &i) { return enable_bitmap(i, "off"); }); };
+    image.in_entry(0, 11, {2});
+    refused(enable(), Errc::corrupt, "bitmap 'off'");
+    image.in_entry(0, 11, {1});
+    image.poke(table.value, before.bytes.copy(image.built().bitmaps[1].bitmap_table_offset.value, 8));
+    refused(enable(), Errc::corrupt, "bitmap 'off'");
+    image.poke(table.value, Buffer(8, 0xff));
+    refused(enable(), Errc::corrupt, "bitmap 'off'");
+    image.poke(table.value, before.bytes.copy(table.value, 8));
+    must(enable());
+    BOOST_TEST(!image.open().why_read_only());
+}
+
+BOOST_AUTO_TEST_CASE(names_end_at_a_NUL_for_QEMU)
+{
+    Altered image(with_bitmaps({named(std::string("b0\0x", 4))}));
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists, "NUL");
+    DiskOptions options;
+    options.bitmaps = {"b0"};
+    refused(Disk::open(image.memory(), options), Errc::exists, "NUL");
+    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b"}}); }));
+}
+
+// 32 GiB of memory for a table that cannot be.
+BOOST_AUTO_TEST_CASE(a_table_of_too_many_entries_is_not_read)
+{
+    Altered image(with_bitmaps({named("torn", true, true)}));
+    image.in_entry(0, 8, Buffer(4, 0xff));
+    MemoryStore &memory = image.memory();
+    must(memory.grow(std::uint64_t(64) << 30));
+    const auto disk = must(Disk::open(memory, {}));
+    must(disk->begin_writing());
+    refused(disk->restructure([](Image &i) -> Result<void> {
+                const auto directory = TRY(BitmapDirectory::load(i));
+                return load_bitmap_table(i, directory.entries[0]).error();
+            }),
+            Errc::corrupt, "4294967295 entries");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
