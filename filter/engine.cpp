@@ -416,14 +416,25 @@ void Engine::say_what_is_kept(const Disk &disk)
     kept_said_ = true;
 }
 
-void Engine::say_what_is_there(bool read_only)
+// Each line once.
+void Engine::report()
 {
     if (!read_only)
         say_what_is_kept(*disk_);
     // How much is dirty takes reading all of the bitmaps.
     const bool how_much = asks_to_be_verbose(server_arguments());
-    for (const ReportLine &line : disk_->report(how_much))
+    for (const ReportLine &line : disk_->report(how_much)) {
+        if (!reported_.insert(line.text).second)
+            continue;
         line.level == LogLevel::warning ? log_warning(line.text) : log_debug(line.text);
+    }
+}
+
+void Engine::say_what_is_there(bool read_only)
+{
+    // Else when what the keys ask for has been done.
+    if (read_only || disk_->why_read_only())
+        report();
     if (!disk_->why_read_only())
         return;
     if (!read_only && !read_only_said_)
@@ -438,6 +449,7 @@ Result<void> Engine::begin_writing()
     if (writing_ || disk_->why_read_only())
         return {};
     TRY(disk_->begin_writing());
+    report();
     idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;
     return {};

@@ -27,6 +27,8 @@
 
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 
 #include <nbdkit-filter.h>
@@ -89,6 +91,7 @@ private:
     void find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
     void say_what_is_kept(const Disk &disk) REQUIRES(mutex_);
+    void report() REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
 
@@ -106,6 +109,7 @@ private:
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     bool kept_said_ GUARDED_BY(mutex_) = false;
     std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed; or of close()
+    std::set<std::string> reported_ GUARDED_BY(mutex_);  // lines, said once each
     int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed
 
     // Set and reset under mutex_, while no client uses them.

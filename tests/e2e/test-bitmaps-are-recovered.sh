@@ -47,6 +47,19 @@ same "$(bitmap_info disk.qcow2 frozen)" "512 "
 same "$(dirty_map b0 disk.qcow2)" "0+104857600"
 same "$(dirty_map frozen disk.qcow2)" "0+104857600"
 
+step "what was recovered or made is said, and what it is then"
+cp disk.qcow2 said.qcow2
+qemu-img bitmap --disable said.qcow2 b0
+qemu-io -f qcow2 -c 'write 5M 1M' -c 'sigraise 9' said.qcow2 >qemu-io.out 2>&1 || :
+serve -v file said.qcow2 bitmap-recover=all-dirty bitmap=new
+client <<<'h.pread(512, 0)'
+stop
+server_said "bitmap 'b0' was inconsistent, and is valid again with all bits set"
+server_said "bitmap 'new' was made"
+server_said "bitmap 'b0', granularity 64K: disabled, kept as it is; dirty: 1600 granules, 104857600 bytes"
+server_said "bitmap 'new', granularity 64K: enabled, tracked; dirty: 0 granules, 0 bytes"
+! grep -q "inconsistent (in_use" main.log || fail "it is not inconsistent any more: $(cat main.log)"
+
 step "the same command line again does it no second time"
 qemu-img bitmap --clear disk.qcow2 b0
 serve file disk.qcow2 bitmap-recover=all-dirty bitmap=b0
@@ -59,8 +72,8 @@ step "with -v a line for each bitmap says what is there"
 serve -v file disk.qcow2
 client <<<'h.pread(512, 0)'
 stop
-server_said "bitmap 'b0', granularity 64K: enabled, tracked; 65536 bytes dirty"
-server_said "bitmap 'frozen', granularity 512: disabled, kept as it is; 104857600 bytes dirty"
+server_said "bitmap 'b0', granularity 64K: enabled, tracked; dirty: 1 granule, 65536 bytes"
+server_said "bitmap 'frozen', granularity 512: disabled, kept as it is; dirty: 204800 granules, 104857600 bytes"
 
 step "bitmaps that nothing vouches for"
 printf '\0' | dd of=disk.qcow2 bs=1 seek=95 conv=notrunc status=none
