@@ -37,6 +37,8 @@ public:
     constexpr bool present() const { return (raw_ & entry_offset_mask) != 0; }
     constexpr HostOffset l2_table() const { return HostOffset(raw_ & entry_offset_mask); }
     constexpr bool copied() const { return raw_ & entry_copied; }
+    // There is a table, and it is ours alone. Bit 63 by itself names none.
+    constexpr bool own() const { return present() && copied(); }
     friend constexpr bool operator==(L1Entry, L1Entry) = default;
 
 private:

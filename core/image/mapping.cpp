@@ -274,7 +274,7 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     {
         Locked lock(cache_.mutex);
         INVARIANT(index < l1_.size());
-        if (l1_[index].copied())
+        if (l1_[index].own())
             return {};
     }
     RangeLock::Guard guard(tables_, Range::of(index, 1));
@@ -283,7 +283,7 @@ Result<void> Mapping::make_table(GuestCluster cluster)
         Locked lock(cache_.mutex);
         old = l1_[index];
     }
-    if (old.copied())
+    if (old.own())
         return {};
 
     // W1: take() has made the refcount durable. W2: the new table is written
@@ -388,7 +388,7 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
 {
     Locked lock(cache_.mutex);
     const L1Entry l1 = l1_entry(first);
-    INVARIANT(l1.copied());  // and stays so while the caller holds the range
+    INVARIANT(l1.own());  // and stays so while the caller holds the range
     const HostOffset place = entry_place(l1, first);
     const MutableBytes piece = TRY(cache_.get(place));
     const std::uint64_t begin = place.value % cache_.piece_bytes();

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Tables with two names, and L1 entries that name none. Where two tables share
+// a cluster nothing is written: who changes one changes the other. Snapshots may
+// share their L2 tables, with each other and with the disk; then what the disk
+// lets go of is metadata still.
+
+#include <boost/test/unit_test.hpp>
+
+#include "core/base/log.h"
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "core/format/findings.h"
+#include "tests/support/must.h"
+#include "tests/support/patient.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+constexpr std::uint64_t cluster_size = 4096;
+
+ImageSpec two_tables()
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.size = 4 << 20;  // two L2 tables of 512 entries
+    spec.clusters = {{0, Preset::data}, {1, Preset::data}};
+    return spec;
+}
+
+ImageSpec with_snapshot()
+{
+    ImageSpec spec = two_tables();
+    spec.snapshot = true;
+    spec.clusters = {{0, Preset::shared_data}, {1, Preset::shared_data}, {600, Preset::data}};
+    return spec;
+}
+
+std::uint64_t table_of(Patient &patient, std::uint64_t l1_place)
+{
+    return patient.word(l1_place) & entry_offset_mask;
+}
+
+void is_read_only(Patient &patient, std::string_view place, bool check_sees = true)
+{
+    const StoreImage before = patient.store().image();
+    const auto disk = must(Disk::open(patient.store(), {}));
+    BOOST_REQUIRE(disk->why_read_only());
+    const std::string what = disk->why_read_only()->what;
+    BOOST_TEST(what.find(sentence_of(Finding::tables_overlap)) != std::string::npos, what);
+    BOOST_TEST(what.find(place) != std::string::npos, what << "\n  lacks the place: " << place);
+    must(disk->begin_writing());
+    BOOST_CHECK(!disk->write(GuestOffset(0), Buffer(512, 1), true));
+    BOOST_CHECK(!disk->trim(GuestOffset(0), 1 << 20, true));
+    Buffer bytes(cluster_size);
+    must(disk->read(GuestOffset(cluster_size), bytes));
+    BOOST_TEST((bytes == patient.reference().read(GuestOffset(cluster_size), cluster_size)));
+    must(disk->close());
+    BOOST_TEST((patient.store().image().bytes == before.bytes));
+    BOOST_TEST(must(check(patient.store())).sound() == !check_sees);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(tables_named_twice)
+
+// Nobody writes to what bit 63 alone names: the header.
+BOOST_AUTO_TEST_CASE(an_L1_entry_of_bit_63_alone_names_no_table)
+{
+    Patient patient(two_tables());
+    patient.put(patient.l1(1), copied);
+    BOOST_TEST(!must(check(patient.store())).sound());
+    const auto disk = must(Disk::open(patient.store(), {}));
+    BOOST_TEST(!disk->why_read_only());
+    must(disk->begin_writing());
+    const GuestOffset place(600 * cluster_size);
+    Buffer bytes(cluster_size, 1);
+    must(disk->read(place, bytes));
+    BOOST_TEST((bytes == Buffer(cluster_size)));
+    must(disk->trim(place, cluster_size, false));
+    must(disk->zero(place, 4 * cluster_size, {}));
+    must(disk->write(place, Buffer(cluster_size, 7), true));
+    must(disk->read(place, bytes));
+    BOOST_TEST((bytes == Buffer(cluster_size, 7)));
+    must(disk->settle());
+    must(disk->close());
+    const CheckReport report = must(check(patient.store()));
+    BOOST_TEST(report.sound(), report.text());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
