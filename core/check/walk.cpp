@@ -152,6 +152,9 @@ Result<void> ImageWalk::walk_l1(HostOffset offset, std::uint32_t l1_size, bool a
         if (count(entry.l2_table(), geometry_.cluster_size(), Use::l2_table,
                   Finding::l2_table_past_end, where)) {
             Named &named = l2_tables_[entry.l2_table()];
+            // Trees may share tables, but none has two parts in one.
+            if (active && named.active != 0)
+                findings_.add_lazily(Finding::tables_overlap, where);
             ++named.times;
             named.active += active;
         }

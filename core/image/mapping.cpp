@@ -77,11 +77,11 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
     l1_.resize(l1_size);
     for (std::size_t i = 0; i < l1_.size(); ++i) {
         l1_[i] = L1Entry(load_be64(&raw[i * 8]));
-        const Result<void> entry = check_l1_entry(l1_[i]);
+        Result<void> entry = check_l1_entry(l1_[i]);
+        if (entry && l1_[i].present() && !metadata_.add({geometry_.cluster_of(l1_[i].l2_table()), 1}))
+            entry = finding(Finding::tables_overlap, "L2 table at " + hex(l1_[i].l2_table().value));
         if (!entry && !why_read_only_)
-            why_read_only_ = Error(entry.error()).in(where + ", entry " + std::to_string(i));
-        if (entry && l1_[i].present())
-            metadata_.add({geometry_.cluster_of(l1_[i].l2_table()), 1});
+            why_read_only_ = std::move(entry).in(where + ", entry " + std::to_string(i)).error();
     }
     return {};
 }

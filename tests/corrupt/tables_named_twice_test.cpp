@@ -68,6 +68,29 @@ void is_read_only(Patient &patient, std::string_view place, bool check_sees = tr
 
 BOOST_AUTO_TEST_SUITE(tables_named_twice)
 
+BOOST_AUTO_TEST_CASE(two_L1_entries_name_one_L2_table)
+{
+    for (const std::uint64_t flag : {copied, std::uint64_t(0)}) {
+        Patient patient(two_tables());
+        const std::uint64_t table = table_of(patient, patient.l1(0));
+        patient.put(patient.l1(0), flag | table);
+        patient.put(patient.l1(1), flag | table);
+        is_read_only(patient, "entry 1");
+        // Counted as they are named it is still no image to be written to.
+        if (flag == 0) {
+            patient.set_refcount(table, 2);
+            for (std::uint64_t i = 0; i < 2; ++i) {
+                const std::uint64_t host = patient.host(i);
+                patient.set_refcount(host, 2);
+                patient.put(patient.l2(i), host);
+            }
+            is_read_only(patient, "entry 1");
+            const std::string text = must(check(patient.store())).text();
+            BOOST_TEST(text.find(sentence_of(Finding::tables_overlap)) != std::string::npos, text);
+        }
+    }
+}
+
 // Nobody writes to what bit 63 alone names: the header.
 BOOST_AUTO_TEST_CASE(an_L1_entry_of_bit_63_alone_names_no_table)
 {
