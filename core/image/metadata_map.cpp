@@ -3,33 +3,92 @@
 
 #include "core/image/metadata_map.h"
 
+#include <algorithm>
 #include <mutex>
 
 namespace qcow2 {
 
+namespace {
+
+// Calls visit(index of the word, its bits) for a run of bits, which goes round,
+// until that says false.
+template <class Visit>
+void for_each_word(HostRun run, std::size_t words, Visit visit)
+{
+    constexpr std::uint64_t word_bits = 64;
+    // More than once round there is nothing new.
+    std::uint64_t left = std::min<std::uint64_t>(run.count, words * word_bits);
+    for (std::uint64_t at = run.first.value; left != 0;) {
+        const std::uint64_t bit = at % word_bits;
+        const std::uint64_t bits = std::min(word_bits - bit, left);
+        if (!visit(at / word_bits % words, ~std::uint64_t(0) >> (word_bits - bits) << bit))
+            return;
+        at += bits;
+        left -= bits;
+    }
+}
+
+}  // namespace
+
+void MetadataMap::note(HostRun run)
+{
+    for_each_word(run, filter_.size(), [&](std::uint64_t index, std::uint64_t bits) {
+        filter_[index].fetch_or(bits, std::memory_order_release);
+        return true;
+    });
+}
+
+bool MetadataMap::may_overlap(HostRun run) const
+{
+    bool found = false;
+    for_each_word(run, filter_.size(), [&](std::uint64_t index, std::uint64_t bits) {
+        found = filter_[index].load(std::memory_order_acquire) & bits;
+        return !found;
+    });
+    return found;
+}
+
 bool MetadataMap::add(HostRun run)
 {
     std::unique_lock lock(mutex_);
-    bool all_new = true;
-    for (std::uint64_t i = 0; i < run.count; ++i)
-        all_new &= clusters_.insert(run.first + i).second;
-    return all_new;
+    note(run);
+    const bool shared = snapshots_.overlaps(run);
+    return own_.add(run) && !shared;
+}
+
+bool MetadataMap::add_l2_table(HostCluster cluster)
+{
+    std::unique_lock lock(mutex_);
+    note({cluster, 1});
+    return own_.add({cluster, 1});
+}
+
+bool MetadataMap::add_snapshot_l2_table(HostCluster cluster)
+{
+    std::unique_lock lock(mutex_);
+    note({cluster, 1});
+    snapshots_.add({cluster, 1});
+    return !own_.overlaps({cluster, 1});
 }
 
 void MetadataMap::remove(HostRun run)
 {
     std::unique_lock lock(mutex_);
-    for (std::uint64_t i = 0; i < run.count; ++i)
-        clusters_.erase(run.first + i);
+    own_.remove(run);
 }
 
 bool MetadataMap::overlaps(HostRun run) const
 {
+    if (!may_overlap(run))
+        return false;
     std::shared_lock lock(mutex_);
-    for (std::uint64_t i = 0; i < run.count; ++i)
-        if (clusters_.contains(run.first + i))
-            return true;
-    return false;
+    return own_.overlaps(run) || snapshots_.overlaps(run);
+}
+
+bool MetadataMap::overlaps_own(HostRun run) const
+{
+    std::shared_lock lock(mutex_);
+    return own_.overlaps(run);
 }
 
 }  // namespace qcow2

@@ -4,7 +4,9 @@
 #
 # The memory is bounded, and the start is quick, whatever the size of the disk.
 
+import array
 import os
+import struct
 import sys
 import time
 
@@ -75,6 +77,31 @@ def a_disk_of_64T(t):
     # The machine may be busy: once is enough.
     expect(min(seconds) < START_SECONDS, f"opened in {min(seconds):.2f} s")
     check(path)
+
+
+@case
+def small_clusters_full_of_tables(t):
+    """8T of 4K clusters: 4 million L2 tables, close together and far apart."""
+    for distance in (1, 512):
+        path, cluster = t.path("disk.qcow2"), 4 * KiB
+        create(path, 8 * TiB, "cluster_size=4k")
+        l1_size, = struct.unpack_from(">I", Qcow2File(path).head, 36)
+        l1_table_offset, = struct.unpack_from(">Q", Qcow2File(path).head, 40)
+        first = (os.path.getsize(path) + cluster - 1) // cluster * cluster
+        with open(path, "r+b") as f:
+            f.truncate(first + l1_size * distance * cluster)
+            entries = array.array("Q", (1 << 63 | first + i * distance * cluster
+                                        for i in range(l1_size)))
+            entries.byteswap()
+            f.seek(l1_table_offset)
+            f.write(entries.tobytes())
+        begun = time.monotonic()
+        with Nbdkit(t, path, "qcow2-cache=64K") as server:
+            h = server.connect("base:allocation")
+            h.pread(512, 4 * TiB)
+            print(f"opened in {time.monotonic() - begun:.2f} s")
+            expect_memory(server, f"an L2 table in every {distance} clusters")
+        os.unlink(path)
 
 
 @case
