@@ -89,7 +89,7 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
     image->data_.set_backing(std::move(backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
-    TRY(image->open_tables(state, options.repaired_first));
+    TRY(image->open_tables(state, options));
     return image;
 }
 
@@ -107,22 +107,22 @@ Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
 }
 
 // What reading needs must be right; what only writing needs forbids writing.
-Result<void> Image::open_tables(const State &state, bool repaired_first)
+Result<void> Image::open_tables(const State &state, const ImageOptions &options)
 {
     const Header header = header_.header();
     const std::uint64_t l1_clusters = geometry_.clusters_for(std::uint64_t(header.l1_size) * 8);
     bool apart = metadata_.add({HostCluster(0), 1});
-    TRY(mapping_.open(state.l1_table_offset, state.l1_size));
     apart &= metadata_.add({geometry_.cluster_of(header.l1_table_offset), l1_clusters});
     apart &= metadata_.add(
         {geometry_.cluster_of(header.refcount_table_offset), header.refcount_table_clusters});
 
     const bool dirty = header.incompatible_features & incompatible::dirty;
     Result<void> writable = allocator_.open();
-    if (!writable && dirty && repaired_first)
+    if (!writable && dirty && options.repaired_first)
         writable = {};
     if (writable)
-        writable = note_snapshots(header);
+        writable = note_snapshots(header, !options.read_only);
+    TRY(mapping_.open(state.l1_table_offset, state.l1_size));
     if (writable && !apart)
         writable = finding(Finding::tables_overlap, "header, L1 table, refcount table");
     if (!writable)
@@ -133,27 +133,57 @@ Result<void> Image::open_tables(const State &state, bool repaired_first)
         why_read_only_ = mapping_.why_read_only();
     if (header.incompatible_features & incompatible::corrupt)
         why_read_only_ = finding(Finding::corrupt_bit_set);
-    if (dirty && !repaired_first)
+    if (dirty && !options.repaired_first)
         why_read_only_ = finding(Finding::dirty_bit_set);
     if (state.why_read_only)
         why_read_only_ = state.why_read_only;
     return {};
 }
 
-// Where snapshots keep their records and L1 tables, if these can be. (What lies under these is
-// counted, and bit 63 keeps us from it.)
-Result<void> Image::note_snapshots(const Header &header)
+// Where snapshots keep their records, L1 and L2 tables, if these can be. (What
+// lies under these is counted, and bit 63 keeps us from it.)
+Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
 {
     if (header.nb_snapshots == 0)
         return {};
     const SnapshotTable table = TRY(load_snapshots(store_, header));
-    metadata_.add({geometry_.cluster_of(header.snapshots_offset),
-                   geometry_.clusters_for(table.encoded_size)});
-    for (const Snapshot &snapshot : table.snapshots)
-        if (snapshot.finding != Finding::snapshot_l1_wrong)
-            metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset),
-                           geometry_.clusters_for(std::uint64_t(snapshot.l1_size) * 8)});
-    return {};
+    if (!metadata_.add({geometry_.cluster_of(header.snapshots_offset),
+                        geometry_.clusters_for(table.encoded_size)}))
+        return finding(Finding::tables_overlap,
+                       "snapshot table at " + hex(header.snapshots_offset.value));
+    const auto all = [&](auto note) -> Result<void> {
+        for (const Snapshot &snapshot : table.snapshots)
+            if (snapshot.finding != Finding::snapshot_l1_wrong &&
+                fits(snapshot.l1_table_offset.value, std::uint64_t(snapshot.l1_size) * 8, store_.size()))
+                TRY(note(snapshot).in(words_for(snapshot) + ", L1 table at " +
+                                      hex(snapshot.l1_table_offset.value)));
+        return {};
+    };
+    TRY(all([&](const Snapshot &snapshot) { return note_l1_table(snapshot); }));
+    return with_l2_tables ? all([&](const Snapshot &snapshot) { return note_l2_tables(snapshot); })
+                          : Result<void>();
+}
+
+Result<void> Image::note_l1_table(const Snapshot &snapshot)
+{
+    const std::uint64_t bytes = std::uint64_t(snapshot.l1_size) * 8;
+    return metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset), geometry_.clusters_for(bytes)})
+               ? Result<void>()
+               : finding(Finding::tables_overlap);
+}
+
+// An entry that is wrong, as nobody writes by it, is left to who uses the snapshot.
+Result<void> Image::note_l2_tables(const Snapshot &snapshot)
+{
+    const auto visit = [&](std::uint32_t i, L1Entry entry) -> Result<void> {
+        const HostOffset table = entry.l2_table();
+        if (!entry.present() || !geometry_.is_aligned(table) || table.value >= store_.size() ||
+            metadata_.add_snapshot_l2_table(geometry_.cluster_of(table)))
+            return {};
+        return finding(Finding::tables_overlap,
+                       "entry " + std::to_string(i) + ", L2 table at " + hex(table.value));
+    };
+    return for_each_l1_entry(store_, snapshot.l1_table_offset, snapshot.l1_size, visit);
 }
 
 Result<void> Image::begin_writing()

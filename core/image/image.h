@@ -123,8 +123,10 @@ private:
     Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
           const State &state, std::uint64_t cache_bytes);
 
-    Result<void> open_tables(const State &state, bool repaired_first);
-    Result<void> note_snapshots(const Header &header);
+    Result<void> open_tables(const State &state, const ImageOptions &options);
+    Result<void> note_snapshots(const Header &header, bool with_l2_tables);
+    Result<void> note_l1_table(const Snapshot &snapshot);
+    Result<void> note_l2_tables(const Snapshot &snapshot);
     Result<void> flush_stores();
     Result<void> write_back();
     void give_back_released(HostRun run);

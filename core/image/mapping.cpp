@@ -48,6 +48,22 @@ bool continues(const ClusterMapping &run, std::uint64_t bytes, const ClusterMapp
 
 }  // namespace
 
+Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
+                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit)
+{
+    // An L1 table may have 32 MiB: piece by piece.
+    constexpr std::uint32_t piece_entries = 32 << 10;
+    Buffer raw;
+    for (std::uint32_t first = 0; first < l1_size; first += piece_entries) {
+        const std::uint32_t entries = std::min(piece_entries, l1_size - first);
+        raw.resize(entries * 8);
+        TRY(store.read(l1_table_offset.value + std::uint64_t(first) * 8, raw));
+        for (std::uint32_t i = 0; i < entries; ++i)
+            TRY(visit(first + i, L1Entry(load_be64(&raw[i * 8]))));
+    }
+    return {};
+}
+
 Mapping::Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
                  Allocator &allocator, std::uint64_t cache_bytes)
     : store_(store),
@@ -70,19 +86,20 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
     if (bytes != 0 && !fits(offset.value, bytes, store_.size()))
         return finding(Finding::l1_table_past_end, where);
 
-    Buffer raw(bytes);
-    TRY(store_.read(offset.value, raw).in(where));
-    Locked lock(cache_.mutex);
-    l1_offset_ = offset;
-    l1_.resize(l1_size);
-    for (std::size_t i = 0; i < l1_.size(); ++i) {
-        l1_[i] = L1Entry(load_be64(&raw[i * 8]));
-        Result<void> entry = check_l1_entry(l1_[i]);
-        if (entry && l1_[i].present() && !metadata_.add({geometry_.cluster_of(l1_[i].l2_table()), 1}))
-            entry = finding(Finding::tables_overlap, "L2 table at " + hex(l1_[i].l2_table().value));
+    std::vector<L1Entry> l1(l1_size);
+    const auto visit = [&](std::uint32_t i, L1Entry read) -> Result<void> {
+        l1[i] = read;
+        Result<void> entry = check_l1_entry(read);
+        if (entry && read.present() && !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
+            entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
         if (!entry && !why_read_only_)
             why_read_only_ = std::move(entry).in(where + ", entry " + std::to_string(i)).error();
-    }
+        return {};
+    };
+    TRY(for_each_l1_entry(store_, offset, l1_size, visit).in(where));
+    Locked lock(cache_.mutex);
+    l1_offset_ = offset;
+    l1_ = std::move(l1);
     return {};
 }
 

@@ -34,6 +34,11 @@ struct MappedRun {
     std::uint64_t length = 0;  // bytes; Data, and Zero with a cluster: side by side in the file
 };
 
+// Calls visit(index, entry) for each entry of an L1 table in the file, unchecked,
+// until that fails.
+Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
+                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit);
+
 class Mapping {
 public:
     using Change = std::function<ClusterMapping(GuestCluster, const ClusterMapping &)>;
@@ -49,7 +54,8 @@ public:
             std::uint64_t cache_bytes);
 
     // Reads and checks the L1 table, the active one or that of a snapshot. A bad
-    // entry forbids writing, and reading what it maps.
+    // entry forbids writing, and reading what it maps. All other metadata is known
+    // by then.
     Result<void> open(HostOffset l1_table_offset, std::uint32_t l1_size);
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 

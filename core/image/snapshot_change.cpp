@@ -127,7 +127,7 @@ Result<Tree> SnapshotChange::tree_of(const Snapshot &snapshot, const Tree &activ
         shared.insert(l1.l2_table());
     for (const L1Entry &l1 : tree.l1())
         if (l1.present() && !shared.contains(l1.l2_table()) &&
-            image_.metadata().overlaps({geometry_.cluster_of(l1.l2_table()), 1}))
+            image_.metadata().overlaps_own({geometry_.cluster_of(l1.l2_table()), 1}))
             return finding(Finding::tables_overlap,
                            words_for(snapshot) + ", L2 table at " + hex(l1.l2_table().value));
     return tree;
@@ -256,7 +256,7 @@ Result<void> SnapshotChange::clear_copied_in_place(const Tree &snapshot)
         if (table == before)
             return {};
         const HostOffset place = snapshot.l1()[index].l2_table();
-        if (image_.metadata().overlaps({geometry_.cluster_of(place), 1}))
+        if (image_.metadata().overlaps_own({geometry_.cluster_of(place), 1}))
             return finding(Finding::copied_flag_wrong, "the disk uses the table, too");
         written = true;
         return store().write(place.value, table.bytes());

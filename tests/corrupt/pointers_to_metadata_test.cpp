@@ -45,6 +45,7 @@ public:
                 {"L1 table", patient_.header().l1_table_offset.value},
                 {"L2 table", table_},
                 {"L1 table of a snapshot", patient_.word(patient_.snapshots())},
+                {"L2 table of a snapshot", patient_.word(patient_.word(patient_.snapshots())) & entry_offset_mask},
                 {"snapshot table", patient_.snapshots()}};
     }
 
@@ -94,7 +95,7 @@ private:
         spec.cluster_bits = 14;
         spec.size = 16 << 20;
         spec.feature_names = 0;
-        spec.snapshot = true;
+        spec.clusters = {{9, Preset::snapshot_data}};  // its L2 table is no other's
         return spec;
     }
 

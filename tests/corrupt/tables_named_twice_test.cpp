@@ -91,6 +91,30 @@ BOOST_AUTO_TEST_CASE(two_L1_entries_name_one_L2_table)
     }
 }
 
+BOOST_AUTO_TEST_CASE(an_L2_table_lies_over_another_table)
+{
+    for (int which = 0; which < 4; ++which) {
+        Patient patient(with_snapshot());
+        const std::uint64_t over[] = {patient.header().refcount_table_offset.value,
+                                      patient.header().l1_table_offset.value,
+                                      patient.snapshots(), patient.word(patient.snapshots())};
+        patient.put(patient.l1(1), copied | over[which]);
+        is_read_only(patient, "L1 table at " + hex(patient.header().l1_table_offset.value) + ", entry 1");
+    }
+}
+
+BOOST_AUTO_TEST_CASE(tables_of_a_snapshot_lie_over_others)
+{
+    Patient patient(with_snapshot());
+    const std::uint64_t l1 = patient.word(patient.snapshots());
+    patient.put(l1 + 8, patient.header().l1_table_offset.value);
+    is_read_only(patient, "L1 table at " + hex(l1));
+
+    Patient other(with_snapshot());
+    other.put(other.snapshots(), other.header().l1_table_offset.value);
+    is_read_only(other, "L1 table at " + hex(other.header().l1_table_offset.value));
+}
+
 // Nobody writes to what bit 63 alone names: the header.
 BOOST_AUTO_TEST_CASE(an_L1_entry_of_bit_63_alone_names_no_table)
 {
@@ -113,6 +137,29 @@ BOOST_AUTO_TEST_CASE(an_L1_entry_of_bit_63_alone_names_no_table)
     must(disk->close());
     const CheckReport report = must(check(patient.store()));
     BOOST_TEST(report.sound(), report.text());
+}
+
+// The active table is copied, and the snapshot's stays what it is.
+BOOST_AUTO_TEST_CASE(an_L2_table_that_the_disk_let_go_of_is_the_snapshots)
+{
+    Patient patient(with_snapshot());
+    const std::uint64_t table = table_of(patient, patient.l1(0));
+    BOOST_REQUIRE(table == table_of(patient, patient.word(patient.snapshots())));
+    patient.put(patient.l2(9), table);
+    const auto disk = must(Disk::open(patient.store(), {}));
+    BOOST_TEST(!disk->why_read_only());
+    must(disk->begin_writing());
+    const Buffer before = patient.store().image().bytes.copy(table, cluster_size);
+    must(disk->write(GuestOffset(0), Buffer(cluster_size, 7), true));
+    BOOST_REQUIRE(table_of(patient, patient.l1(0)) != table);
+    const Result<void> result = disk->write(GuestOffset(9 * cluster_size), Buffer(512, 7), true);
+    BOOST_REQUIRE(!result);
+    BOOST_TEST(result.error().what.find(sentence_of(Finding::data_cluster_is_metadata)) !=
+                   std::string::npos,
+               result.error().what);
+    must(disk->settle());
+    must(disk->close());
+    BOOST_TEST((patient.store().image().bytes.copy(table, cluster_size) == before));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
