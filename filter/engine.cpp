@@ -419,8 +419,6 @@ void Engine::say_what_is_kept(const Disk &disk)
 // Each line once.
 void Engine::report()
 {
-    if (!read_only)
-        say_what_is_kept(*disk_);
     // How much is dirty takes reading all of the bitmaps.
     const bool how_much = asks_to_be_verbose(server_arguments());
     for (const ReportLine &line : disk_->report(how_much)) {
@@ -432,6 +430,8 @@ void Engine::report()
 
 void Engine::say_what_is_there(bool read_only)
 {
+    if (!read_only)
+        say_what_is_kept(*disk_);
     // Else when what the keys ask for has been done.
     if (read_only || disk_->why_read_only())
         report();
