@@ -150,15 +150,12 @@ import ctypes, os, sys, time
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 exchange = ctypes.CDLL(None, use_errno=True).renameat2
 names = [os.fsencode(name) for name in sys.argv[1:3]]
-in_place = True
 while True:
     if exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) != 0:
         sys.exit(os.strerror(ctypes.get_errno()))
     if len(sys.argv) > 3:
         break
-    in_place = not in_place
-    if in_place:  # long enough to be served now and then
-        time.sleep(0.0003)
+    time.sleep(0.0003)  # long enough to be served now and then
 PYTHON
 if ! "$PYTHON" exchange.py allowed/turning allowed/turned once; then
     echo "this file system cannot exchange two names: left out"
