@@ -139,7 +139,7 @@ MUTATIONS = [
      {"core/image/snapshot_change.cpp": [("    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n",
        "    CountChanges early;\n    TRY(gone.count_names(-1, early));\n    TRY(put_right_in_place(active, early));\n"
        "    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n")]},
-     ["resized_and_reverted"]),
+     ["resized_and_reverted_without_room"]),
     ("H1: the header names what is not there yet",
      {"core/image/aside.cpp": [("    TRY(image_.store().flush());\n    TRY(image_.header().commit(change));",
        "    TRY(image_.header().commit(change));")]},
