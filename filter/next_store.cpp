@@ -14,6 +14,16 @@ namespace qcow2 {
 
 namespace {
 
+Error earlier_failure() { return Error(Errc::io, "flushing: an earlier flush has failed"); }
+
+// For operations that can fail otherwise, too.
+Result<void> flushed_or_lost(Result<void> flushed)
+{
+    if (!flushed)
+        flushed.error().code = Errc::lost;
+    return flushed;
+}
+
 Result<void> checked(std::uint64_t offset, std::uint64_t length, std::uint64_t size)
 {
     if (fits(offset, length, size))
@@ -135,15 +145,19 @@ Result<void> NextStore::flush(NextContext &context)
 {
     if (!can_flush_ || read_only_)
         return {};
-    if (flush_failed_.load())
-        return Error(Errc::io, "flushing: an earlier flush has failed");
-    const std::uint64_t size = this->size();
-    Result<void> done = context.flush();
-    if (!done)
-        flush_failed_ = true;
-    else if (size > flushed_size_.load())
-        flushed_size_ = size;  // a smaller one by another thread costs a flush
-    return done;
+    // Who waits for another's flush is inside, too: his writes went through a
+    // context that this one stands for, or through the same.
+    return flushes_.run([&]() -> Result<void> {
+        if (flush_failed_.load())
+            return earlier_failure();
+        const std::uint64_t size = this->size();
+        Result<void> done = context.flush();
+        if (!done)
+            flush_failed_ = true;
+        else
+            flushed_size_ = size;
+        return done;
+    });
 }
 
 Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
@@ -164,15 +178,18 @@ Result<void> NextStore::make_durable(NextContext &context, std::uint64_t offset,
 {
     if (!barrier_->holds(offset, bytes))
         return flush(context);
-    const Result<bool> done = barrier_->make_durable(offset, bytes.size());
-    if (!done) {
-        flush_failed_ = true;
-        return done.error();
+    Result<bool> done = false;
+    {
+        Locked turn(barriers_);
+        done = barrier_->make_durable(offset, bytes.size());
+        if (!done)
+            flush_failed_ = true;
     }
-    if (!*done)
+    if (!TRY(std::move(done)))
         return flush(context);
     ++durable_alone_count_;
-    return {};
+    // A flush may have failed meanwhile.
+    return flush_failed_.load() ? Result<void>(earlier_failure()) : Result<void>();
 }
 
 Result<void> NextStore::grow(std::uint64_t size_min)
@@ -199,6 +216,8 @@ Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
     if (context_->can_multi_conn()) {
         current_ = context.get();
         inside_.drain();
+        // With its descriptor goes what the kernel has to tell it of lost bytes.
+        flushed = flush(*context_);
     } else {
         // A flush through the new one would not cover what went through the old.
         const Exclusive alone(inside_);
@@ -209,7 +228,7 @@ Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
     // Nobody uses the old one any more. It is closed, so that a file that grows
     // for days does not use up the descriptors.
     context_ = std::move(context);
-    return flushed;
+    return flushed_or_lost(std::move(flushed));
 }
 
 Result<void> NextStore::cut(std::uint64_t size)

@@ -17,6 +17,7 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/byte_store.h"
+#include "core/base/cycles.h"
 #include "core/base/gate.h"
 #include "core/base/mutex.h"
 #include "filter/barrier.h"
@@ -89,6 +90,11 @@ private:
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
     std::atomic<bool> flush_failed_{false};
+    // Of those who flush at once a kernel tells only one that bytes are lost:
+    // one flushes at a time. The same holds for barriers, which have another
+    // descriptor and are told for themselves.
+    Cycles flushes_{Rank::store};
+    Mutex barriers_{Rank::store};
     // A flush has succeeded that began when the store was so long: what the
     // file system knows of the space before is durable.
     std::atomic<std::uint64_t> flushed_size_{0};

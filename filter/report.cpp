@@ -20,6 +20,7 @@ int to_errno(Errc code)
 {
     switch (code) {
     case Errc::io: return EIO;
+    case Errc::lost: return EIO;
     case Errc::no_space: return ENOSPC;
     case Errc::corrupt: return EIO;
     case Errc::unsupported: return EIO;

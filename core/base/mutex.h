@@ -65,13 +65,26 @@ private:
     [[maybe_unused]] const Rank rank_;
 };
 
-// Holds a Mutex for the current scope; can let go of it for a while.
+// Holds a Mutex for the current scope.
 class SCOPED_CAPABILITY Locked {
 public:
     explicit Locked(Mutex &mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
     ~Locked() RELEASE() { mutex_.unlock(); }
     Locked(const Locked &) = delete;
     Locked &operator=(const Locked &) = delete;
+
+private:
+    Mutex &mutex_;
+};
+
+// Lets go of a Mutex that is held, for the current scope: it is held again
+// afterwards, whatever happened. (clang is not told, it has no word for it.)
+class Unlocked {
+public:
+    explicit Unlocked(Mutex &mutex) NO_THREAD_SAFETY_ANALYSIS : mutex_(mutex) { mutex_.unlock(); }
+    ~Unlocked() NO_THREAD_SAFETY_ANALYSIS { mutex_.lock(); }
+    Unlocked(const Unlocked &) = delete;
+    Unlocked &operator=(const Unlocked &) = delete;
 
 private:
     Mutex &mutex_;

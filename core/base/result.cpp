@@ -9,6 +9,7 @@ std::string_view to_string(Errc code)
 {
     switch (code) {
     case Errc::io: return "io";
+    case Errc::lost: return "lost";
     case Errc::no_space: return "no_space";
     case Errc::corrupt: return "corrupt";
     case Errc::unsupported: return "unsupported";

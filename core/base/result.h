@@ -22,6 +22,7 @@ namespace qcow2 {
 // What the caller can do about it; the message says what happened.
 enum class Errc {
     io,           // a read, write or flush below failed
+    lost,         // a flush or barrier failed: what was written may be gone, for good
     no_space,     // the store is full and cannot grow
     corrupt,      // the image contradicts itself
     unsupported,  // the image is right but needs what we do not have

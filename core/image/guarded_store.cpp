@@ -42,12 +42,7 @@ Result<void> GuardedStore::after_flush(Result<void> result)
 Result<void> GuardedStore::before_change()
 {
     TRY(state());
-    // Two threads may both flush: one flush too many, none too few.
-    if (!opened_) {
-        TRY(after_flush(below_.flush()).in("flush before the first write"));  // O1
-        opened_ = true;
-    }
-    return {};
+    return opened_ ? Result<void>() : flush().in("flush before the first write");  // O1
 }
 
 // Only the cluster in which the file ends: what lies behind it is a finding.
@@ -86,10 +81,12 @@ Result<void> GuardedStore::discard(std::uint64_t offset, std::uint64_t length)
 
 Result<void> GuardedStore::flush()
 {
-    TRY(state());
-    TRY(after_flush(below_.flush()));
-    opened_ = true;
-    return {};
+    return flushes_.run([this]() -> Result<void> {
+        TRY(state());
+        TRY(after_flush(below_.flush()));
+        opened_ = true;
+        return {};
+    });
 }
 
 Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)

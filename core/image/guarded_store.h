@@ -8,7 +8,9 @@
 //     flush begun after it has succeeded: a flush goes before the first write.
 // W5  A failed flush is final. It cannot be known what was lost, so nothing is
 //     sent down any more: reads go on, all else answers with the first cause.
-//     So is a header of which nobody knows what it says: fail().
+//     So is a header of which nobody knows what it says: fail(). One flush runs
+//     at a time, for of those who flush at once a kernel tells only one that
+//     bytes are lost; who waits shares the next.
 // The last cluster of a file may be cut short (QEMU does not pad it) and in
 // use: before something is written behind the file's end, it is padded.
 //
@@ -20,6 +22,7 @@
 #include <optional>
 
 #include "core/base/byte_store.h"
+#include "core/base/cycles.h"
 #include "core/base/mutex.h"
 
 namespace qcow2 {
@@ -70,6 +73,7 @@ private:
     const std::uint64_t cluster_size_;
     std::atomic<bool> opened_{false};  // O1: the first flush has succeeded
     std::atomic<bool> failed_{false};
+    Cycles flushes_{Rank::store};
     Mutex mutex_{Rank::store};
     std::optional<Error> first_cause_ GUARDED_BY(mutex_);
 };

@@ -38,7 +38,7 @@ struct StoreImage {
     std::uint64_t size = 0;
 };
 
-class MemoryStore final : public ByteStore {
+class MemoryStore : public ByteStore {
 public:
     explicit MemoryStore(std::uint64_t size, StoreOptions options = {});
     explicit MemoryStore(StoreImage image, StoreOptions options = {});

@@ -8,6 +8,9 @@
 #include <boost/test/unit_test.hpp>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <string_view>
 #include <thread>
 
 #include "tests/support/must.h"
@@ -189,6 +192,32 @@ BOOST_AUTO_TEST_CASE(a_flush_that_failed_stays_failed)
     BOOST_CHECK(!store->flush());
     layer.before = nullptr;
     BOOST_CHECK(!store->flush());
+}
+
+// The kernel tells of bytes that could not be written back to one of those who
+// ask at the same time. Here to the first, who hears of it last.
+BOOST_AUTO_TEST_CASE(no_flush_succeeds_while_another_one_fails)
+{
+    FakeMemory memory(8192);
+    FakeLayer layer(memory);
+    const auto store = opened(layer);
+    std::atomic<unsigned> flushes = 0;
+    std::atomic<bool> second_has_returned = false;
+    layer.before = [&](const char *call, const Range &) {
+        if (std::string_view(call) != "flush" || ++flushes != 1)
+            return 0;
+        for (int i = 0; i < 100 && !second_has_returned; ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        return EIO;
+    };
+    bool first_succeeded = true;
+    std::thread first([&] { first_succeeded = store->flush().has_value(); });
+    while (flushes == 0)
+        std::this_thread::yield();
+    BOOST_TEST(!store->flush());
+    second_has_returned = true;
+    first.join();
+    BOOST_TEST(!first_succeeded);
 }
 
 BOOST_AUTO_TEST_CASE(a_read_only_server_opens_the_layer_for_reading)
