@@ -340,7 +340,7 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
     if (TRY(Disk::open(store, options))->why_read_only())
         return {};
     auto repaired = repair(store, RepairKind::all);
-    if (!repaired && repaired.error().code == Errc::io)
+    if (!repaired && (repaired.error().code == Errc::io || repaired.error().code == Errc::lost))
         return std::move(repaired).error().in("repairing the refcounts");
     if (!repaired) {
         log_warning("the image cannot be repaired: " + repaired.error().what);

@@ -166,12 +166,12 @@ Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
     NextContext &context = current();
     TRY(checked(offset, bytes.size(), context.size()));
     if (flush_failed_.load())
-        return flush(context);
+        return flushed_or_lost(earlier_failure());
     const bool alone = barrier_ && bytes.size() <= Barrier::bytes_max &&
                        offset + bytes.size() <= flushed_size_.load() &&
                        barrier_->differs(offset, bytes);
     TRY(context.write(offset, bytes));
-    return alone ? make_durable(context, offset, bytes) : flush(context);
+    return flushed_or_lost(alone ? make_durable(context, offset, bytes) : flush(context));
 }
 
 Result<void> NextStore::make_durable(NextContext &context, std::uint64_t offset, Bytes bytes)

@@ -59,17 +59,22 @@ public:
     virtual bool can_flush() const = 0;
 
     // Writes a few bytes and makes them durable: with a flush, or, where
-    // durable_alone() is true, these alone and cheaply. Then a failure is as
-    // final as that of a flush, unless it is no_space.
+    // durable_alone() is true, these alone and cheaply. lost: they were written,
+    // and what was to make them durable has failed, which is as final as a
+    // failed flush. Any other error is that of the write.
     virtual Result<void> write_durable(std::uint64_t offset, Bytes bytes)
     {
         TRY(write(offset, bytes));
-        return flush();
+        Result<void> flushed = flush();
+        if (!flushed)
+            flushed.error().code = Errc::lost;
+        return flushed;
     }
     virtual bool durable_alone() const { return false; }
 
     // Makes the store at least this long; the new bytes read as zeros.
-    // no_space if it cannot. Geometric steps are the store's business.
+    // no_space if it cannot; lost, as above, if a flush failed that was needed
+    // for it. Geometric steps are the store's business.
     virtual Result<void> grow(std::uint64_t size_min) = 0;
     virtual bool can_grow() const = 0;
 

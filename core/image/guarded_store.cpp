@@ -39,6 +39,16 @@ Result<void> GuardedStore::after_flush(Result<void> result)
     return result;
 }
 
+// Of operations that flush among other things. Their other failures are not
+// final: who asked may try again.
+Result<void> GuardedStore::unless_lost(Result<void> result)
+{
+    if (result || result.error().code != Errc::lost)
+        return result;
+    result.error().code = Errc::io;
+    return after_flush(std::move(result));
+}
+
 Result<void> GuardedStore::before_change()
 {
     TRY(state());
@@ -51,7 +61,8 @@ Result<void> GuardedStore::pad_last_cluster(std::uint64_t offset, std::uint64_t 
     const std::uint64_t size = below_.size();
     if (offset + length <= size || align_down(offset, cluster_size_) >= size)
         return {};
-    return below_.grow(align_up(size, cluster_size_)).in("padding the last cluster of the file");
+    return unless_lost(below_.grow(align_up(size, cluster_size_)))
+        .in("padding the last cluster of the file");
 }
 
 Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
@@ -92,23 +103,19 @@ Result<void> GuardedStore::flush()
 Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
 {
     if (!below_.durable_alone()) {
-        // Two steps, because a failed write may be tried again and a failed
-        // flush may not.
         TRY(write(offset, bytes));
         return flush();
     }
     TRY(before_change());
     TRY(pad_last_cluster(offset, bytes.size()));
-    Result<void> result = below_.write_durable(offset, bytes);
-    if (!result && result.error().code == Errc::no_space)
-        return result;
-    return after_flush(std::move(result));
+    TRY(unless_lost(below_.write_durable(offset, bytes)));
+    return state();  // a flush may have failed meanwhile
 }
 
 Result<void> GuardedStore::grow(std::uint64_t size_min)
 {
     TRY(before_change());
-    return below_.grow(size_min);
+    return unless_lost(below_.grow(size_min));
 }
 
 Result<void> GuardedStore::cut(std::uint64_t size)

@@ -67,6 +67,7 @@ private:
     Result<void> before_change();
     Result<void> pad_last_cluster(std::uint64_t offset, std::uint64_t length);
     Result<void> after_flush(Result<void> result);
+    Result<void> unless_lost(Result<void> result);
     Error error_state();
 
     ByteStore &below_;

@@ -27,22 +27,26 @@ trouble(True)
 fails(errno.EIO, h.pwrite, b"b" * 100000, 0)
 fails(errno.EIO, h.pwrite, b"b" * 100000, 10 << 20)
 fails(errno.EIO, h.zero, 1000, 100)
+# In another region of the bitmap, whose cluster is there: its bits come first.
+fails(errno.EIO, h.pwrite, b"b" * 100000, 40 << 20)
 # What is not refused, and what was there.
 assert h.pread(65536, 20 << 20) == bytes(65536)
 h.pread(100000, 0)
 trouble(False)
 h.pwrite(b"c" * 100000, 0)
 h.pwrite(b"d" * 100000, 10 << 20)
+h.pwrite(b"f" * 100000, 40 << 20)
 h.flush()
 assert h.pread(100000, 0) == b"c" * 100000
 assert h.pread(100000, 10 << 20) == b"d" * 100000
+assert h.pread(100000, 40 << 20) == b"f" * 100000
 h.shutdown()
 PYTHON
 stop
 server_said 'Input/output error'
 check_image disk.qcow2
 same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
-same "$(dirty_map b0 disk.qcow2)" "0+131072"$'\n'"10485760+131072"
+same "$(dirty_map b0 disk.qcow2)" "0+131072"$'\n'"10485760+131072"$'\n'"41943040+131072"
 
 step "the first write after the start fails: the bitmap cannot be marked"
 make_qcow2 disk.qcow2 64M

@@ -77,7 +77,7 @@ Result<void> FaultStore::write_durable(std::uint64_t offset, Bytes bytes)
     return run(Fault::writes, [&]() -> Result<void> {
         if (plan_.strikes(Fault::flushes)) {
             TRY(base_.write(offset, bytes));
-            return Error(plan_.fault().errc, "injected fault " + std::to_string(plan_.fault().nth));
+            return Error(Errc::lost, "injected fault " + std::to_string(plan_.fault().nth));
         }
         return base_.write_durable(offset, bytes);
     });

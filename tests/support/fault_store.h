@@ -71,7 +71,7 @@ public:
     Result<void> flush() override;
     bool can_flush() const override { return base_.can_flush(); }
     bool durable_alone() const override { return base_.durable_alone(); }
-    // Counts as a write and a flush: either may fail.
+    // Counts as a write and a flush: either may fail, the flush with `lost`.
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return base_.can_grow(); }

@@ -70,4 +70,44 @@ BOOST_AUTO_TEST_CASE(O1_nobody_writes_while_the_first_flush_fails)
     BOOST_TEST((below.image().bytes.copy(0, 2) == Buffer(2)));
 }
 
+// Only a flush or a barrier that fails is final, wherever it is done.
+BOOST_AUTO_TEST_CASE(W5_a_small_write_that_fails_may_be_tried_again)
+{
+    for (const bool alone : {true, false}) {
+        MemoryStore memory(4096, {.durable_alone = alone});
+        FaultPlan plan;
+        FaultStore below(memory, plan);
+        GuardedStore store(below);
+        must(store.flush());
+        const Buffer byte(1, 1);
+        plan.arm({.kinds = Fault::writes});
+        BOOST_TEST(!store.write_durable(0, byte));
+        must(store.state());
+        must(store.write_durable(0, byte));
+        plan.arm({.kinds = Fault::flushes});
+        const Result<void> lost = store.write_durable(1, byte);
+        BOOST_REQUIRE(!lost);
+        BOOST_TEST((lost.error().code == Errc::io));
+        BOOST_TEST(!store.state());
+        BOOST_TEST(!store.write(2, byte));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(W5_growth_that_loses_bytes_is_final)
+{
+    class Grows final : public MemoryStore {
+    public:
+        using MemoryStore::MemoryStore;
+        Result<void> grow(std::uint64_t) override { return Error(how, "not today"); }
+        Errc how = Errc::io;
+    };
+    Grows below(4000);
+    GuardedStore store(below, 4096);
+    BOOST_TEST(!store.grow(8192));
+    must(store.state());
+    below.how = Errc::lost;
+    BOOST_TEST(!store.write(4000, Buffer(1)));  // in the last cluster, which is padded
+    BOOST_TEST(!store.state());
+}
+
 BOOST_AUTO_TEST_SUITE_END()
