@@ -210,9 +210,18 @@ Result<void> NextContext::read(std::uint64_t offset, MutableBytes bytes)
     return {};
 }
 
+template <class Change>
+Result<void> NextContext::change_whole(Change change)
+{
+    if (limits_.minimum == 1)
+        return change();
+    const Passage passage(calls_.whole_blocks);
+    return change();
+}
+
 Result<void> NextContext::write_part(const Piece &piece, const std::uint8_t *bytes)
 {
-    Locked turn(calls_.partial_blocks);
+    const Exclusive alone(calls_.whole_blocks);
     std::array<std::uint8_t, block_bytes_max> block;
     TRY(call_read(piece.io, block.data()));
     std::memcpy(block.data() + (piece.data.begin - piece.io.begin), bytes, piece.data.length());
@@ -225,7 +234,8 @@ Result<void> NextContext::write(std::uint64_t offset, Bytes bytes)
     const std::uint8_t *from = bytes.data();
     while (!rest.empty()) {
         const Piece piece = first_piece(rest, limits_, size_);
-        TRY(piece.whole() ? call_write(piece.io, from) : write_part(piece, from));
+        TRY(piece.whole() ? change_whole([&] { return call_write(piece.io, from); })
+                          : write_part(piece, from));
         from += piece.data.length();
         rest.begin = piece.data.end;
     }
@@ -247,7 +257,7 @@ Result<void> NextContext::zero(const Range &range, bool may_unmap)
     for (Range rest = range; !rest.empty();) {
         const Piece piece = first_piece(rest, limits_, size_);
         if (piece.whole() && can_zero_)
-            TRY(call_zero(piece.io, may_unmap));
+            TRY(change_whole([&] { return call_zero(piece.io, may_unmap); }));
         else
             TRY(write_zeros(piece.data));
         rest.begin = piece.data.end;
@@ -262,7 +272,7 @@ Result<void> NextContext::discard(const Range &range)
     for (Range rest = range; !rest.empty();) {
         const Piece piece = first_piece(rest, limits_, size_);
         if (piece.whole())
-            TRY(call_trim(piece.io));
+            TRY(change_whole([&] { return call_trim(piece.io); }));
         rest.begin = piece.data.end;
     }
     return {};

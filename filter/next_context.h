@@ -18,7 +18,7 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/bytes.h"
-#include "core/base/mutex.h"
+#include "core/base/gate.h"
 #include "core/base/result.h"
 #include "filter/pieces.h"
 
@@ -34,8 +34,9 @@ struct NextCalls {
     // Held for one call to the layer if serialised; nothing of ours is taken
     // under it.
     std::mutex one_at_a_time;
-    // Held while a part of a block is read, changed and written.
-    Mutex partial_blocks{Rank::store};
+    // If the layer has blocks: closed while a part of one is read, changed and
+    // written, so that no whole block is written between.
+    Gate whole_blocks{Rank::store};
 };
 
 class NextContext {
@@ -75,6 +76,9 @@ private:
     Result<void> call_zero(const Range &io, bool may_unmap);
     Result<void> call_trim(const Range &io);
 
+    // For all that changes whole blocks.
+    template <class Change>
+    Result<void> change_whole(Change change);
     Result<void> write_part(const Piece &piece, const std::uint8_t *bytes);
     Result<void> write_zeros(const Range &range);
 

@@ -254,6 +254,68 @@ BOOST_AUTO_TEST_CASE(parts_of_one_block_written_at_once)
     }
 }
 
+// A part of a block is read, changed and written; before it is written, somebody
+// else is given some time to change the whole block. What he wrote stays.
+BOOST_AUTO_TEST_CASE(a_part_of_a_block_against_the_whole)
+{
+    using Change = std::function<Result<void>(NextStore &)>;
+    const Change write = [](NextStore &store) { return store.write(0, Buffer(1024)); };
+    const Change zero = [](NextStore &store) { return store.zero(0, 1024, true); };
+    for (const Change &change : {write, zero}) {
+        FakeMemory memory(1024);
+        memory.bytes.assign(1024, 1);
+        FakeLayer layer(memory);
+        layer.minimum = layer.preferred = 512;
+        layer.maximum = 4096;
+        const auto store = opened(layer);
+        std::thread other;
+        std::atomic<bool> other_has_returned = false;
+        const auto part_thread = std::this_thread::get_id();
+        layer.before = [&](const char *call, const Range &) {
+            if (std::this_thread::get_id() != part_thread || std::string_view(call) != "pwrite")
+                return 0;
+            other = std::thread([&] {
+                if (!change(*store))
+                    std::abort();
+                other_has_returned = true;
+            });
+            for (int i = 0; i < 50 && !other_has_returned; ++i)
+                std::this_thread::sleep_for(std::chrono::milliseconds(2));
+            return 0;
+        };
+        must(store->write(0, Buffer(1, 7)));
+        other.join();
+        BOOST_TEST(all_zero(sub(Bytes(memory.bytes), 1, 1023)));
+    }
+}
+
+// The same of a trim, whose bytes nobody knows: it is not done in between.
+BOOST_AUTO_TEST_CASE(a_part_of_a_block_against_a_trim)
+{
+    FakeMemory memory(512);
+    FakeLayer layer(memory);
+    layer.minimum = layer.preferred = layer.maximum = 512;
+    const auto store = opened(layer);
+    std::thread other;
+    bool trimmed_between = false;
+    const auto part_thread = std::this_thread::get_id();
+    layer.before = [&](const char *call, const Range &) {
+        if (std::this_thread::get_id() == part_thread && std::string_view(call) == "pwrite") {
+            other = std::thread([&] {
+                if (!store->discard(0, 512))
+                    std::abort();
+            });
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            trimmed_between = was_called(layer, "trim");
+        }
+        return 0;
+    };
+    must(store->write(0, Buffer(1, 7)));
+    other.join();
+    BOOST_TEST(!trimmed_between);
+    BOOST_TEST(was_called(layer, "trim"));
+}
+
 BOOST_AUTO_TEST_CASE(a_serialised_layer_is_called_once_at_a_time)
 {
     FakeMemory memory(1 << 20);
