@@ -335,22 +335,8 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     // Clusters that came into the allocator's hands, whatever became of it.
     if (const auto settled = image_->settle(); !settled)
         log_debug("after a change of the structure: " + settled.error().what);
-    if (!done) {
-        settle_header();
-        return done;
-    }
+    TRY(std::move(done));
     return open_anew();
-}
-
-// After a commit that failed, the old header may not have been put back. What
-// the bitmaps need depends on the header: nothing is written until it is known.
-void Disk::settle_header()
-{
-    ImageHeader &header = image_->header();
-    if (header.certain())
-        return;
-    if (const auto restored = header.commit([](HeaderArea &) {}); !restored)
-        image_->store().fail(Error(restored.error()).in("the old header could not be put back"));
 }
 
 // What the old image knew and the file does not tell goes along: where space

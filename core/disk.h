@@ -198,7 +198,6 @@ private:
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
-    void settle_header();
     Result<void> open_anew();
 
     ByteStore &store_;

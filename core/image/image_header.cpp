@@ -42,7 +42,7 @@ bool stands_for_itself(const Buffer &old, const Buffer &cluster, const HeaderAre
 
 }  // namespace
 
-ImageHeader::ImageHeader(ByteStore &store, HeaderArea area, Buffer cluster)
+ImageHeader::ImageHeader(GuardedStore &store, HeaderArea area, Buffer cluster)
     : store_(store), area_(std::move(area)), cluster_(std::move(cluster))
 {
 }
@@ -122,14 +122,13 @@ Result<void> ImageHeader::check(const Change &change) const
 Result<void> ImageHeader::commit(const Change &change)
 {
     Locked lock(mutex_);
-    if (!certain_)
-        TRY(restore());
+    TRY(store_.state());
     const Plan plan = TRY(this->plan(change));
     old_ = cluster_;
     Result<void> committed = commit_plan(plan);
     if (!committed) {
-        if (const auto restored = restore(); !restored)
-            log_debug("the old header could not be put back: " + restored.error().what);
+        if (auto restored = restore(); !restored)
+            store_.fail(std::move(restored).error().in("the old header could not be put back"));  // W5
         return committed;
     }
     area_ = TRY(decode_header_area(plan.last));

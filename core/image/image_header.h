@@ -14,6 +14,7 @@
 //     table: the commit. Then all goes to where it is to be, in the same way. If
 //     the cluster has no room for that, the change is refused.
 // H4  Unknown autoclear bits go before the first write.
+// W5  If it is not known which header the file has, nothing is written any more.
 //
 // Any thread.
 
@@ -21,16 +22,16 @@
 
 #include <functional>
 
-#include "core/base/byte_store.h"
 #include "core/base/mutex.h"
 #include "core/format/extensions.h"
+#include "core/image/guarded_store.h"
 
 namespace qcow2 {
 
 class ImageHeader {
 public:
     // cluster: cluster 0, padded with zeros to its full length.
-    ImageHeader(ByteStore &store, HeaderArea area, Buffer cluster);
+    ImageHeader(GuardedStore &store, HeaderArea area, Buffer cluster);
 
     // What the file says now. A copy: others may commit.
     HeaderArea area() const EXCLUDES(mutex_);
@@ -38,8 +39,9 @@ public:
 
     // Changes what the file says, durably. What it will name must be durable.
     // On failure nothing has changed, if certain(); else the old header could
-    // not be put back either, and the file may name the new: what the change
-    // was about must not be used for anything else.
+    // not be put back either, and the file may name the new: the store is in the
+    // error state, and what the change was about must not be used for anything
+    // else.
     using Change = std::function<void(HeaderArea &)>;
     Result<void> commit(const Change &change) EXCLUDES(mutex_);
     bool certain() const EXCLUDES(mutex_);
@@ -60,7 +62,7 @@ private:
     Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)
         REQUIRES(mutex_);
 
-    ByteStore &store_;
+    GuardedStore &store_;
     mutable Mutex mutex_{Rank::header};
     HeaderArea area_ GUARDED_BY(mutex_);
     Buffer cluster_ GUARDED_BY(mutex_);
