@@ -50,18 +50,24 @@ Result<void> Arming::arm(Range bytes)
         }
         running_ = true;
         next_.reset();
-        queue_.unlock();
-        Result<void> result = run(*mine);
-        queue_.lock();
-        if (!result)
-            mine->error = std::move(result).error();
-        mine->done = true;
-        running_ = false;
-        ended_.notify_all();
+        try {
+            const Unlocked meanwhile(queue_);
+            mine->result = run(*mine);
+        } catch (...) {
+            mine->result = Error(Errc::io, "out of memory");  // short: needs none
+            batch_ended(*mine);
+            throw;
+        }
+        batch_ended(*mine);
     }
-    if (mine->error)
-        return *mine->error;
-    return {};
+    return mine->result;
+}
+
+void Arming::batch_ended(Batch &batch)
+{
+    batch.done = true;
+    running_ = false;
+    ended_.notify_all();
 }
 
 Result<void> Arming::run(const Batch &batch)

@@ -63,13 +63,14 @@ private:
     struct Batch {
         std::vector<Range> ranges;
         bool done = false;
-        std::optional<Error> error;
+        Result<void> result;
     };
     struct Write {
         EnabledBitmap *bitmap;
         PageImage image;
     };
 
+    void batch_ended(Batch &batch) REQUIRES(queue_);
     Result<void> run(const Batch &batch) EXCLUDES(turn_);
     std::uint64_t extra_bytes() const REQUIRES(turn_);
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,

@@ -42,14 +42,26 @@ Result<std::shared_ptr<const Buffer>> CompressedClusters::get(const Compressed &
         kept_.push_front({compressed, nullptr});
     }
 
-    auto content = load(compressed);
+    try {
+        auto content = load(compressed);
+        loaded(compressed, content ? *content : nullptr);
+        return content;
+    } catch (...) {
+        loaded(compressed, nullptr);
+        throw;
+    }
+}
 
+// Nobody waits for it any more. Without content it is forgotten, and who has
+// waited tries for himself.
+void CompressedClusters::loaded(const Compressed &compressed, std::shared_ptr<const Buffer> content)
+{
     Locked lock(mutex_);
     const auto mine = std::find_if(kept_.begin(), kept_.end(), [&](const Kept &kept) {
         return kept.compressed == compressed;
     });
     if (content)
-        mine->content = *content;
+        mine->content = std::move(content);
     else
         kept_.erase(mine);
     // Those that are being loaded stay.
@@ -57,7 +69,6 @@ Result<std::shared_ptr<const Buffer>> CompressedClusters::get(const Compressed &
         if ((--oldest)->content)
             oldest = kept_.erase(oldest);
     loaded_.notify_all();
-    return content;
 }
 
 Result<std::shared_ptr<const Buffer>> CompressedClusters::load(const Compressed &compressed)

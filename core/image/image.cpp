@@ -264,29 +264,7 @@ Result<void> Image::trim(Range range)
 
 Result<void> Image::flush()
 {
-    Locked lock(cycle_);
-    const std::uint64_t needed = begun_ + 1;
-    while (ended_ < needed) {
-        if (running_) {
-            cycle_ended_.wait(cycle_);
-            continue;
-        }
-        running_ = true;
-        const std::uint64_t number = ++begun_;
-        cycle_.unlock();
-        Result<void> result = write_back();
-        cycle_.lock();
-        running_ = false;
-        ended_ = number;
-        last_error_.reset();
-        if (!result)
-            last_error_ = std::move(result).error();
-        cycle_ended_.notify_all();
-    }
-    // Of this write-back or a later one, which stands for this one too.
-    if (last_error_)
-        return *last_error_;
-    return {};
+    return write_backs_.run([this] { return write_back(); });
 }
 
 // The guest's bytes first: what the other store has says where they are.
@@ -297,20 +275,31 @@ Result<void> Image::flush_stores()
     return store_.flush();
 }
 
+Result<void> Image::write_sealed(const Mapping::Sealed &sealed)
+{
+    TRY(flush_stores());  // W2, W1
+    if (sealed.empty())
+        return {};
+    TRY(mapping_.write(sealed));
+    return store_.flush();  // W4
+}
+
 Result<void> Image::write_back()
 {
     Mapping::Sealed sealed = mapping_.seal();
-    Result<void> result = flush_stores();  // W2, W1
-    if (sealed.empty())
-        return result;
-    if (result)
-        result = mapping_.write(sealed);
-    if (result)
-        result = store_.flush();  // W4
-    const std::vector<HostRun> released = sealed.released;
-    mapping_.unseal(std::move(sealed), result.has_value());
-    if (!result || released.empty())
-        return result;
+    std::vector<HostRun> released;
+    Result<void> written;
+    try {
+        released = sealed.released;
+        written = write_sealed(sealed);
+    } catch (...) {
+        mapping_.unseal(std::move(sealed), false);
+        throw;
+    }
+    mapping_.unseal(std::move(sealed), written.has_value());
+    TRY(std::move(written));
+    if (released.empty())
+        return {};
 
     // W3: the names are durably gone, and then the readers.
     data_.drain();

@@ -29,6 +29,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/base/cycles.h"
 #include "core/image/data_path.h"
 #include "core/image/guarded_store.h"
 #include "core/image/snapshots.h"
@@ -130,6 +131,7 @@ private:
     Result<void> flush_stores();
     Result<void> write_back();
     void give_back_released(HostRun run);
+    Result<void> write_sealed(const Mapping::Sealed &sealed);
     template <class Operation>
     Result<void> change(Operation operation);
     void mark_corrupt(const Error &cause);
@@ -151,14 +153,7 @@ private:
     std::atomic<bool> corrupt_{false};
     std::atomic<bool> corrupt_marked_{false};  // or somebody is at it
 
-    // Write-backs by number: one runs at a time, and who asks while one runs
-    // needs the next.
-    Mutex cycle_{Rank::cycle};
-    Condition cycle_ended_;
-    bool running_ GUARDED_BY(cycle_) = false;
-    std::uint64_t begun_ GUARDED_BY(cycle_) = 0;
-    std::uint64_t ended_ GUARDED_BY(cycle_) = 0;
-    std::optional<Error> last_error_ GUARDED_BY(cycle_);
+    Cycles write_backs_{Rank::cycle};
 };
 
 }  // namespace qcow2

@@ -465,7 +465,6 @@ Mapping::Sealed Mapping::seal()
 {
     Locked lock(cache_.mutex);
     Sealed sealed;
-    sealed.l2 = cache_.seal();
     for (const std::uint64_t sector : l1_dirty_) {
         const std::uint64_t first = sector * l1_entries_per_sector;
         const std::uint64_t end = std::min<std::uint64_t>(first + l1_entries_per_sector, l1_.size());
@@ -474,9 +473,10 @@ Mapping::Sealed Mapping::seal()
             store_be64(&bytes[(i - first) * 8], l1_[i].raw());
         sealed.l1.push_back({l1_offset_.value + first * 8, std::move(bytes)});
     }
-    l1_dirty_.clear();
-    sealed.released = std::move(released_);
-    released_.clear();
+    // From here on there is nothing that could fail.
+    sealed.l2 = cache_.seal();
+    sealed.l1_sectors.swap(l1_dirty_);
+    sealed.released.swap(released_);
     return sealed;
 }
 
@@ -492,8 +492,8 @@ void Mapping::unseal(Sealed &&sealed, bool written)
     cache_.unseal(sealed.l2, written);
     if (written)
         return;
-    for (const TableCache::Sealed &sector : sealed.l1)
-        l1_dirty_.insert((sector.offset - l1_offset_.value) / limits::sector);
+    l1_dirty_.merge(sealed.l1_sectors);
+    // Without memory for it some clusters leak.
     released_.insert(released_.end(), sealed.released.begin(), sealed.released.end());
 }
 

@@ -45,6 +45,7 @@ public:
 
     struct Sealed {
         std::vector<TableCache::Sealed> l1;
+        std::set<std::uint64_t> l1_sectors;
         std::vector<TableCache::Sealed> l2;
         std::vector<HostRun> released;
         bool empty() const { return l1.empty() && l2.empty() && released.empty(); }

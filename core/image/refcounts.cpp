@@ -296,9 +296,18 @@ Result<void> Refcounts::write_back()
         Locked lock(cache_.mutex);
         sealed = cache_.seal();
     }
-    Result<void> result = TableCache::write(store_, sealed).in("refcounts");
-    Locked lock(cache_.mutex);
-    cache_.unseal(sealed, result.has_value());
+    const auto unseal = [&](bool written) {
+        Locked lock(cache_.mutex);
+        cache_.unseal(sealed, written);
+    };
+    Result<void> result;
+    try {
+        result = TableCache::write(store_, sealed).in("refcounts");
+    } catch (...) {
+        unseal(false);
+        throw;
+    }
+    unseal(result.has_value());
     return result;
 }
 

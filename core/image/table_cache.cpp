@@ -42,19 +42,26 @@ void TableCache::drop(Piece &piece)
 
 Result<void> TableCache::load(Piece &piece)
 {
-    mutex.unlock();
     const std::uint64_t offset = piece.key() * piece_bytes_;
-    Result<void> result = store_.read(offset, piece.bytes);
-    mutex.lock();
+    Result<void> result;
+    try {
+        const Unlocked meanwhile(mutex);
+        result = store_.read(offset, piece.bytes);
+    } catch (...) {
+        loaded(piece, false);
+        throw;
+    }
+    loaded(piece, result.has_value());
+    return result ? std::move(result) : std::move(result).in("table at " + hex(offset));
+}
 
+void TableCache::loaded(Piece &piece, bool well)
+{
     piece.loading = false;
     pieces_.unpin(piece);
     changed_.notify_all();
-    if (!result) {
+    if (!well)
         drop(piece);
-        return std::move(result).in("table at " + hex(offset));
-    }
-    return {};
 }
 
 Result<MutableBytes> TableCache::get(HostOffset offset)
@@ -65,8 +72,8 @@ Result<MutableBytes> TableCache::get(HostOffset offset)
             auto fresh = std::make_unique<Piece>(key(offset));
             fresh->bytes.resize(piece_bytes_);
             fresh->loading = true;
+            pieces_.insert(*fresh);
             piece = fresh.release();
-            pieces_.insert(*piece);
             pieces_.pin(*piece);
             TRY(load(*piece));
             evict();
@@ -125,17 +132,20 @@ std::vector<TableCache::Sealed> TableCache::seal()
     std::sort(dirty.begin(), dirty.end(),
               [](const Piece *a, const Piece *b) { return a->key() < b->key(); });
 
+    // All copies first: if there is no memory for them, nothing has changed.
     std::vector<Sealed> sealed;
-    for (Piece *piece : dirty) {
-        INVARIANT(!piece->writing);
-        piece->writing = true;  // takes over the pin of `dirty`
-        piece->dirty = false;
-        --dirty_count_;
+    for (const Piece *piece : dirty) {
         const std::uint64_t offset = piece->key() * piece_bytes_;
         if (sealed.empty() || sealed.back().offset + sealed.back().bytes.size() != offset)
             sealed.push_back({offset, {}});
         Buffer &bytes = sealed.back().bytes;
         bytes.insert(bytes.end(), piece->bytes.begin(), piece->bytes.end());
+    }
+    for (Piece *piece : dirty) {
+        INVARIANT(!piece->writing);
+        piece->writing = true;  // takes over the pin of `dirty`
+        piece->dirty = false;
+        --dirty_count_;
     }
     return sealed;
 }

@@ -80,6 +80,7 @@ private:
 
     std::uint64_t key(HostOffset offset) const { return offset.value / piece_bytes_; }
     Result<void> load(Piece &piece) REQUIRES(mutex);
+    void loaded(Piece &piece, bool well) REQUIRES(mutex);
     void drop(Piece &piece) REQUIRES(mutex);
     void evict() REQUIRES(mutex);
 

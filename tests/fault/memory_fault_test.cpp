@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What if there is no memory for the n-th thing? The request ends with an
+// exception, which the callback of the filter turns into an error. Afterwards
+// the disk serves on: nobody waits for ever, nothing that was written before is
+// lost, and the file is sound.
+
+#include <boost/test/unit_test.hpp>
+
+#include <cstdlib>
+#include <functional>
+#include <new>
+
+#include "core/check/check.h"
+#include "core/disk.h"
+#include "tests/support/image_builder.h"
+#include "tests/support/memory_store.h"
+#include "tests/support/must.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+namespace {
+
+// How many more things of this thread there is memory for; 0: any number.
+thread_local std::uint64_t memory_left = 0;
+
+bool no_memory() { return memory_left != 0 && --memory_left == 0; }
+
+// The store is not what is tried.
+class Spared final : public ByteStore {
+public:
+    explicit Spared(ByteStore &base) : base_(base) {}
+    std::uint64_t size() const override { return base_.size(); }
+    std::uint64_t fresh_from() const override { return base_.fresh_from(); }
+    Result<void> read(std::uint64_t o, MutableBytes b) override { return spared([&] { return base_.read(o, b); }); }
+    Result<void> write(std::uint64_t o, Bytes b) override { return spared([&] { return base_.write(o, b); }); }
+    Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override
+    {
+        return spared([&] { return base_.zero(o, n, u); });
+    }
+    Result<void> discard(std::uint64_t o, std::uint64_t n) override
+    {
+        return spared([&] { return base_.discard(o, n); });
+    }
+    Result<void> flush() override { return spared([&] { return base_.flush(); }); }
+    bool can_flush() const override { return true; }
+    Result<void> grow(std::uint64_t n) override { return spared([&] { return base_.grow(n); }); }
+    bool can_grow() const override { return true; }
+    Result<void> cut(std::uint64_t n) override { return spared([&] { return base_.cut(n); }); }
+    bool read_only() const override { return false; }
+
+private:
+    // One thing there must be memory for, as in any layer.
+    template <class Call>
+    Result<void> spared(Call call)
+    {
+        if (no_memory())
+            throw std::bad_alloc();
+        const std::uint64_t left = std::exchange(memory_left, 0);
+        Result<void> result = call();
+        memory_left = left;
+        return result;
+    }
+
+    ByteStore &base_;
+};
+
+constexpr std::uint32_t cluster_bits = 10;
+constexpr std::uint64_t cs = 1 << cluster_bits;
+
+ImageSpec memory_spec()
+{
+    ImageSpec spec;
+    spec.cluster_bits = cluster_bits;
+    spec.size = 512 * cs;
+    spec.clusters = {{0, Preset::data}, {1, Preset::shared_data}};
+    spec.bitmaps = {{.name = "b0", .granularity_bits = 10, .set = {{7, 9}}, .extra_data = {}}};
+    return spec;
+}
+
+Buffer content(Disk &disk, std::uint64_t cluster)
+{
+    Buffer bytes(cs);
+    must(disk.read(GuestOffset(cluster * cs), bytes));
+    return bytes;
+}
+
+// Without memory for the first thing, the second, ..., until there is enough.
+void for_each_shortage(const std::function<Result<void>(Disk &)> &request)
+{
+    for (std::uint64_t nth = 1; nth < 2000; ++nth) {
+        BOOST_TEST_INFO_SCOPE("no memory for thing " << nth);
+        MemoryStore memory(build_image(memory_spec()).image, {.growth_step = 4096});
+        Spared store(memory);
+        DiskOptions options;
+        options.region_bytes = 4 * cs;
+        auto disk = must(Disk::open(store, options));
+        must(disk->begin_writing());
+        must(disk->write(GuestOffset(300 * cs), Buffer(cs, 5), false));
+
+        bool ran_out = false;
+        memory_left = nth;
+        try {
+            const Result<void> ignored = request(*disk);
+        } catch (const std::bad_alloc &) {
+            ran_out = true;
+        }
+        ran_out |= std::exchange(memory_left, 0) == 0;
+
+        must(request(*disk));
+        must(disk->write(GuestOffset(301 * cs), Buffer(cs, 6), true));
+        BOOST_REQUIRE((content(*disk, 300) == Buffer(cs, 5)));
+        must(disk->close());
+        disk.reset();
+        const CheckReport report = must(check(memory));
+        BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text());
+        disk = must(Disk::open(memory, {}));
+        BOOST_REQUIRE((content(*disk, 300) == Buffer(cs, 5)));
+        BOOST_REQUIRE((content(*disk, 301) == Buffer(cs, 6)));
+        if (!ran_out) {
+            BOOST_TEST_MESSAGE(nth - 1 << " things");
+            BOOST_TEST(nth > 1u);
+            return;
+        }
+    }
+    BOOST_TEST(false, "it never ends");
+}
+
+}  // namespace
+
+[[gnu::noinline]] void *operator new(std::size_t size)
+{
+    void *const memory = no_memory() ? nullptr : std::malloc(size);
+    if (!memory)
+        throw std::bad_alloc();
+    return memory;
+}
+
+[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { std::free(memory); }
+
+BOOST_AUTO_TEST_SUITE(memory_fault)
+
+// Reads an L2 table.
+BOOST_AUTO_TEST_CASE(reading)
+{
+    for_each_shortage([](Disk &disk) {
+        Buffer bytes(4 * cs);
+        return disk.read(GuestOffset(0), bytes);
+    });
+}
+
+BOOST_AUTO_TEST_CASE(flushing)
+{
+    for_each_shortage([](Disk &disk) { return disk.flush(); });
+}
+
+// Arms a region of the bitmap.
+BOOST_AUTO_TEST_CASE(overwriting)
+{
+    for_each_shortage([](Disk &disk) { return disk.write(GuestOffset(0), Buffer(cs, 1), false); });
+}
+
+// Takes a cluster, and arms another region.
+BOOST_AUTO_TEST_CASE(writing_what_is_new)
+{
+    for_each_shortage([](Disk &disk) { return disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false); });
+}
+
+BOOST_AUTO_TEST_SUITE_END()
