@@ -81,7 +81,13 @@ void filter_cleanup(nbdkit_backend *)
     run([] { return the_engine().close(); });
 }
 
-void filter_unload() { the_engine().unload(); }
+void filter_unload()
+{
+    run([]() -> Result<void> {
+        the_engine().unload();
+        return {};
+    });
+}
 
 int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
 {
@@ -119,22 +125,36 @@ const char *filter_export_description(nbdkit_next *, void *) { return descriptio
 
 int64_t filter_get_size(nbdkit_next *, void *handle)
 {
-    return static_cast<int64_t>(disk_of(handle).size());
+    return answer([&] { return static_cast<int64_t>(disk_of(handle).size()); });
 }
 
 // Any request is served. A cluster has from 512 bytes to 2M, as nbdkit wants it
 // of the preferred size.
 int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
 {
-    *minimum = 1;
-    *preferred = static_cast<uint32_t>(disk_of(handle).cluster_size());
-    *maximum = UINT32_MAX;
-    return 0;
+    return run([&]() -> Result<void> {
+        *minimum = 1;
+        *preferred = static_cast<uint32_t>(disk_of(handle).cluster_size());
+        *maximum = UINT32_MAX;
+        return {};
+    });
 }
 
-int filter_can_write(nbdkit_next *, void *handle) { return !disk_of(handle).why_read_only(); }
-int filter_can_flush(nbdkit_next *, void *handle) { return disk_of(handle).can_flush(); }
-int filter_is_rotational(nbdkit_next *, void *handle) { return engine_of(handle).rotational(); }
+int filter_can_write(nbdkit_next *, void *handle)
+{
+    return answer([&]() -> int { return !disk_of(handle).why_read_only(); });
+}
+
+int filter_can_flush(nbdkit_next *, void *handle)
+{
+    return answer([&]() -> int { return disk_of(handle).can_flush(); });
+}
+
+int filter_is_rotational(nbdkit_next *, void *handle)
+{
+    return answer([&]() -> int { return engine_of(handle).rotational(); });
+}
+
 int filter_can_trim(nbdkit_next *, void *) { return 1; }
 int filter_can_zero(nbdkit_next *, void *) { return NBDKIT_ZERO_NATIVE; }
 int filter_can_fast_zero(nbdkit_next *, void *) { return 1; }
@@ -145,7 +165,9 @@ int filter_can_cache(nbdkit_next *, void *) { return NBDKIT_CACHE_NATIVE; }
 
 int filter_can_fua(nbdkit_next *, void *handle)
 {
-    return disk_of(handle).can_flush() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+    return answer([&]() -> int {
+        return disk_of(handle).can_flush() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+    });
 }
 
 // --- Requests.

@@ -51,6 +51,18 @@ int run(Body body) noexcept
     return -1;
 }
 
+// For callbacks that answer a question: -1 with the error said if there is none.
+template <class Question>
+auto answer(Question question) noexcept -> decltype(question())
+{
+    decltype(question()) is = -1;
+    run([&]() -> Result<void> {
+        is = question();
+        return {};
+    });
+    return is;
+}
+
 // For callbacks of the data path: *err too.
 template <class Body>
 int serve(int *err, Body body) noexcept

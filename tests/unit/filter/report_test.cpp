@@ -60,6 +60,9 @@ BOOST_AUTO_TEST_CASE(exceptions_stop)
     BOOST_CHECK_EQUAL(err, EIO);
     BOOST_CHECK_EQUAL(run([]() -> Result<void> { throw std::runtime_error("a library's"); }), -1);
     BOOST_CHECK_EQUAL(run([]() -> Result<void> { throw 7; }), -1);
+    BOOST_CHECK_EQUAL(answer([]() -> int { throw std::bad_alloc(); }), -1);
+    BOOST_CHECK_EQUAL(answer([]() -> std::int64_t { throw 7; }), -1);
+    BOOST_CHECK_EQUAL(answer([] { return std::int64_t(1) << 40; }), std::int64_t(1) << 40);
     said();
 }
 
