@@ -58,10 +58,11 @@ Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geomet
     if (raw & l2_entry_compressed)
         return decode_compressed(raw, geometry);
 
-    const bool zero = raw & l2_entry_zero;
+    // With extended L2 entries subclusters say it; QEMU does not look at the bit.
+    const bool zero = (raw & l2_entry_zero) && !geometry.extended_l2;
     if (zero && geometry.version < 3)
         return finding(Finding::l2_entry_zero_flag_in_v2, "it is " + hex(raw));
-    if ((raw & l2_entry_reserved) || (zero && geometry.extended_l2))
+    if (raw & l2_entry_reserved)
         return finding(Finding::l2_entry_reserved_bits, "it is " + hex(raw));
     const HostOffset host(raw & entry_offset_mask);
     if (!geometry.is_aligned(host))

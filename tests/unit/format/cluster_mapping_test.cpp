@@ -111,9 +111,17 @@ BOOST_AUTO_TEST_CASE(the_zero_flag_elsewhere)
 {
     BOOST_TEST(is(decode_l2_entry(1, v2), Finding::l2_entry_zero_flag_in_v2));
     BOOST_TEST(is(decode_l2_entry(0x50001, v2), Finding::l2_entry_zero_flag_in_v2));
-    BOOST_TEST(is(decode_l2_entry(1, extended), Finding::l2_entry_reserved_bits));
     BOOST_TEST(decode_l2_entry(0x50000, v2).has_value());
     BOOST_TEST(decode_l2_entry(0x50000, extended).has_value());
+}
+
+// It must be clear there, and QEMU does not look at it.
+BOOST_AUTO_TEST_CASE(the_zero_flag_of_an_extended_entry_says_nothing)
+{
+    const auto decoded = decode_extended_l2_entry({copied | 0x50001, 0x30'00000003}, extended);
+    BOOST_REQUIRE_MESSAGE(decoded, said(decoded));
+    BOOST_TEST((*decoded == ClusterMapping(Subclusters{HostOffset(0x50000), true, 0x3, 0x30})));
+    BOOST_TEST((*decode_extended_l2_entry({1, 0}, extended) == ClusterMapping(Subclusters{})));
 }
 
 // The offset ends where the number of sectors begins, which depends on the
