@@ -123,6 +123,7 @@ Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
     const std::uint64_t in_cluster = geometry_.in_cluster(offset);
     const HostOffset host = std::get<Data>(run.mapping).host + in_cluster;
     TRY(mapping_.check_own(run.mapping, geometry_.clusters_for(in_cluster + run.length), offset));
+    TRY(reach(host.value + run.length));
     TRY(data_.write(host.value, sub(bytes, 0, run.length)));
     return run.length;
 }
@@ -154,6 +155,7 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     Allocator::Taken target;
     if (kept) {
         target.run = {geometry_.cluster_of(zero->host), count};
+        TRY(reach(geometry_.offset_of(target.run.end()).value));
     } else {
         target = TRY(take(first, count));
     }
@@ -172,16 +174,20 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     return length;
 }
 
+// An external data file may be shorter than the disk, and than what is mapped.
+Result<void> DataPath::reach(std::uint64_t end)
+{
+    end = std::min(end, disk_size_);
+    return geometry_.data_file && end > data_.size() ? data_.grow(end) : Result<void>();
+}
+
 // Clusters for guest clusters from `first` on. In an external data file each
 // has its place, and nothing is counted.
 Result<Allocator::Taken> DataPath::take(GuestCluster first, std::uint64_t count)
 {
     if (!geometry_.data_file)
         return allocator_.take(count);
-    const std::uint64_t end =
-        std::min((first.value + count) << geometry_.cluster_bits, disk_size_);
-    if (end > data_.size())
-        TRY(data_.grow(end));
+    TRY(reach((first.value + count) << geometry_.cluster_bits));
     return Allocator::Taken{{HostCluster(first.value), count}, false};
 }
 

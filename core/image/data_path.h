@@ -72,6 +72,7 @@ private:
                       const ClusterMapping &old);
     Result<void> name(GuestCluster first, HostRun run);
 
+    Result<void> reach(std::uint64_t end);
     Result<Allocator::Taken> take(GuestCluster first, std::uint64_t count);
     void give_back(HostRun run);
     Result<void> write_cluster_bytes(std::uint64_t offset, Bytes bytes);

@@ -328,15 +328,17 @@ Result<void> Mapping::make_table(GuestCluster cluster)
 }
 
 // The new table says what the old one says. Bit 63 stays only where it is
-// true: under a shared table nobody has kept it so (W6).
+// true: under a shared table nobody has kept it so (W6). Nobody counts the
+// clusters of an external data file, and nobody shares them.
 //
 // It is written even where it reads as zeros already: so the file system has
 // given it room, and no flush fails later for the lack of it.
 Result<void> Mapping::fill_table(HostOffset table, L1Entry old)
 {
     Buffer bytes(geometry_.cluster_size());
-    if (old.present()) {
+    if (old.present())
         TRY(store_.read(old.l2_table().value, bytes));
+    if (old.present() && !geometry_.data_file) {
         for (std::size_t at = 0; at < bytes.size(); at += geometry_.l2_entry_bytes()) {
             const std::uint64_t raw = load_be64(&bytes[at]);
             if (!(raw & entry_copied))

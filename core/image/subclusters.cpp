@@ -60,7 +60,9 @@ Result<std::uint64_t> DataPath::write_parts(GuestOffset offset, Bytes bytes)
 
     TRY(mapping_.check_own(was, 1, offset));
     Allocator::Taken target{{geometry_.cluster_of(old.host), 1}, false};
-    if (!own)
+    if (own)
+        TRY(reach(geometry_.offset_of(target.run.end()).value));
+    else
         target = TRY(take(cluster, 1));
     const HostOffset host = geometry_.offset_of(target.run.first);
 
