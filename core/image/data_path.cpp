@@ -447,6 +447,8 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
     const Range whole = whole_parts(range);
     if (whole.empty() || must_write_zeros(may_unmap))
         return nothing_to_write(range);
+    if (geometry_.extended_l2 && TRY(parts_of_compressed(whole)))
+        return false;
     return TRY(nothing_to_write({range.begin, whole.begin})) &&
            TRY(nothing_to_write({whole.end, range.end}));
 }

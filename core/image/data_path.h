@@ -89,6 +89,7 @@ private:
     enum class PartChange { zero, zero_and_keep, trim };
     Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
     Result<void> change_parts(Range range, PartChange change);
+    Result<bool> parts_of_compressed(Range range);
     Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
 
     ByteStore &data_;

@@ -117,6 +117,20 @@ Subclusters DataPath::changed_parts(const ClusterMapping &was, std::uint32_t mas
     return is;
 }
 
+// Whether the first or the last cluster of these whole subclusters is compressed
+// and has others besides: then it has to be written. range: bytes, not empty.
+Result<bool> DataPath::parts_of_compressed(Range range)
+{
+    for (const std::uint64_t at : {range.begin, range.end - 1}) {
+        const GuestCluster cluster = geometry_.cluster_of(GuestOffset(at));
+        const Range whole = Range::of(geometry_.offset_of(cluster).value, geometry_.cluster_size());
+        if (!range.contains(whole) &&
+            std::holds_alternative<Compressed>(TRY(mapping_.cluster(cluster))))
+            return true;
+    }
+    return false;
+}
+
 // range: bytes, whole subclusters.
 Result<void> DataPath::change_parts(Range range, PartChange change)
 {

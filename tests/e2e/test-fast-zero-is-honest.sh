@@ -52,3 +52,24 @@ h.shutdown()
 PYTHON
 stop
 check_image disk.qcow2
+
+step "with extended L2 entries a part of a compressed cluster would have to be written"
+head -c 256K /dev/zero | tr '\0' d > disk.raw
+qemu-img convert -c -f raw -O qcow2 -o extended_l2=on disk.raw disk.qcow2
+serve file disk.qcow2
+client <<'PYTHON'
+K = 1024
+FAST = nbd.CMD_FLAG_FAST_ZERO
+for offset, length in [(4 * K, 2 * K), (2 * K, 64 * K), (62 * K, 66 * K), (0, 66 * K), (62 * K, 192 * K)]:
+    fails(errno.EOPNOTSUPP, h.zero, length, offset, FAST)
+assert h.pread(256 * K, 0) == b"d" * (256 * K)
+h.zero(128 * K, 64 * K, FAST)
+h.zero(2 * K, 4 * K)
+# Now it has parts.
+h.zero(2 * K, 8 * K, FAST)
+assert h.pread(192 * K, 0) == (b"d" * (4 * K) + bytes(2 * K) + b"d" * (2 * K) + bytes(2 * K) +
+                               b"d" * (54 * K) + bytes(128 * K))
+h.shutdown()
+PYTHON
+stop
+check_image disk.qcow2
