@@ -3,9 +3,11 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "core/disk.h"
 #include "core/format/findings.h"
 #include "core/image/snapshots.h"
 #include "tests/support/image_builder.h"
+#include "tests/support/must.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -105,6 +107,30 @@ BOOST_AUTO_TEST_CASE(a_table_longer_than_the_first_look)
     BOOST_TEST((load_snapshots(store, header).error().code == Errc::corrupt));
     header.snapshots_offset = HostOffset(1 << 30);
     BOOST_TEST((load_snapshots(store, header).error().code == Errc::corrupt));
+}
+
+// A count of two does not fit into one bit.
+BOOST_AUTO_TEST_CASE(none_is_made_where_refcounts_have_one_bit)
+{
+    ImageSpec spec;
+    spec.cluster_bits = 12;
+    spec.refcount_order = 0;
+    spec.size = 4 << 20;
+    spec.clusters = {{0, Preset::data}, {600, Preset::data}};
+    MemoryStore store(build_image(spec).image);
+    const StoreImage before = store.image();
+    const auto disk = must(Disk::open(store, {}));
+    must(disk->begin_writing());
+    const Result<void> made = disk->create_snapshot({.name = "first"});
+    BOOST_REQUIRE(!made);
+    BOOST_TEST((made.error().code == Errc::unsupported), made.error().what);
+    // It goes on as before.
+    Buffer bytes(512);
+    must(disk->read(GuestOffset(0), bytes));
+    must(disk->settle());
+    must(disk->close());
+    BOOST_TEST(store.image().size == before.size);
+    BOOST_TEST((store.image().bytes == before.bytes));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
