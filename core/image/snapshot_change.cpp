@@ -122,6 +122,10 @@ Result<Tree> SnapshotChange::tree_of(const Snapshot &snapshot, const Tree &activ
 {
     TRY(check_snapshot(snapshot, geometry_));
     Tree tree = TRY(Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot)));
+    if (!tree.l1().empty() && tree.l1_clusters().first < active.l1_clusters().end() &&
+        active.l1_clusters().first < tree.l1_clusters().end())
+        return finding(Finding::tables_overlap, words_for(snapshot) + ", L1 table at " +
+                                                    hex(snapshot.l1_table_offset.value) + ": it is the disk's");
     std::unordered_set<HostOffset> shared;
     for (const L1Entry &l1 : active.l1())
         shared.insert(l1.l2_table());

@@ -5,6 +5,7 @@
 // operation finds a settled file, a failed one leaves all as it was, and what
 // comes after goes by what the file says.
 
+#include "core/bitmap/directory.h"
 #include "core/image/aside.h"
 #include "tests/order/order.h"
 
@@ -280,6 +281,79 @@ BOOST_AUTO_TEST_CASE(a_read_only_disk_is_not_restructured)
     BOOST_REQUIRE(!done);
     BOOST_TEST(static_cast<int>(done.error().code) == static_cast<int>(Errc::read_only));
     BOOST_TEST(order.recording().operations.empty());
+}
+
+// 512 MiB of bits, and nobody can use them anyhow.
+BOOST_AUTO_TEST_CASE(an_inconsistent_bitmap_that_is_too_fine_does_not_keep_the_disk_from_growing)
+{
+    constexpr std::uint64_t size = std::uint64_t(3) << 40;
+    ImageSpec spec;
+    spec.size = 1 << 20;
+    spec.bitmaps = {{.name = "torn", .granularity_bits = 9, .in_use = true, .set = {{1, 3}}, .extra_data = {}},
+                    {.name = "good", .granularity_bits = 16, .set = {{1, 3}}, .extra_data = {}}};
+    MemoryStore memory(build_image(spec).image);
+    const auto entries = [&] {
+        const auto disk = must(Disk::open(memory, {}));
+        std::vector<BitmapDirectoryEntry> found;
+        must(disk->restructure([&](Image &image) -> Result<void> {
+            found = TRY(BitmapDirectory::load(image)).entries;
+            return {};
+        }));
+        return found;
+    };
+    const auto before = entries();
+    {
+        const auto disk = must(Disk::open(memory, {}));
+        must(disk->check_resize(size));
+        must(disk->resize(size));
+        must(disk->close());
+    }
+    const auto after = entries();
+    BOOST_TEST((after.at(0) == before.at(0)));
+    BOOST_TEST(after.at(1).bitmap_table_size == size / 65536 / 8 / 65536);
+    // A sound one does.
+    spec.bitmaps[0].in_use = false;
+    MemoryStore sound(build_image(spec).image);
+    const auto disk = must(Disk::open(sound, {}));
+    const auto done = disk->check_resize(size);
+    BOOST_REQUIRE(!done);
+    BOOST_TEST(done.error().what.find("bitmap 'torn': a bitmap of granularity 512") != std::string::npos,
+               done.error().what);
+}
+
+BOOST_AUTO_TEST_CASE(a_snapshot_whose_L1_table_is_the_disks_is_not_deleted)
+{
+    ImageSpec spec = order_spec();
+    spec.snapshot = true;
+    spec.clusters = {};  // without an L2 table that would tell
+    const BuiltImage built = build_image(spec);
+    MemoryStore memory(built.image);
+    Buffer offset(8);
+    store_be64(offset.data(), built.area.header.l1_table_offset.value);
+    must(memory.write(built.area.header.snapshots_offset.value, offset));
+    const auto disk = must(Disk::open(memory, {}));
+    const StoreImage before = memory.image();
+    const std::string name = must(disk->snapshots()).at(0).id;
+    for (const auto &done : {disk->delete_snapshot(name), disk->revert(name)}) {
+        BOOST_REQUIRE(!done);
+        BOOST_TEST(done.error().what.ends_with(": it is the disk's)"), done.error().what);
+    }
+    BOOST_TEST((memory.image().bytes.copy(0, before.size) == before.bytes.copy(0, before.size)));
+}
+
+// An enabled one would be a lie.
+BOOST_AUTO_TEST_CASE(a_bitmap_that_cannot_follow_the_disk_is_named)
+{
+    ImageSpec spec = order_spec();
+    spec.bitmaps = {{.name = "off", .granularity_bits = 12, .enabled = false, .set = {}, .extra_data = {}}};
+    const BuiltImage built = build_image(spec);
+    MemoryStore memory(built.image);
+    must(memory.write(built.bitmaps[0].bitmap_table_offset.value, Buffer(8, 0xff)));
+    const auto disk = must(Disk::open(memory, {}));
+    const auto done = disk->resize(16 << 20);
+    BOOST_REQUIRE(!done);
+    BOOST_TEST(done.error().what.starts_with("bitmap 'off' cannot follow the disk to another size: "),
+               done.error().what);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
