@@ -6,6 +6,7 @@
 // comes after goes by what the file says.
 
 #include "core/bitmap/directory.h"
+#include "core/check/check.h"
 #include "core/image/aside.h"
 #include "tests/order/order.h"
 
@@ -354,6 +355,70 @@ BOOST_AUTO_TEST_CASE(a_bitmap_that_cannot_follow_the_disk_is_named)
     BOOST_REQUIRE(!done);
     BOOST_TEST(done.error().what.starts_with("bitmap 'off' cannot follow the disk to another size: "),
                done.error().what);
+}
+
+// As QEMU's savevm leaves it: the L1 table of the snapshot goes on behind its disk.
+BOOST_AUTO_TEST_CASE(VM_state_stays_with_its_snapshot)
+{
+    constexpr std::uint64_t small = 8 << 20, state_size = 2 << 20;  // 4 and 1 L1 entries
+    ImageSpec spec = order_spec();
+    MemoryStore memory(build_image(spec).image);
+    const auto entry = [&] {
+        const StoreImage now = memory.image();
+        ImageView view(now);
+        return must(load_snapshots(view, must(ImageReader::open(view)).area().header)).snapshots.at(0);
+    };
+    // The size of the disk in the extra data, and that of the VM state.
+    const auto say = [&](std::uint64_t disk_size, std::uint64_t vm_state) {
+        const StoreImage now = memory.image();
+        ImageView view(now);
+        const std::uint64_t place = must(ImageReader::open(view)).area().header.snapshots_offset.value + 40;
+        Buffer words(16);
+        store_be64(&words[0], vm_state);
+        store_be64(&words[8], disk_size);
+        must(memory.write(place, words));
+    };
+    const Buffer state(100000, 0x77);
+    {
+        const auto disk = must(Disk::open(memory, {}));
+        must(disk->resize(small + state_size));
+        must(disk->write(GuestOffset(0), Buffer(9000, 0x11), false));
+        must(disk->write(GuestOffset(small), state, false));
+        must(disk->create_snapshot({"vm", 1, 0}));
+        must(disk->resize(small));
+        must(disk->close());
+    }
+    say(small, state_size);
+    const Snapshot before = entry();
+    BOOST_REQUIRE((before.l1_size == 5u && before.disk_size == small));
+    {
+        const auto disk = must(Disk::open(memory, {}));
+        must(disk->create_snapshot({"other", 2, 0}));
+        must(disk->write(GuestOffset(0), Buffer(9000, 0x22), false));
+        must(disk->revert("vm"));
+        BOOST_TEST(disk->size() == small);
+        BOOST_TEST(first_byte(*disk, 0) == 0x11);
+        must(disk->create_snapshot({"third", 3, 0}));
+        must(disk->delete_snapshot("other"));
+        must(disk->delete_snapshot("third"));
+        must(disk->close());
+    }
+    BOOST_TEST((entry().l1_size == before.l1_size && entry().extra_data == before.extra_data));
+    BOOST_TEST(must(check(memory)).sound(), must(check(memory)).text());
+    say(small + state_size, 0);
+    {
+        DiskOptions options;
+        options.snapshot = "vm";
+        const auto disk = must(Disk::open(memory, options));
+        Buffer found(state.size());
+        must(disk->read(GuestOffset(small), found));
+        BOOST_TEST((found == state));
+    }
+    say(small, state_size);
+    const auto disk = must(Disk::open(memory, {}));
+    must(disk->delete_snapshot("vm"));
+    must(disk->close());
+    BOOST_TEST(must(check(memory)).sound(), must(check(memory)).text());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

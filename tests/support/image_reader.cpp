@@ -127,6 +127,10 @@ Result<StoredBitmap> ImageReader::bitmap(const BitmapDirectoryEntry &entry) cons
             const std::uint64_t tail = size.bits % 8;
             if (i + 1 == size.table_entries && tail != 0 && piece.back() >> tail != 0)
                 return Error(Errc::corrupt, "bits behind the last one are set");
+            Buffer rest(i + 1 == size.table_entries ? geometry.cluster_size() - piece.size() : 0);
+            TRY(store_->read(table_entry.data.value + piece.size(), rest));
+            if (!all_zero(rest))
+                return Error(Errc::corrupt, "bytes behind the last bit are set");
         }
         bitmap.bits.load(begin, piece);
         bitmap.table.push_back(table_entry);
