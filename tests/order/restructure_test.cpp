@@ -421,4 +421,30 @@ BOOST_AUTO_TEST_CASE(VM_state_stays_with_its_snapshot)
     BOOST_TEST(must(check(memory)).sound(), must(check(memory)).text());
 }
 
+// What the header says is rounded down, and what a resize writes is whole.
+BOOST_AUTO_TEST_CASE(sizes_in_the_header_that_are_no_multiple_of_512_are_resized)
+{
+    for (const std::uint64_t in_header : {1, 511, 513, 1023})
+        for (const std::uint64_t wanted : {1, 512, 5000, 3 << 20}) {
+            BOOST_TEST_INFO_SCOPE(in_header << " to " << wanted);
+            ImageSpec spec;
+            spec.cluster_bits = 9;
+            spec.size = in_header;
+            MemoryStore memory(build_image(spec).image);
+            const auto disk = must(Disk::open(memory, {}));
+            BOOST_TEST(disk->size() == in_header / 512 * 512);
+            must(disk->resize(wanted));
+            const std::uint64_t size = align_up(wanted, 512);
+            BOOST_TEST(disk->size() == size);
+            must(disk->write(GuestOffset(size - 512), Buffer(512, 7), true));
+            must(disk->close());
+            const StoreImage now = memory.image();
+            ImageView view(now);
+            const std::uint64_t written = must(ImageReader::open(view)).area().header.size;
+            // A disk that has the size already is left as it is.
+            BOOST_TEST((written == size || written == in_header), written);
+            BOOST_TEST(must(check(view)).sound(), must(check(view)).text());
+        }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
