@@ -74,7 +74,8 @@ public:
 
     Result<NamedFile> open(const std::string &, const ChainPlace &, bool) override
     {
-        return NamedFile{std::make_unique<Witness>(file_, steps_, true), "/elsewhere", "elsewhere"};
+        return NamedFile{std::make_unique<Witness>(file_, steps_, true), "/elsewhere", "/elsewhere",
+                         "elsewhere"};
     }
 
 private:
