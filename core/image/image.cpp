@@ -129,7 +129,7 @@ Result<void> Image::open_tables(const State &state, const ImageOptions &options)
         why_read_only_ = std::move(writable).error();
     if (data_store_ && data_store_->read_only())
         why_read_only_ = Error(Errc::read_only, data_file_->path + " cannot be written");
-    if (mapping_.why_read_only())
+    if (mapping_.why_read_only() && !why_read_only_)
         why_read_only_ = mapping_.why_read_only();
     if (header.incompatible_features & incompatible::corrupt)
         why_read_only_ = finding(Finding::corrupt_bit_set);

@@ -217,20 +217,20 @@ class Server:
                 h.shutdown()
         self.handles = []
 
-    def stop(self):
+    def stop(self, statuses=(0,)):
         """SIGTERM, all clients gone. Returns what the server has said."""
         self.leave()
         self.process.send_signal(signal.SIGTERM)
-        return self.wait()
+        return self.wait(statuses)
 
-    def wait(self):
+    def wait(self, statuses=(0,)):
         try:
             status = self.process.wait(timeout=CASE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             raise Wrong(f"{self.name} does not end: {' '.join(self.command)}\n{self.said()}")
         _children.discard(self.process)
-        expect(status == 0, f"{self.name}: exit status {status}\n{self.said()}")
+        expect(status in statuses, f"{self.name}: exit status {status}\n{self.said()}")
         return self.said()
 
     def kill(self):

@@ -108,7 +108,9 @@ class Disk:
         if how == "stop":
             for client in clients:
                 client.join()
-            server.stop()
+            # The delay filter takes no writes when the server ends: then it is
+            # as after a crash, and the exit status says so.
+            server.stop((0, 1) if below else (0,))
         else:
             server.kill()
             for client in clients:

@@ -62,7 +62,8 @@ Buffer change_and_cut_the_power(const Buffer &first, const ImageHeader::Change &
     must(memory.write(0, first));
     RecordingStore store(memory);
     const HeaderArea area = must(decode_header_area(first));
-    ImageHeader header(store, area, first);
+    GuardedStore guarded(store);
+    ImageHeader header(guarded, area, first);
     must(header.check(change));
     must(header.commit(change));
     HeaderArea wanted = area;
@@ -134,7 +135,8 @@ BOOST_AUTO_TEST_CASE(H3_without_room_for_it_the_change_is_refused)
     MemoryStore memory(1024);
     must(memory.write(0, first));
     RecordingStore store(memory);
-    ImageHeader header(store, must(decode_header_area(first)), first);
+    GuardedStore guarded(store);
+    ImageHeader header(guarded, must(decode_header_area(first)), first);
     for (const Result<void> &done : {header.check(make_first), header.commit(make_first)}) {
         BOOST_REQUIRE(!done);
         BOOST_TEST((done.error().code == Errc::no_space));

@@ -322,6 +322,7 @@ BOOST_AUTO_TEST_CASE(an_inconsistent_bitmap_that_is_too_fine_does_not_keep_the_d
                done.error().what);
 }
 
+// Nor is anything else written into such an image.
 BOOST_AUTO_TEST_CASE(a_snapshot_whose_L1_table_is_the_disks_is_not_deleted)
 {
     ImageSpec spec = order_spec();
@@ -337,7 +338,8 @@ BOOST_AUTO_TEST_CASE(a_snapshot_whose_L1_table_is_the_disks_is_not_deleted)
     const std::string name = must(disk->snapshots()).at(0).id;
     for (const auto &done : {disk->delete_snapshot(name), disk->revert(name)}) {
         BOOST_REQUIRE(!done);
-        BOOST_TEST(done.error().what.ends_with(": it is the disk's)"), done.error().what);
+        BOOST_TEST(done.error().what.find("two tables of the image share a cluster") != std::string::npos,
+                   done.error().what);
     }
     BOOST_TEST((memory.image().bytes.copy(0, before.size) == before.bytes.copy(0, before.size)));
 }
