@@ -13,12 +13,14 @@ requires make pkg-config
 # Not as a part of the make that runs us.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
-variables=$(cd "$top_builddir/filter" && printf 'include Makefile\nshow:\n\t@echo $(filterdir) $(mandir)/man1\n' |
-    make -s -f - show)
-read -r filterdir man1dir <<<"$variables"
+# expanded TEXT: what make takes it for, with the variables of configure.
+expanded() { (cd "$top_builddir/filter" && printf 'include Makefile\nshow:\n\t@echo %s\n' "$1" | make -s -f - show); }
+
+filterdir=$(expanded '$(filterdir)')
+man1dir=$(expanded '$(mandir)/man1')
 configured=$("$top_builddir/config.status" --config | tr -d "'" | grep -o -- '--with-filterdir=[^ ]*' || true)
 if [ -n "$configured" ]; then
-    same "$filterdir" "${configured#--with-filterdir=}"
+    same "$filterdir" "$(expanded "${configured#--with-filterdir=}")"
 else
     same "$filterdir" "$(pkg-config --variable=filterdir nbdkit)"
     same "$filterdir" "$(nbdkit --dump-config | sed -n s/^filterdir=//p)"
