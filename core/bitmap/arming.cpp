@@ -36,6 +36,8 @@ EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirect
 
 // Who finds nobody at it does it for all who have come so far. There is one
 // batch that waits, so whoever is not done and does not wait leads his own.
+// (Not Cycles: a batch that failed stays failed for all of it, whatever a later one
+// says, for the changes of both rely on their own bits.)
 Result<void> Arming::arm(Range bytes)
 {
     Locked lock(queue_);

@@ -11,16 +11,22 @@ make_qcow2 disk.qcow2 64M
 qemu-img bitmap --add disk.qcow2 b0
 before=$(file_state disk.qcow2)
 
-step "a plugin that serves the file and says that it cannot write it"
-requires_plugin eval
-serve eval get_size="stat -c %s '$tmp/disk.qcow2'" \
-    pread="dd if='$tmp/disk.qcow2' skip=\$4 count=\$3 iflag=skip_bytes,count_bytes status=none"
-client <<'PYTHON'
+# A client of the server finds a disk that it can only read.
+client_only_reads()
+{
+    client <<'PYTHON'
 assert h.is_read_only()
 fails(errno.EPERM, h.pwrite, b"x", 0)
 assert h.pread(1000, 0) == bytes(1000)
 h.shutdown()
 PYTHON
+}
+
+step "a plugin that serves the file and says that it cannot write it"
+requires_plugin eval
+serve eval get_size="stat -c %s '$tmp/disk.qcow2'" \
+    pread="dd if='$tmp/disk.qcow2' skip=\$4 count=\$3 iflag=skip_bytes,count_bytes status=none"
+client_only_reads
 stop
 same "$(file_state disk.qcow2)" "$before"
 
@@ -44,12 +50,7 @@ if [ "$(id -u)" -eq 0 ] && setpriv --reuid=65534 --regid=65534 --clear-groups te
     refused "cannot be written: Permission denied; but bitmap= asks for a change" file /proc/self/fd/9 bitmap=b1
     serve file /proc/self/fd/9
     server_said "cannot be written: Permission denied; the disk is served read-only"
-    client <<'PYTHON'
-assert h.is_read_only()
-fails(errno.EPERM, h.pwrite, b"x", 0)
-assert h.pread(1000, 0) == bytes(1000)
-h.shutdown()
-PYTHON
+    client_only_reads
     stop
     exec 9<&-
     same "$(file_state disk.qcow2)" "$before"
