@@ -34,9 +34,9 @@ chmod 000 disk.qcow2
 if [ ! -r disk.qcow2 ]; then
     refused "disk.qcow2.*Permission denied" file disk.qcow2
 fi
+chmod 644 disk.qcow2
 
 step "two files: the plugin would take the last one, and we would lock none"
-make_qcow2 disk.qcow2 64M
 make_qcow2 other.qcow2 64M
 refused "file=: given twice, .*/disk.qcow2 and .*/other.qcow2.*one image" file disk.qcow2 file=other.qcow2
 refused "file=: given twice" file file=disk.qcow2 file=disk.qcow2
