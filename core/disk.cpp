@@ -51,18 +51,6 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
     return std::nullopt;
 }
 
-// One more has begun; at the end of the scope it has ended.
-class Counted {
-public:
-    Counted(std::atomic<std::uint64_t> &begun, std::atomic<std::uint64_t> &ended) : ended_(ended) { ++begun; }
-    ~Counted() { ++ended_; }
-    Counted(const Counted &) = delete;
-    Counted &operator=(const Counted &) = delete;
-
-private:
-    std::atomic<std::uint64_t> &ended_;
-};
-
 Result<std::uint64_t> whole_sectors(std::uint64_t size)
 {
     if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
@@ -221,7 +209,7 @@ Result<void> Disk::change(Range range, bool fua, Change change)
         return *why_read_only_;
     if (range.empty())
         return {};
-    const Counted under_way(changes_, changes_ended_);
+    const Activity::Scope under_way(changes_);
     if (settled_.load())
         settled_ = false;
     TRY(tracker_->before_change(range));

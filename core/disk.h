@@ -29,6 +29,7 @@
 
 #include "core/base/byte_store.h"
 #include "core/base/gate.h"
+#include "core/base/lane.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
 #include "core/bitmap/bitmap_sync.h"
@@ -134,8 +135,8 @@ public:
     // How many requests that change something have come so far, and whether one
     // of them is under way. If nothing moves for some seconds, it is time to
     // settle().
-    std::uint64_t changes() const { return changes_.load(); }
-    bool changing() const { return changes_ended_.load() != changes(); }
+    std::uint64_t changes() const { return changes_.begun(); }
+    bool changing() const { return changes_.any(); }
     // True if the file is as a clean stop leaves it (but for its length).
     bool settled() const { return settled_.load(); }
     // Brings the file to what a clean stop leaves: everything durable, bitmaps
@@ -214,8 +215,7 @@ private:
     std::optional<Error> broken_;         // why the image could not be opened anew
     bool flush_failed_ = false;           // before it broke
 
-    std::atomic<std::uint64_t> changes_{0};        // have begun,
-    std::atomic<std::uint64_t> changes_ended_{0};  // and ended, well or not
+    Activity changes_;  // they end well or not
     std::atomic<bool> settled_{true};
 };
 

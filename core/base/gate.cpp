@@ -10,20 +10,32 @@ namespace qcow2 {
 // All atomics are sequentially consistent: each of the two arguments below
 // ("either he sees my flag or I see his count") needs one order for all.
 
-Gate::~Gate() { INVARIANT(inside_[0] == 0 && inside_[1] == 0); }
+Gate::~Gate() { INVARIANT(empty(0) && empty(1)); }
+
+// Lane by lane, while people come and go, is good enough for a generation that
+// was turned over: whoever stays inside came before that, so that in no lane
+// there comes one anew.
+bool Gate::empty(unsigned generation) const
+{
+    for (const Lane &lane : lanes_)
+        if (lane.inside[generation].load() != 0)
+            return false;
+    return true;
+}
 
 unsigned Gate::enter()
 {
     for (;;) {
-        const unsigned ticket = generation_.load() & 1;
-        ++inside_[ticket];
+        const unsigned generation = generation_.load() & 1;
+        const unsigned ticket = this_lane() * 2 + generation;
+        ++inside(ticket);
         // The generation first. If it is still ours, the next drain to turn it
         // over waits for us, for it sees our count; and no other drain begins
         // before that one has ended. So if the gate is open after that, whoever
         // closes it later comes to an end only when we have left. (The other
         // way round: between the two looks a gate may be closed whose drain is
         // the second since we took our ticket, and waits for the other half.)
-        if ((generation_.load() & 1) == ticket && !closed_.load())
+        if ((generation_.load() & 1) == generation && !closed_.load())
             return ticket;
         leave(ticket);
         if (closed_.load()) {
@@ -43,7 +55,7 @@ unsigned Gate::enter()
 void Gate::leave(unsigned ticket)
 {
     // Either the one who waits sees our zero, or we see that he waits.
-    if (--inside_[ticket] == 0 && waiting_.load()) {
+    if (--inside(ticket) == 0 && waiting_.load()) {
         Locked lock(mutex_);
         changed_.notify_all();
     }
@@ -56,8 +68,8 @@ void Gate::drain_locked()
     waiting_ = true;
     // Nobody is left of the generation before the current one: the drain that
     // turned it over waited for them.
-    const unsigned ticket = generation_.fetch_add(1) & 1;
-    changed_.wait(mutex_, [this, ticket] { return inside_[ticket].load() == 0; });
+    const unsigned generation = generation_.fetch_add(1) & 1;
+    changed_.wait(mutex_, [this, generation] { return empty(generation); });
     waiting_ = false;
     draining_ = false;
     changed_.notify_all();
@@ -81,8 +93,8 @@ void Gate::open()
 {
     Locked lock(mutex_);
     // No drain begins while we hold the lock: the generation stays.
-    let_in_ = generation_.load() & 1;
-    inside_[let_in_] += kept_waiting_;
+    let_in_ = this_lane() * 2 + (generation_.load() & 1);
+    inside(let_in_) += kept_waiting_;
     kept_waiting_ = 0;
     ++openings_;
     closed_ = false;

@@ -4,7 +4,8 @@
 // Gate: many pass at once, and one can wait until all who were inside have
 // left, or keep everybody out.
 //
-// Passing costs two atomic operations and never blocks while the gate is open.
+// Passing costs two atomic operations, each in the lane of the processor
+// (lane.h), and never blocks while the gate is open.
 // It is used twice: the engine's gate (rule L1: structural operations exclude
 // requests) and the readers' gate (rule W3: a cluster is not used again while
 // somebody who looked up its old mapping is still at it).
@@ -16,6 +17,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "core/base/lane.h"
 #include "core/base/mutex.h"
 
 namespace qcow2 {
@@ -27,7 +29,8 @@ public:
     Gate(const Gate &) = delete;
     Gate &operator=(const Gate &) = delete;
 
-    // Passes; waits while the gate is closed. The ticket is given back.
+    // Passes; waits while the gate is closed. The ticket, which tells lane and
+    // generation, is given back.
     unsigned enter();
     void leave(unsigned ticket);
 
@@ -43,11 +46,17 @@ public:
     void open() EXCLUDES(mutex_);
 
 private:
+    // How many came in by this lane and are inside, in two generations: those
+    // who came before a drain began, and the others.
+    struct alignas(lane_bytes) Lane {
+        std::atomic<std::uint64_t> inside[2] = {0, 0};
+    };
+    std::atomic<std::uint64_t> &inside(unsigned ticket) { return lanes_[ticket / 2].inside[ticket % 2]; }
+    bool empty(unsigned generation) const;
     void drain_locked() REQUIRES(mutex_);
 
-    // Two generations: those who came before a drain began, and the others.
+    Lane lanes_[lanes];
     std::atomic<unsigned> generation_{0};
-    std::atomic<std::uint64_t> inside_[2] = {0, 0};
     std::atomic<bool> closed_{false};
     std::atomic<bool> waiting_{false};  // somebody wants to hear of a zero
 

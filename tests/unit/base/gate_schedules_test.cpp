@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "core/base/invariant.h"
+#include "core/base/lane.h"
 #include "core/base/mutex.h"
 
 namespace {
@@ -55,6 +56,9 @@ public:
         threads_[me]->waits_for = thing;
         go_on(true);
     }
+    // Who is running, from 0 on.
+    static thread_local std::size_t me;
+
     void wake(const void *thing)
     {
         for (const auto &thread : threads_)
@@ -137,8 +141,6 @@ private:
         return !decisions_.empty();
     }
 
-    static thread_local std::size_t me;
-
     // Whoever has the turn touches them.
     std::vector<std::unique_ptr<Thread>> threads_;
     std::vector<Decision> decisions_;
@@ -178,7 +180,11 @@ private:
 
 namespace stepped {
 
-using qcow2::Rank;
+using qcow2::lane_bytes, qcow2::Rank;
+
+// Each thread its own, two of them: more would only add steps that change nothing.
+constexpr unsigned lanes = 2;
+unsigned this_lane() { return static_cast<unsigned>(Schedule::me % lanes); }
 
 class CAPABILITY("mutex") Mutex {
 public:
