@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::uint64_t l1_entries_per_sector = limits::sector / 8;
 
+// Of the cache's memory the lookaside takes, beside it, this part.
+constexpr std::uint64_t lookaside_share = 32;
+
 void clear_copied(ClusterMapping &mapping)
 {
     if (auto *data = std::get_if<Data>(&mapping))
@@ -73,7 +76,8 @@ Mapping::Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
       geometry_(header.header().geometry()),
       dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / 2, 64 << 10)),
       cache_(store, Rank::mapping, std::min<std::uint64_t>(geometry_.cluster_size(), 4096),
-             cache_bytes)
+             cache_bytes),
+      lookaside_(geometry_, geometry_.clusters_for(header.header().size), cache_bytes / lookaside_share)
 {
 }
 
@@ -113,6 +117,7 @@ Result<void> Mapping::reload()
             cache_.forget(l1_[i].l2_table(), geometry_.cluster_size());
         l1_[i] = L1Entry(load_be64(&raw[i * 8]));
     }
+    lookaside_.forget_all();
     return {};
 }
 
@@ -221,6 +226,21 @@ Result<ClusterMapping> Mapping::cluster(GuestCluster cluster)
 Result<MappedRun> Mapping::map(GuestOffset offset, std::uint64_t length_max)
 {
     INVARIANT(length_max != 0);
+    const bool one_cluster = geometry_.in_cluster(offset) + length_max <= geometry_.cluster_size();
+    const GuestCluster cluster = geometry_.cluster_of(offset);
+    if (one_cluster)
+        if (const auto found = lookaside_.find(cluster))
+            return MappedRun{*found, length_max};
+    Locked lock(cache_.mutex);
+    Result<MappedRun> run = map_locked(offset, length_max);
+    if (one_cluster && run && !geometry_.extended_l2)
+        if (const auto *data = std::get_if<Data>(&run->mapping))
+            lookaside_.put(cluster, *data);
+    return run;
+}
+
+Result<MappedRun> Mapping::map_locked(GuestOffset offset, std::uint64_t length_max)
+{
     // Part by part; a part is a cluster, or a subcluster.
     const std::uint64_t part_size = geometry_.part_size();
     const std::uint64_t per_cluster = geometry_.parts_per_cluster();
@@ -229,7 +249,6 @@ Result<MappedRun> Mapping::map(GuestOffset offset, std::uint64_t length_max)
     const std::uint64_t end = first + div_ceil(in_part + length_max, part_size);
     const GuestCluster first_cluster = geometry_.cluster_of(offset);
 
-    Locked lock(cache_.mutex);
     Window window;
     ClusterMapping run;
     std::uint64_t at = first;
@@ -320,6 +339,7 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     l1_[index] = L1Entry::of(table, true);
     l1_dirty_.insert(index / l1_entries_per_sector);
     if (old.present()) {
+        lookaside_.forget(GuestCluster(index * geometry_.l2_entries()), geometry_.l2_entries());
         const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
         released_.push_back(released);
         metadata_.remove(released);  // it is a snapshot's now, or nobody's
@@ -430,6 +450,7 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
     for (std::uint64_t i = 0; i < count; ++i) {
         if (steps[i].is == steps[i].was)
             continue;
+        lookaside_.forget(first + i, 1);
         encode(steps[i].is, word(i));
         cache_.mark_dirty(place);
         release(steps[i].was, steps[i].is);

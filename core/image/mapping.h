@@ -24,6 +24,7 @@
 #include "core/base/range_lock.h"
 #include "core/format/cluster_mapping.h"
 #include "core/image/allocator.h"
+#include "core/image/lookaside.h"
 #include "core/image/table_cache.h"
 
 namespace qcow2 {
@@ -63,6 +64,7 @@ public:
     // The longest run from this offset on that is mapped in one way, at most
     // length_max (not 0). A `copied` of it means that the cluster, and the
     // table that names it, may be written in place. corrupt: names the place.
+    // No lock is taken for a part of one cluster that was looked up lately.
     Result<MappedRun> map(GuestOffset offset, std::uint64_t length_max);
 
     // What the whole cluster is mapped to: with extended L2 entries Subclusters
@@ -118,6 +120,7 @@ private:
         MutableBytes bytes;
     };
     Result<ClusterMapping> load(GuestCluster cluster, Window &window) REQUIRES(cache_.mutex);
+    Result<MappedRun> map_locked(GuestOffset offset, std::uint64_t length_max) REQUIRES(cache_.mutex);
     std::uint64_t alike_behind(GuestCluster cluster, std::uint64_t clusters_max,
                                const Window &window) const REQUIRES(cache_.mutex);
     std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
@@ -138,6 +141,7 @@ private:
     RangeLock tables_{Rank::tables};  // L1 indices of tables that are being made
 
     mutable TableCache cache_;
+    Lookaside lookaside_;  // put and forgotten under cache_.mutex
     HostOffset l1_offset_ GUARDED_BY(cache_.mutex);
     std::vector<L1Entry> l1_ GUARDED_BY(cache_.mutex);
     std::set<std::uint64_t> l1_dirty_ GUARDED_BY(cache_.mutex);  // sectors

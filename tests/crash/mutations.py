@@ -118,6 +118,9 @@ MUTATIONS = [
      {"core/image/mapping.cpp": [("        released_.push_back(names);\n}",
        "        allocator_.lower(names);\n}")]},
      ["any_image", "small_clusters"]),
+    ("W3: a cluster is looked for where it was",
+     {"core/image/mapping.cpp": [("        lookaside_.forget(first + i, 1);\n", "")]},
+     ["any_image", "small_clusters"]),
     ("W3: a hole is punched before the name is gone",
      {"core/image/image.cpp": [("    TRY(flush_stores());  // W2, W1\n",
        "    for (const HostRun &run : sealed.released)\n"
