@@ -4,6 +4,7 @@
 #include "core/image/mapping.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
@@ -16,8 +17,15 @@ namespace {
 
 constexpr std::uint64_t l1_entries_per_sector = limits::sector / 8;
 
-// Of the cache's memory the lookaside takes, beside it, this part.
+// This part of the cache may be dirty.
+constexpr std::uint64_t dirty_share = 2;
+
+// And this part of its memory is the lookaside's.
 constexpr std::uint64_t lookaside_share = 32;
+
+// What most new tables say.
+constexpr std::size_t zeros_bytes = 64 << 10;
+const std::array<std::uint8_t, zeros_bytes> zeros{};
 
 void clear_copied(ClusterMapping &mapping)
 {
@@ -74,9 +82,9 @@ Mapping::Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
       metadata_(metadata),
       allocator_(allocator),
       geometry_(header.header().geometry()),
-      dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / 2, 64 << 10)),
+      dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / dirty_share, 64 << 10)),
       cache_(store, Rank::mapping, std::min<std::uint64_t>(geometry_.cluster_size(), 4096),
-             cache_bytes),
+             cache_bytes - cache_bytes / lookaside_share),
       lookaside_(geometry_, geometry_.clusters_for(header.header().size), cache_bytes / lookaside_share)
 {
 }
@@ -355,6 +363,8 @@ Result<void> Mapping::make_table(GuestCluster cluster)
 // given it room, and no flush fails later for the lack of it.
 Result<void> Mapping::fill_table(HostOffset table, L1Entry old)
 {
+    if (!old.present() && geometry_.cluster_size() <= zeros.size())
+        return store_.write(table.value, Bytes(zeros).first(geometry_.cluster_size()));
     Buffer bytes(geometry_.cluster_size());
     if (old.present())
         TRY(store_.read(old.l2_table().value, bytes));
@@ -446,13 +456,15 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
             TRY(check_own(was, 1, geometry_.offset_of(first + i)));
         steps.push_back({std::move(was), std::move(is)});
     }
+    if (std::ranges::all_of(steps, [](const Step &step) { return step.is == step.was; }))
+        return count;
+    cache_.before_change(place);
     // From here on nothing fails.
     for (std::uint64_t i = 0; i < count; ++i) {
         if (steps[i].is == steps[i].was)
             continue;
         lookaside_.forget(first + i, 1);
         encode(steps[i].is, word(i));
-        cache_.mark_dirty(place);
         release(steps[i].was, steps[i].is);
     }
     return count;
@@ -505,8 +517,10 @@ Mapping::Sealed Mapping::seal()
 
 Result<void> Mapping::write(const Sealed &sealed)
 {
-    TRY(TableCache::write(store_, sealed.l2).in("L2"));
-    return TableCache::write(store_, sealed.l1).in("L1");
+    TRY(cache_.write(sealed.l2).in("L2"));
+    for (const Sealed::Sector &sector : sealed.l1)
+        TRY(write_table(store_, sector.offset, sector.bytes).in("L1"));
+    return {};
 }
 
 void Mapping::unseal(Sealed &&sealed, bool written)

@@ -45,9 +45,13 @@ public:
     using Change = std::function<ClusterMapping(GuestCluster, const ClusterMapping &)>;
 
     struct Sealed {
-        std::vector<TableCache::Sealed> l1;
+        struct Sector {
+            std::uint64_t offset;
+            Buffer bytes;
+        };
+        std::vector<Sector> l1;
         std::set<std::uint64_t> l1_sectors;
-        std::vector<TableCache::Sealed> l2;
+        TableCache::Sealed l2;
         std::vector<HostRun> released;
         bool empty() const { return l1.empty() && l2.empty() && released.empty(); }
     };

@@ -100,8 +100,8 @@ Result<void> Refcounts::add_one(HostCluster cluster, bool up)
     if (!up && count == 0)
         return finding(Finding::refcount_too_low,
                        "cluster at " + hex(geometry_.offset_of(cluster).value));
+    cache_.before_change(at.offset);
     store_refcount(piece, geometry_.refcount_order, at.piece_entry, up ? count + 1 : count - 1);
-    cache_.mark_dirty(at.offset);
     return {};
 }
 
@@ -291,7 +291,7 @@ Result<void> Refcounts::publish_table(HostOffset where, Bytes aside, HostOffset 
 
 Result<void> Refcounts::write_back()
 {
-    std::vector<TableCache::Sealed> sealed;
+    TableCache::Sealed sealed;
     {
         Locked lock(cache_.mutex);
         sealed = cache_.seal();
@@ -302,7 +302,7 @@ Result<void> Refcounts::write_back()
     };
     Result<void> result;
     try {
-        result = TableCache::write(store_, sealed).in("refcounts");
+        result = cache_.write(sealed).in("refcounts");
     } catch (...) {
         unseal(false);
         throw;

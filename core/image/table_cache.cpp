@@ -10,12 +10,29 @@
 
 namespace qcow2 {
 
+namespace {
+
+constexpr std::uint64_t pieces_min = 16;
+
+// Neighbours are written together up to this.
+constexpr std::size_t write_bytes_max = 1 << 20;
+
+}  // namespace
+
+Result<void> write_table(ByteStore &store, std::uint64_t offset, Bytes bytes)
+{
+    const std::uint64_t inside = store.size() - std::min(store.size(), offset);
+    if (bytes.size() > inside && all_zero(sub(bytes, inside, bytes.size() - inside)))
+        bytes = sub(bytes, 0, inside);
+    return store.write(offset, bytes).in("table at " + hex(offset));
+}
+
 TableCache::TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
                        std::uint64_t capacity_bytes)
     : mutex(rank),
       store_(store),
       piece_bytes_(piece_bytes),
-      pieces_max_(std::max<std::uint64_t>(capacity_bytes / piece_bytes, 16))
+      pieces_max_(std::max(capacity_bytes / piece_bytes, pieces_min))
 {
 }
 
@@ -87,10 +104,12 @@ Result<MutableBytes> TableCache::get(HostOffset offset)
     }
 }
 
-void TableCache::mark_dirty(HostOffset offset)
+void TableCache::before_change(HostOffset offset)
 {
     Piece *piece = pieces_.find(key(offset));
     INVARIANT(piece && !piece->loading);
+    if (piece->writing && piece->sealed.empty())
+        piece->sealed = piece->bytes;
     if (!piece->dirty) {
         piece->dirty = true;
         pieces_.pin(*piece);
@@ -111,10 +130,11 @@ void TableCache::forget(HostOffset offset, std::uint64_t length)
     }
 }
 
-// Dirty pieces are pinned and do not count as room that could be made.
+// Dirty pieces are pinned and stay; a few clean ones stay beside them, for those
+// who are at work.
 void TableCache::evict()
 {
-    while (pieces_.size() - std::min<std::uint64_t>(pieces_.size(), dirty_count_) > pieces_max_) {
+    while (pieces_.size() > std::max(pieces_max_, dirty_count_ + pieces_min)) {
         Piece *victim = pieces_.victim([](const Piece &) { return true; });
         if (!victim)
             return;
@@ -122,62 +142,67 @@ void TableCache::evict()
     }
 }
 
-std::vector<TableCache::Sealed> TableCache::seal()
+TableCache::Sealed TableCache::seal()
 {
-    std::vector<Piece *> dirty;
+    Sealed sealed;
+    sealed.reserve(dirty_count_);
     pieces_.for_each([&](Piece &piece) {
-        if (piece.dirty)
-            dirty.push_back(&piece);
+        if (!piece.dirty)
+            return;
+        INVARIANT(!piece.writing);
+        sealed.push_back(piece.key());
+        piece.writing = true;  // takes over the pin of `dirty`
+        piece.dirty = false;
     });
-    std::sort(dirty.begin(), dirty.end(),
-              [](const Piece *a, const Piece *b) { return a->key() < b->key(); });
-
-    // All copies first: if there is no memory for them, nothing has changed.
-    std::vector<Sealed> sealed;
-    for (const Piece *piece : dirty) {
-        const std::uint64_t offset = piece->key() * piece_bytes_;
-        if (sealed.empty() || sealed.back().offset + sealed.back().bytes.size() != offset)
-            sealed.push_back({offset, {}});
-        Buffer &bytes = sealed.back().bytes;
-        bytes.insert(bytes.end(), piece->bytes.begin(), piece->bytes.end());
-    }
-    for (Piece *piece : dirty) {
-        INVARIANT(!piece->writing);
-        piece->writing = true;  // takes over the pin of `dirty`
-        piece->dirty = false;
-        --dirty_count_;
-    }
+    dirty_count_ -= sealed.size();
+    std::ranges::sort(sealed);
     return sealed;
 }
 
-Result<void> TableCache::write(ByteStore &store, const std::vector<Sealed> &sealed)
+// The bytes, as they were sealed, of the pieces from this one on that lie side by
+// side; returns which comes next.
+std::size_t TableCache::gather(const Sealed &sealed, std::size_t first, Buffer &bytes)
 {
-    for (const Sealed &run : sealed) {
-        // QEMU does not pad the last cluster of a file, and a store may be
-        // unable to: what is not there and zero need not be written.
-        Bytes bytes = run.bytes;
-        const std::uint64_t inside = store.size() - std::min(store.size(), run.offset);
-        if (bytes.size() > inside && all_zero(sub(bytes, inside, bytes.size() - inside)))
-            bytes = sub(bytes, 0, inside);
-        TRY(store.write(run.offset, bytes).in("table at " + hex(run.offset)));
+    bytes.clear();
+    std::size_t i = first;
+    do {
+        const Piece *piece = pieces_.find(sealed[i]);
+        INVARIANT(piece && piece->writing);
+        const Buffer &was = piece->sealed.empty() ? piece->bytes : piece->sealed;
+        bytes.insert(bytes.end(), was.begin(), was.end());
+        ++i;
+    } while (i < sealed.size() && sealed[i] == sealed[i - 1] + 1 && bytes.size() < write_bytes_max);
+    return i;
+}
+
+Result<void> TableCache::write(const Sealed &sealed)
+{
+    Buffer bytes;
+    for (std::size_t i = 0; i < sealed.size();) {
+        const std::uint64_t offset = sealed[i] * piece_bytes_;
+        {
+            Locked lock(mutex);
+            i = gather(sealed, i, bytes);
+        }
+        TRY(write_table(store_, offset, bytes));
     }
     return {};
 }
 
-void TableCache::unseal(const std::vector<Sealed> &sealed, bool written)
+void TableCache::unseal(const Sealed &sealed, bool written)
 {
-    for (const Sealed &run : sealed)
-        for (std::uint64_t done = 0; done < run.bytes.size(); done += piece_bytes_) {
-            Piece *piece = pieces_.find((run.offset + done) / piece_bytes_);
-            INVARIANT(piece && piece->writing);
-            piece->writing = false;
-            if (!written && !piece->dirty) {
-                piece->dirty = true;  // keeps the pin
-                ++dirty_count_;
-            } else {
-                pieces_.unpin(*piece);
-            }
+    for (const std::uint64_t number : sealed) {
+        Piece *piece = pieces_.find(number);
+        INVARIANT(piece && piece->writing);
+        piece->writing = false;
+        piece->sealed = Buffer();
+        if (!written && !piece->dirty) {
+            piece->dirty = true;  // keeps the pin
+            ++dirty_count_;
+        } else {
+            pieces_.unpin(*piece);
         }
+    }
     changed_.notify_all();
     evict();
 }

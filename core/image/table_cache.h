@@ -4,14 +4,15 @@
 // TableCache: pieces of L2 tables or refcount blocks in memory.
 //
 // A piece is piece_bytes of the file at a multiple of piece_bytes. Clean
-// pieces go when there are more than the capacity allows; dirty ones stay
-// until they were written. Bytes are touched under the cache's mutex only; a
+// pieces go when there are more, with the dirty ones, than the capacity allows;
+// dirty ones stay until they were written. Bytes are touched under the cache's mutex only; a
 // span from get() is good until the mutex is let go, or get() is called again.
 //
 // Writing back takes three steps, so that no I/O happens under the mutex:
-// seal() copies what is dirty, write() puts the copies into the store,
+// seal() notes what is dirty, write() puts it into the store as it was then,
 // unseal() says how it went. Between seal() and unseal() pieces may be changed
-// again; they are dirty again then. One write-back at a time.
+// again; they are dirty again then, and what was sealed of them is kept aside.
+// One write-back at a time.
 
 #pragma once
 
@@ -27,13 +28,15 @@
 
 namespace qcow2 {
 
+// Writes bytes of a table. What is zero and lies behind the end of the store is
+// left out: QEMU does not pad the last cluster of a file, and a store may be
+// unable to.
+Result<void> write_table(ByteStore &store, std::uint64_t offset, Bytes bytes);
+
 class TableCache {
 public:
-    // Bytes as they were when they were sealed; neighbours together.
-    struct Sealed {
-        std::uint64_t offset;
-        Buffer bytes;
-    };
+    // Numbers of pieces, in their order.
+    using Sealed = std::vector<std::uint64_t>;
 
     TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
                std::uint64_t capacity_bytes);
@@ -51,8 +54,9 @@ public:
     // it must be looked at again.
     Result<MutableBytes> get(HostOffset offset) REQUIRES(mutex);
 
-    // The piece was changed; it is in the cache (the last get() was for it).
-    void mark_dirty(HostOffset offset) REQUIRES(mutex);
+    // The piece is about to be changed; it is in the cache (the last get() was for
+    // it, and what it gave stays good).
+    void before_change(HostOffset offset) REQUIRES(mutex);
 
     // These bytes of the file were written by somebody else, or belong to
     // nobody: forget what is cached of them, dirty or not.
@@ -64,14 +68,15 @@ public:
         return dirty_count_.load(std::memory_order_relaxed) * piece_bytes_;
     }
 
-    std::vector<Sealed> seal() REQUIRES(mutex);
-    static Result<void> write(ByteStore &store, const std::vector<Sealed> &sealed);
-    void unseal(const std::vector<Sealed> &sealed, bool written) REQUIRES(mutex);
+    Sealed seal() REQUIRES(mutex);
+    Result<void> write(const Sealed &sealed) EXCLUDES(mutex);
+    void unseal(const Sealed &sealed, bool written) REQUIRES(mutex);
 
 private:
     struct Piece : LruItem {
         using LruItem::LruItem;
         Buffer bytes;
+        Buffer sealed;  // as it was; empty if nothing has changed since
         // Each of these holds a pin.
         bool loading = false;
         bool dirty = false;
@@ -83,6 +88,7 @@ private:
     void loaded(Piece &piece, bool well) REQUIRES(mutex);
     void drop(Piece &piece) REQUIRES(mutex);
     void evict() REQUIRES(mutex);
+    std::size_t gather(const Sealed &sealed, std::size_t first, Buffer &bytes) REQUIRES(mutex);
 
     ByteStore &store_;
     const std::uint64_t piece_bytes_;
