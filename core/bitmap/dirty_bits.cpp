@@ -42,9 +42,8 @@ void for_each_word(Range bits, Visit visit)
     }
 }
 
-constexpr std::uint64_t sector_words = PageImage::sector_bytes / 8;
-
-std::uint8_t sector_of(std::uint64_t word) { return std::uint8_t(1u << (word / sector_words)); }
+// As in PageImage::sectors.
+std::uint8_t sector_of(std::uint64_t word) { return std::uint8_t(1u << word * 8 / PageImage::sector_bytes); }
 
 }  // namespace
 
@@ -69,6 +68,37 @@ DirtyBits::~DirtyBits()
         delete page.load();
 }
 
+DirtyBits::Page::~Page()
+{
+    for (auto &sector : sectors)
+        delete sector.load();
+}
+
+// Two threads may make one sector: the first that is in stays.
+DirtyBits::Sector &DirtyBits::Page::make(std::uint64_t number)
+{
+    auto mine = std::make_unique<Sector>();
+    Sector *there = nullptr;
+    if (sectors[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
+        return *mine.release();
+    return *there;
+}
+
+// Calls for each of these words of a page whose sector is there: its number in
+// the page, the word.
+template <class Visit>
+void DirtyBits::for_each_word_there(const Page &page, Range words, Visit visit)
+{
+    while (!words.empty()) {
+        const std::uint64_t number = words.begin / sector_words;
+        const std::uint64_t end = std::min(words.end, (number + 1) * sector_words);
+        if (Sector *sector = page.sector(number))
+            for (std::uint64_t word = words.begin; word < end; ++word)
+                visit(word, sector->word(word));
+        words.begin = end;
+    }
+}
+
 // Two threads may load one page: the first that is in stays. A page that is
 // not in memory was never written to, so both have read the same.
 Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
@@ -79,8 +109,12 @@ Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
     TRY(load_(number, bytes));
     auto mine = std::make_unique<Page>();
     for (std::uint64_t word = 0; word < page_words; ++word) {
-        mine->precise[word].store(load_word(bytes, word), std::memory_order_relaxed);
-        mine->durable[word].store(load_word(bytes, word), std::memory_order_relaxed);
+        const std::uint64_t value = load_word(bytes, word);
+        if (value == 0)
+            continue;
+        const Word there = mine->made(word / sector_words).word(word);
+        there.precise.store(value, std::memory_order_relaxed);
+        there.durable.store(value, std::memory_order_relaxed);
     }
     Page *there = nullptr;
     if (pages_[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
@@ -98,16 +132,18 @@ Result<bool> DirtyBits::mark(Range bits)
     bool durable = true;
     INVARIANT(bits.end <= bits_);
     while (!bits.empty()) {
-        const std::uint64_t number = bits.begin / page_bits;
-        const std::uint64_t first = number * page_bits;
-        const std::uint64_t end = std::min(bits.end, first + page_bits);
-        Page &page = *TRY(load(number));
-        for_each_word({bits.begin - first, end - first}, [&](std::uint64_t word, std::uint64_t mask) {
-            if ((page.precise[word].load() & mask) != mask)
-                page.precise[word].fetch_or(mask);
-            if (!page.used[word].load(std::memory_order_relaxed))
-                page.used[word].store(true, std::memory_order_relaxed);
-            durable &= (page.durable[word].load() & mask) == mask;
+        const std::uint64_t number = bits.begin / sector_bits;
+        const std::uint64_t first = number * sector_bits;
+        const std::uint64_t end = std::min(bits.end, first + sector_bits);
+        Page &page = *TRY(load(number / page_sectors));
+        Sector &sector = page.made(number % page_sectors);
+        for_each_word({bits.begin - first, end - first}, [&](std::uint64_t at, std::uint64_t mask) {
+            const Word word = sector.word(at);
+            if ((word.precise.load() & mask) != mask)
+                word.precise.fetch_or(mask);
+            if (!word.used.load(std::memory_order_relaxed))
+                word.used.store(true, std::memory_order_relaxed);
+            durable &= (word.durable.load() & mask) == mask;
         });
         bits.begin = end;
     }
@@ -118,7 +154,10 @@ Result<bool> DirtyBits::mark(Range bits)
 bool DirtyBits::end_is_extra(std::uint64_t number) const
 {
     const Page *page = loaded(number);
-    return page && page->armings > 1 && page->durable[page_words - 1].load() >> 63;
+    if (!page || page->armings <= 1)
+        return false;
+    Sector *last = page->sector(page_sectors - 1);
+    return last && last->word(page_words - 1).durable.load() >> 63;
 }
 
 // How much is armed for one bit, in bits: the more armings there were near it
@@ -132,19 +171,21 @@ std::uint64_t DirtyBits::width(std::uint64_t number, Page &page) const
 
 // What is to stand in the file: everything that is precise, and everything on
 // which a change may rely.
-void DirtyBits::fill(std::uint64_t number, const Page &page, PageImage &image) const
+void DirtyBits::fill(std::uint64_t number, const Page &page, PageImage &image)
 {
     image.page = number;
     image.content.resize(page_bytes);
-    for (std::uint64_t word = 0; word < page_words; ++word)
-        store_word(image.content, word, page.precise[word].load() | page.durable[word].load());
+    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
+        store_word(image.content, at, word.precise.load() | word.durable.load());
+    });
 }
 
 void DirtyBits::count_extra(Page &page)
 {
     std::uint64_t extra = 0;
-    for (std::uint64_t word = 0; word < page_words; ++word)
-        extra += std::popcount(page.durable[word].load() & ~page.precise[word].load());
+    for_each_word_there(page, {0, page_words}, [&](std::uint64_t, Word word) {
+        extra += std::popcount(word.durable.load() & ~word.precise.load());
+    });
     extra_bits_ += extra - page.extra;
     page.extra = extra;
 }
@@ -158,25 +199,29 @@ std::optional<PageImage> DirtyBits::arm(std::uint64_t number)
     std::array<std::uint64_t, page_words> wanted{};
     const std::uint64_t width = this->width(number, *page);
     const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
-    for (std::uint64_t word = 0; word < page_words; ++word) {
-        std::uint64_t missing = page->precise[word].load() & ~page->durable[word].load();
+    for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
+        std::uint64_t missing = word.precise.load() & ~word.durable.load();
         while (missing != 0) {
-            const std::uint64_t bit = word * word_bits + std::countr_zero(missing);
+            const std::uint64_t bit = at * word_bits + std::countr_zero(missing);
             const std::uint64_t begin = bit / width * width;
             const Range region{begin, std::min(begin + width, here)};
             for_each_word(region, [&](std::uint64_t w, std::uint64_t mask) { wanted[w] |= mask; });
-            missing &= ~wanted[word];
+            missing &= ~wanted[at];
         }
-    }
-    fill(number, *page, image);
+    });
+    // Sectors are made here, so that durable() needs no memory: then it is too
+    // late to fail.
     for (std::uint64_t word = 0; word < page_words; ++word) {
-        if ((wanted[word] & ~page->durable[word].load()) == 0)
+        if (wanted[word] == 0)
             continue;
-        store_word(image.content, word, load_word(image.content, word) | wanted[word]);
-        image.sectors |= sector_of(word);
+        if ((wanted[word] & ~page->made(word / sector_words).word(word).durable.load()) != 0)
+            image.sectors |= sector_of(word);
     }
     if (image.sectors == 0)
         return std::nullopt;
+    fill(number, *page, image);
+    for (std::uint64_t word = 0; word < page_words; ++word)
+        store_word(image.content, word, load_word(image.content, word) | wanted[word]);
     page->armings = std::min(page->armings + 1, widest);
     page->unsure |= image.sectors;
     return image;
@@ -184,14 +229,14 @@ std::optional<PageImage> DirtyBits::arm(std::uint64_t number)
 
 // True if the word has lost bits. Those that a change has made precise
 // meanwhile are put back: it may have seen them durable, and they are.
-bool DirtyBits::cool_word(Page &page, std::uint64_t word)
+bool DirtyBits::cool_word(Word word)
 {
-    const std::uint64_t before = page.durable[word].load();
-    const std::uint64_t extra = before & ~page.precise[word].load();
+    const std::uint64_t before = word.durable.load();
+    const std::uint64_t extra = before & ~word.precise.load();
     if (extra == 0)
         return false;
-    page.durable[word].fetch_and(~extra);
-    page.durable[word].fetch_or(extra & page.precise[word].load());
+    word.durable.fetch_and(~extra);
+    word.durable.fetch_or(extra & word.precise.load());
     return true;
 }
 
@@ -203,14 +248,17 @@ std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
     PageImage image;
     const std::uint64_t region_words = std::max<std::uint64_t>(1, region_bits_ / word_bits);
     for (std::uint64_t first = 0; first < page_words; first += region_words) {
+        const Range region{first, first + region_words};
         bool used = false;
-        for (std::uint64_t word = first; word < first + region_words; ++word)
-            used |= page->used[word].exchange(false, std::memory_order_relaxed);
+        for_each_word_there(*page, region, [&](std::uint64_t, Word word) {
+            used |= word.used.exchange(false, std::memory_order_relaxed);
+        });
         if (used && !all)
             continue;
-        for (std::uint64_t word = first; word < first + region_words; ++word)
-            if (cool_word(*page, word))
-                image.sectors |= sector_of(word);
+        for_each_word_there(*page, region, [&](std::uint64_t at, Word word) {
+            if (cool_word(word))
+                image.sectors |= sector_of(at);
+        });
     }
     page->armings /= 2;
     count_extra(*page);
@@ -228,13 +276,13 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
         return std::nullopt;
     PageImage image;
     image.sectors = page->unsure;
-    for (std::uint64_t word = 0; word < page_words; ++word) {
-        const std::uint64_t precise = page->precise[word].load();
-        if (page->durable[word].load() == precise)
-            continue;
-        page->durable[word].fetch_and(precise);
-        image.sectors |= sector_of(word);
-    }
+    for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
+        const std::uint64_t precise = word.precise.load();
+        if (word.durable.load() == precise)
+            return;
+        word.durable.fetch_and(precise);
+        image.sectors |= sector_of(at);
+    });
     page->armings = 0;
     count_extra(*page);
     if (image.sectors == 0)
@@ -253,9 +301,10 @@ void DirtyBits::written(const PageImage &image)
 void DirtyBits::durable(const PageImage &image)
 {
     Page &page = *loaded(image.page);
-    for (std::uint64_t word = 0; word < page_words; ++word)
-        if (image.sectors & sector_of(word))
-            page.durable[word].fetch_or(load_word(image.content, word));
+    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
+        if (image.sectors & sector_of(at))
+            word.durable.fetch_or(load_word(image.content, at));
+    });
     written(image);
     count_extra(page);
 }
@@ -264,8 +313,9 @@ void DirtyBits::settled()
 {
     for (std::uint64_t number = 0; number < pages(); ++number)
         if (Page *page = loaded(number))
-            for (std::uint64_t word = 0; word < page_words; ++word)
-                page->durable[word].store(page->precise[word].load());
+            for_each_word_there(*page, {0, page_words}, [](std::uint64_t, Word word) {
+                word.durable.store(word.precise.load());
+            });
 }
 
 }  // namespace qcow2

@@ -2,8 +2,9 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // DirtyBits: one dirty bitmap in memory. Sparse: pages of 4 KiB of bits come
-// from the file with the first touch, so that a bitmap costs memory only where
-// the disk is written.
+// from the file with the first touch, and of a page those sectors (512 bytes)
+// are in memory that have a bit, or had one: 1 KiB for each, whatever the size
+// of the disk.
 //
 // Of each bit two things are kept:
 //
@@ -22,6 +23,11 @@
 // turn (Arming): of one sector of a bitmap at most one write is in flight (B3).
 // What is to be written is always built from precise *or* durable, so it has
 // every bit on which a change that is under way relies.
+//
+// A sector that is not there has no bit. Any thread makes one, and none goes
+// away before the end. Who has the turn may miss one that mark() is just making:
+// nothing in it is durable, so that change will ask for the turn itself. Sectors
+// with a durable bit he sees all: such a bit came with the page, or in a turn.
 
 #pragma once
 
@@ -97,24 +103,60 @@ public:
 private:
     static constexpr std::uint64_t word_bits = 64;
     static constexpr std::uint64_t page_words = page_bits / word_bits;
+    static constexpr std::uint64_t sector_bits = PageImage::sector_bytes * 8;
+    static constexpr std::uint64_t sector_words = sector_bits / word_bits;
+    static constexpr std::uint64_t page_sectors = page_bits / sector_bits;
     static constexpr unsigned widest = 15;  // region_bits << widest is a page at least
 
+    // 64 bits of a sector.
+    struct Word {
+        std::atomic<std::uint64_t> &precise;
+        std::atomic<std::uint64_t> &durable;
+        std::atomic<bool> &used;  // by a change, since cool()
+    };
+    struct Sector {
+        std::array<std::atomic<std::uint64_t>, sector_words> precise{};
+        std::array<std::atomic<std::uint64_t>, sector_words> durable{};
+        std::array<std::atomic<bool>, sector_words> used{};
+
+        // Its number in this sector, or in its page.
+        Word word(std::uint64_t number)
+        {
+            number %= sector_words;
+            return {precise[number], durable[number], used[number]};
+        }
+    };
     struct Page {
-        std::array<std::atomic<std::uint64_t>, page_words> precise{};
-        std::array<std::atomic<std::uint64_t>, page_words> durable{};
-        std::array<std::atomic<bool>, page_words> used{};  // by a change, since cool()
+        std::array<std::atomic<Sector *>, page_sectors> sectors{};
         // Who has the turn:
         unsigned armings = 0;       // lately: the more, the wider
         std::uint64_t extra = 0;    // bits
         std::uint8_t unsure = 0;    // sectors that were sent, and may be there or not
+
+        Page() = default;
+        ~Page();
+        Page(const Page &) = delete;
+        Page &operator=(const Page &) = delete;
+        // nullptr if it is not there.
+        Sector *sector(std::uint64_t number) const { return sectors[number].load(std::memory_order_acquire); }
+        // Made if it is not there.
+        Sector &made(std::uint64_t number)
+        {
+            Sector *there = sector(number);
+            return there ? *there : make(number);
+        }
+        Sector &make(std::uint64_t number);
     };
+
+    template <class Visit>
+    static void for_each_word_there(const Page &page, Range words, Visit visit);
 
     Result<Page *> load(std::uint64_t number);
     Page *loaded(std::uint64_t number) const;
     bool end_is_extra(std::uint64_t page) const;
     std::uint64_t width(std::uint64_t number, Page &page) const;
-    void fill(std::uint64_t number, const Page &page, PageImage &image) const;
-    bool cool_word(Page &page, std::uint64_t word);
+    static void fill(std::uint64_t number, const Page &page, PageImage &image);
+    static bool cool_word(Word word);
     void count_extra(Page &page);
 
     const std::uint64_t bits_;

@@ -5,6 +5,8 @@
 // exception, which the callback of the filter turns into an error. Afterwards
 // the disk serves on: nobody waits for ever, nothing that was written before is
 // lost, and the file is sound.
+//
+// And what do the bits of a bitmap take?
 
 #include <boost/test/unit_test.hpp>
 
@@ -12,11 +14,15 @@
 #include <functional>
 #include <new>
 
+#include <malloc.h>
+
+#include "core/bitmap/dirty_bits.h"
 #include "core/check/check.h"
 #include "core/disk.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/must.h"
+#include "tests/support/random.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -25,6 +31,9 @@ namespace {
 
 // How many more things of this thread there is memory for; 0: any number.
 thread_local std::uint64_t memory_left = 0;
+
+// Bytes that this thread has taken and not given back.
+thread_local std::int64_t memory_taken = 0;
 
 bool no_memory() { return memory_left != 0 && --memory_left == 0; }
 
@@ -135,11 +144,16 @@ void for_each_shortage(const std::function<Result<void>(Disk &)> &request)
     void *const memory = no_memory() ? nullptr : std::malloc(size);
     if (!memory)
         throw std::bad_alloc();
+    memory_taken += std::int64_t(malloc_usable_size(memory));
     return memory;
 }
 
-[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void *memory) noexcept
+{
+    memory_taken -= std::int64_t(malloc_usable_size(memory));
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { operator delete(memory); }
 
 BOOST_AUTO_TEST_SUITE(memory_fault)
 
@@ -167,6 +181,61 @@ BOOST_AUTO_TEST_CASE(overwriting)
 BOOST_AUTO_TEST_CASE(writing_what_is_new)
 {
     for_each_shortage([](Disk &disk) { return disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false); });
+}
+
+// One bit in each of many pages, half of which have one more in the file.
+BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
+{
+    constexpr std::int64_t pages = 1000;
+    constexpr std::int64_t sector_max = 1300;  // its page included: two words for each, and who used them
+    for (const std::uint64_t seed : seeds(1)) {
+        SEEDED(seed);
+        Random random(seed);
+        const std::int64_t before = memory_taken;
+        DirtyBits bits(pages * DirtyBits::page_bits, 64, [](std::uint64_t page, MutableBytes bytes) {
+            bytes[page % DirtyBits::page_bytes] = page % 2;
+            return Result<void>();
+        });
+        const auto expect_sectors = [&](std::int64_t sectors, const char *when) {
+            BOOST_TEST_MESSAGE(when << ": " << memory_taken - before << " bytes");
+            BOOST_TEST(memory_taken - before <= sectors * sector_max, when);
+        };
+        for (std::uint64_t page = 0; page < pages; ++page) {
+            const std::uint64_t bit = page * DirtyBits::page_bits + random.below(DirtyBits::page_bits);
+            must(bits.mark({bit, bit + 1}));
+        }
+        expect_sectors(pages + pages / 2, "marked");
+        for (std::uint64_t page = 0; page < pages; ++page)
+            if (const auto image = bits.arm(page))
+                bits.durable(*image);
+        expect_sectors(pages + pages / 2, "armed");
+        for (const bool all : {false, true})
+            for (std::uint64_t page = 0; page < pages; ++page)
+                if (const auto image = bits.cool(page, all))
+                    bits.written(*image);
+        for (std::uint64_t page = 0; page < pages; ++page)
+            if (const auto image = bits.settle(page))
+                bits.written(*image);
+        bits.settled();
+        expect_sectors(pages + pages / 2, "settled");
+        must(bits.mark({0, DirtyBits::page_bits}));
+        expect_sectors(pages + pages / 2 + 8, "a page that is full");
+    }
+}
+
+// What is in the file is taken note of where there is no memory, too.
+BOOST_AUTO_TEST_CASE(bits_that_were_written_need_no_memory)
+{
+    DirtyBits bits(DirtyBits::page_bits, DirtyBits::page_bits,
+                   [](std::uint64_t, MutableBytes) { return Result<void>(); });
+    must(bits.mark({5, 6}));
+    const auto armed = bits.arm(0);
+    BOOST_REQUIRE((armed && armed->sectors == 0xff));
+    memory_left = 1;
+    bits.durable(*armed);
+    bits.settled();
+    BOOST_TEST(std::exchange(memory_left, 0) == 1u);
+    BOOST_TEST(must(bits.mark({5, 6})));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -3,7 +3,8 @@
 //
 // DirtyBits against sets of bits; and with threads, against its promise: when
 // mark() says that bits are durable, or an arming has made them so, the file
-// has them, whatever is cooled meanwhile.
+// has them, whatever is cooled meanwhile. And no bit is lost where threads meet
+// in what none of them has in memory yet.
 
 #include "core/bitmap/dirty_bits.h"
 
@@ -214,6 +215,50 @@ BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)
         stop = true;
         cooler.join();
         BOOST_TEST(lies == 0u);
+    }
+}
+
+// All come to one sector after the other at the same moment, each with a bit of
+// its own.
+BOOST_AUTO_TEST_CASE(threads_that_make_the_same_sectors)
+{
+    constexpr std::uint64_t pages = 25;
+    constexpr std::uint64_t size = pages * page_bits;
+    constexpr std::uint64_t sector_bits = PageImage::sector_bytes * 8;
+    constexpr std::uint64_t sectors = size / sector_bits;
+    constexpr unsigned threads_count = 3;
+    for (const std::uint64_t seed : seeds(4)) {
+        SEEDED(seed);
+        Random random(seed);
+        File file(size);
+        DirtyBits bits(size, 64, [&](std::uint64_t page, MutableBytes bytes) { return file.load(page, bytes); });
+        const std::uint64_t first = random.below(sector_bits - threads_count);
+        std::atomic<std::uint64_t> arrived{0};
+        std::atomic<unsigned> lies{0};
+        std::vector<std::thread> threads;
+        for (unsigned t = 0; t < threads_count; ++t)
+            threads.emplace_back([&, t] {
+                for (std::uint64_t sector = 0; sector < sectors; ++sector) {
+                    ++arrived;
+                    while (arrived < (sector + 1) * threads_count)
+                        std::this_thread::yield();
+                    const std::uint64_t bit = sector * sector_bits + first + t;
+                    const Result<bool> durable = bits.mark({bit, bit + 1});
+                    lies += !durable || *durable;
+                }
+            });
+        for (std::thread &thread : threads)
+            thread.join();
+        BOOST_TEST(lies == 0u);
+        for (std::uint64_t page = 0; page < pages; ++page)
+            if (const auto image = bits.settle(page))
+                file.write(*image);
+        for (std::uint64_t bit = 0; bit < size; ++bit) {
+            const std::uint64_t in_sector = bit % sector_bits;
+            const bool marked = in_sector >= first && in_sector < first + threads_count;
+            if (file.test(bit) != marked)
+                BOOST_FAIL("bit " << bit << " is " << file.test(bit));
+        }
     }
 }
 
