@@ -100,7 +100,7 @@ std::vector<std::uint64_t> growth_steps(std::uint64_t size, std::uint64_t size_m
 {
     std::vector<std::uint64_t> lengths;
     const std::uint64_t least = align_up(std::max(size_min, size + 1), step_unit);
-    for (std::uint64_t step = std::clamp(size / 4, step_bytes_min, step_bytes_max);
+    for (std::uint64_t step = std::clamp(size, step_bytes_min, step_bytes_max);
          step >= step_bytes_min; step /= 2) {
         const std::uint64_t length = align_up(std::max(size_min, size + step), step_bytes_min);
         if (lengths.empty() || length < lengths.back())

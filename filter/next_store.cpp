@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "core/base/arith.h"
 #include "core/base/log.h"
@@ -13,6 +14,8 @@
 namespace qcow2 {
 
 namespace {
+
+constexpr std::size_t retired_max = 16;
 
 Error earlier_failure() { return Error(Errc::io, "flushing: an earlier flush has failed"); }
 
@@ -73,6 +76,10 @@ Result<std::unique_ptr<NextStore>> NextStore::open(nbdkit_backend *backend, bool
 
 NextStore::~NextStore()
 {
+    {
+        Locked lock(mutex_);
+        retired_.clear();
+    }
     context_.reset();
     if (!growth_ || !cut_to_)
         return;
@@ -151,13 +158,35 @@ Result<void> NextStore::flush(NextContext &context)
         if (flush_failed_.load())
             return earlier_failure();
         const std::uint64_t size = this->size();
-        Result<void> done = context.flush();
+        Result<void> done = flush_retired();
+        if (done)
+            done = context.flush();
         if (!done)
             flush_failed_ = true;
         else
             flushed_size_ = size;
         return done;
     });
+}
+
+// One that fails stays, for nothing is believed any more.
+Result<void> NextStore::flush_retired()
+{
+    for (;;) {
+        NextContext *first = nullptr;
+        {
+            Locked lock(mutex_);
+            if (!retired_.empty())
+                first = retired_.front().get();
+        }
+        if (!first)
+            return {};
+        TRY(first->flush());
+        std::unique_ptr<NextContext> flushed;
+        Locked lock(mutex_);
+        flushed = std::move(retired_.front());
+        retired_.erase(retired_.begin());
+    }
 }
 
 Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
@@ -212,23 +241,30 @@ Result<void> NextStore::grow(std::uint64_t size_min)
 Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
 {
     fresh_from_ = std::min<std::uint64_t>(fresh_from_.load(), size());
-    Result<void> flushed;
-    if (context_->can_multi_conn()) {
-        current_ = context.get();
-        inside_.drain();
-        // With its descriptor goes what the kernel has to tell it of lost bytes.
-        flushed = flush(*context_);
-    } else {
+    if (!context_->can_multi_conn()) {
         // A flush through the new one would not cover what went through the old.
         const Exclusive alone(inside_);
-        flushed = flush(*context_);
+        Result<void> flushed = flush(*context_);
         current_ = context.get();
+        size_ = context->size();
+        context_ = std::move(context);
+        return flushed_or_lost(std::move(flushed));
     }
+    {
+        Locked lock(mutex_);
+        retired_.reserve(retired_.size() + 1);
+    }
+    current_ = context.get();
+    inside_.drain();
     size_ = context->size();
-    // Nobody uses the old one any more. It is closed, so that a file that grows
-    // for days does not use up the descriptors.
-    context_ = std::move(context);
-    return flushed_or_lost(std::move(flushed));
+    bool many;
+    {
+        Locked lock(mutex_);
+        retired_.push_back(std::exchange(context_, std::move(context)));
+        many = retired_.size() > retired_max;
+    }
+    // A file that grows for days must not use up the descriptors.
+    return many ? flushed_or_lost(flush()) : Result<void>();
 }
 
 Result<void> NextStore::cut(std::uint64_t size)

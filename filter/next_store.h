@@ -13,6 +13,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include <nbdkit-filter.h>
 
@@ -71,6 +72,7 @@ private:
     Result<std::unique_ptr<NextContext>> open_context();
     Result<void> switch_to(std::unique_ptr<NextContext> context);
     Result<void> flush(NextContext &context);
+    Result<void> flush_retired() EXCLUDES(mutex_);
     Result<void> make_durable(NextContext &context, std::uint64_t offset, Bytes bytes);
     // Only inside: else it may be closed at any moment.
     NextContext &current() const { return *current_.load(std::memory_order_acquire); }
@@ -103,6 +105,9 @@ private:
     Mutex mutex_{Rank::store};
     Condition changed_;
     bool growing_ GUARDED_BY(mutex_) = false;
+    // Nobody uses them any more, but with its descriptor goes what the kernel has
+    // to tell one of lost bytes: they are closed after a flush.
+    std::vector<std::unique_ptr<NextContext>> retired_ GUARDED_BY(mutex_);
 
     // Only for the one who grows, or when the store is opened or closed.
     std::optional<Growth> growth_;
