@@ -73,7 +73,8 @@ Result<void> Allocator::refill(std::uint64_t count)
         std::max<std::uint64_t>(count, chunk_bytes_ >> geometry_.cluster_bits);
     std::deque<HostRun> found;
     TRY(find_chunk(std::max<std::uint64_t>(chunk, 1), found));
-    TRY(raise_durably(found));
+    // No flush: nobody names a cluster without one in between, for its bytes (W2).
+    TRY(raise_all(found));
     free_hint_ = found.back().end();
     reserve_.insert(reserve_.end(), found.begin(), found.end());
     chunk_bytes_ = std::min(chunk_bytes_ * 2, chunk_bytes_max);
@@ -145,23 +146,28 @@ Result<void> Allocator::grow_store(HostCluster end)
     return store_.grow(geometry_.offset_of(end).value);
 }
 
+// All or nothing, in the file.
+Result<void> Allocator::raise_all(const std::deque<HostRun> &runs)
+{
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+        Result<void> result = refcounts_.raise(runs[i]);
+        if (!result) {
+            while (i-- > 0)
+                lower_locked(runs[i]);
+            return result;
+        }
+    }
+    Result<void> result = refcounts_.write_back();
+    if (!result)
+        for (const HostRun &run : runs)
+            lower_locked(run);
+    return result;
+}
+
 Result<void> Allocator::raise_durably(const std::deque<HostRun> &runs)
 {
-    const auto raise_all = [&]() REQUIRES(mutex_) -> Result<void> {
-        for (std::size_t i = 0; i < runs.size(); ++i) {
-            Result<void> result = refcounts_.raise(runs[i]);
-            if (!result) {
-                while (i-- > 0)
-                    lower_locked(runs[i]);
-                return result;
-            }
-        }
-        return {};
-    };
-    TRY(raise_all());
-    Result<void> result = refcounts_.write_back();
-    if (result)
-        result = store_.flush();
+    TRY(raise_all(runs));
+    Result<void> result = store_.flush();
     if (!result)
         for (const HostRun &run : runs)
             lower_locked(run);

@@ -6,10 +6,11 @@
 // The life of a cluster:
 //
 //   free       refcount 0.
-//   reserved   refcount durably 1, no name: the reserve. Raised by chunks, so
-//              that most allocations write no refcount and wait for no flush.
-//              A crash leaks what is left of it; settle() gives it back.
-//   taken      handed out; somebody is about to name it (W1 holds already).
+//   reserved   refcount 1 in the file, no name: the reserve. Raised by chunks, so
+//              that most allocations write no refcount. A crash leaks what is
+//              left of it; settle() gives it back.
+//   taken      handed out; somebody is about to name it. He flushes first, and
+//              then the refcount is durable, too (W1).
 //   named      part of the image. Not our business.
 //   released   its name is gone in memory. Kept by Mapping until that is
 //              durable and no reader is at it; then lower() (W3).
@@ -41,7 +42,8 @@ public:
     // Reads and checks the refcount table; the finding forbids writing.
     Result<void> open() EXCLUDES(mutex_);
 
-    // Takes 1 to count_max clusters side by side. no_space.
+    // Takes 1 to count_max clusters side by side. no_space. Before one is named in
+    // the file there has to be a flush.
     Result<Taken> take(std::uint64_t count_max) EXCLUDES(mutex_);
     // Takes exactly so many side by side, for tables. no_space. They are not
     // fresh: write all of them.
@@ -86,6 +88,7 @@ private:
     Result<void> cover(HostCluster cluster) REQUIRES(mutex_);
     Result<void> grow_store(HostCluster end) REQUIRES(mutex_);
     Result<void> grow_refcount_table() REQUIRES(mutex_);
+    Result<void> raise_all(const std::deque<HostRun> &runs) REQUIRES(mutex_);
     Result<void> raise_durably(const std::deque<HostRun> &runs) REQUIRES(mutex_);
     Result<HostRun> find_contiguous(std::uint64_t count) REQUIRES(mutex_);
     Result<HostRun> make_room_at_end(std::uint64_t count) REQUIRES(mutex_);

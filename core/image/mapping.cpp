@@ -330,8 +330,8 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     if (old.own())
         return {};
 
-    // W1: take() has made the refcount durable. W2: the new table is written
-    // now, and the L1 entry not before the next flush.
+    // W1, W2: refcount and table are written now, and the L1 entry not before the
+    // next flush.
     const Allocator::Taken taken = TRY(allocator_.take(1));
     const HostOffset table = geometry_.offset_of(taken.run.first);
     Result<void> result = fill_table(table, old);
