@@ -101,6 +101,8 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
     std::vector<L1Entry> l1(l1_size);
     const auto visit = [&](std::uint32_t i, L1Entry read) -> Result<void> {
         l1[i] = read;
+        if (read.raw() == 0)
+            return {};  // as most are of a large disk
         Result<void> entry = check_l1_entry(read);
         if (entry && read.present() && !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
