@@ -58,7 +58,7 @@ struct DiskOptions {
     std::uint64_t extra_bytes_max = std::uint64_t(64) << 30;
     // Inconsistent bitmaps become valid again, with all bits set.
     bool recover_all_dirty = false;
-    // Memory for L2 tables and refcount blocks, bytes; 0: enough for 220 GiB.
+    // Memory for L2 tables and refcount blocks, bytes; 0: enough for 210 GiB.
     std::uint64_t cache_bytes = 0;
     // Who opens the files that the image names (backing files); nullptr: such
     // an image is refused. Must outlive the disk. And the path of the image

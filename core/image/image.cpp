@@ -13,8 +13,8 @@ namespace qcow2 {
 
 namespace {
 
-// An L2 entry for every cluster of 220 GiB at 64K, where to find them, and refcounts.
-constexpr std::uint64_t default_cache_bytes = (32 << 20) + (1 << 20);
+// An L2 entry for every cluster of 210 GiB at 64K, where to find them, and refcounts.
+constexpr std::uint64_t default_cache_bytes = 31 << 20;
 constexpr std::uint64_t cache_bytes_min = 256 << 10;
 
 // One part in eight for refcount blocks, which are read in order.
