@@ -55,6 +55,8 @@ public:
     ~Lru() { INVARIANT(set_.empty()); }
 
     std::size_t size() const { return set_.size(); }
+    // How many could be victims.
+    std::size_t unpinned() const { return list_.size(); }
 
     // nullptr if it is not there. Does not count as use.
     Item *find(std::uint64_t key)

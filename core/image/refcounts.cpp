@@ -41,14 +41,8 @@ Result<void> Refcounts::open()
     TRY(store_.read(table_offset_.value, raw).in(where));
     table_.resize(bytes / 8);
     for (std::size_t i = 0; i < table_.size(); ++i) {
-        const std::uint64_t word = load_be64(&raw[i * 8]);
-        if (word == 0)
-            continue;  // no block, as most entries of a small image
-        const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(word); };
-        auto block = decode_refcount_table_entry(word, geometry_);
-        if (!block)
-            return std::move(block).in(where).error();
-        table_[i] = *block;
+        const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(table_[i].value); };
+        table_[i] = TRY(decode_refcount_table_entry(load_be64(&raw[i * 8]), geometry_).in(where));
         if (table_[i].value == 0)
             continue;
         if (table_[i].value >= store_.size())

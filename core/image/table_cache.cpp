@@ -12,7 +12,7 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::uint64_t pieces_min = 16;
+constexpr std::uint64_t unpinned_min = 16;
 
 // Neighbours are written together up to this.
 constexpr std::size_t write_bytes_max = 1 << 20;
@@ -32,7 +32,7 @@ TableCache::TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
     : mutex(rank),
       store_(store),
       piece_bytes_(piece_bytes),
-      pieces_max_(std::max(capacity_bytes / piece_bytes, pieces_min))
+      pieces_max_(std::max(capacity_bytes / piece_bytes, unpinned_min))
 {
 }
 
@@ -130,11 +130,11 @@ void TableCache::forget(HostOffset offset, std::uint64_t length)
     }
 }
 
-// Dirty pieces are pinned and stay; a few clean ones stay beside them, for those
-// who are at work.
+// Pieces that are dirty or being written are pinned and stay; a few others stay
+// beside them, so that what was just loaded is there for the one who wants it.
 void TableCache::evict()
 {
-    while (pieces_.size() > std::max(pieces_max_, dirty_count_ + pieces_min)) {
+    while (pieces_.size() > pieces_max_ && pieces_.unpinned() > unpinned_min) {
         Piece *victim = pieces_.victim([](const Piece &) { return true; });
         if (!victim)
             return;

@@ -142,4 +142,23 @@ BOOST_AUTO_TEST_CASE(dirty_pieces_count)
     BOOST_TEST(store.reads == before + 1);
 }
 
+// Where those that are written and those that are dirty take all of the capacity,
+// what is loaded stays for the one who loads it.
+BOOST_AUTO_TEST_CASE(there_is_room_beside_pieces_that_are_written)
+{
+    for (std::uint64_t piece = 0; piece < 20; ++piece)
+        change(piece, 1);
+    const TableCache::Sealed sealed = seal();
+    for (std::uint64_t piece = 20; piece < 40; ++piece)
+        change(piece, 1);
+    const unsigned before = store.reads;
+    {
+        Locked lock(cache.mutex);
+        BOOST_REQUIRE(cache.get(HostOffset(100 * piece_bytes)).has_value());
+    }
+    BOOST_TEST(store.reads == before + 1);
+    BOOST_REQUIRE(cache.write(sealed).has_value());
+    unseal(sealed, true);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
