@@ -261,6 +261,8 @@ Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
     {
         Locked lock(mutex_);
         retired_.push_back(std::exchange(context_, std::move(context)));
+        if (!can_flush_)
+            retired_.clear();  // nobody will ask it anything
         many = retired_.size() > retired_max;
     }
     // A file that grows for days must not use up the descriptors.
