@@ -22,9 +22,6 @@ constexpr std::uint64_t request_bytes_max = 32 << 20;
 // We read, change and write back in blocks up to this size.
 constexpr std::uint64_t block_bytes_max = 512;
 
-constexpr std::size_t zeros_bytes = 64 << 10;
-const std::array<std::uint8_t, zeros_bytes> zeros{};
-
 // The variable for an errno must be 0 before the call: nbdkit asks a plugin for
 // it only then.
 int errno_of(int cause) { return cause != 0 ? cause : EIO; }

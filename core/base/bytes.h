@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -30,6 +31,9 @@ inline MutableBytes sub(MutableBytes bytes, std::size_t offset, std::size_t leng
     INVARIANT(offset <= bytes.size() && length <= bytes.size() - offset);
     return bytes.subspan(offset, length);
 }
+
+// 64 KiB, to write from.
+inline constexpr std::array<std::uint8_t, 64 << 10> zeros{};
 
 // True if every byte is zero; true for no bytes.
 bool all_zero(Bytes bytes);

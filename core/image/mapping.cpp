@@ -4,7 +4,6 @@
 #include "core/image/mapping.h"
 
 #include <algorithm>
-#include <array>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
@@ -22,10 +21,6 @@ constexpr std::uint64_t dirty_share = 2;
 
 // And this part of its memory is the lookaside's.
 constexpr std::uint64_t lookaside_share = 32;
-
-// What most new tables say.
-constexpr std::size_t zeros_bytes = 64 << 10;
-const std::array<std::uint8_t, zeros_bytes> zeros{};
 
 void clear_copied(ClusterMapping &mapping)
 {
