@@ -38,7 +38,7 @@ std::string hex(unsigned long long n)
     return text;
 }
 
-std::string quoted(std::string_view name)
+std::string quote(std::string_view name)
 {
     std::string text = "'";
     for (const char c : name) {

@@ -29,6 +29,6 @@ std::string hex(unsigned long long n);
 
 // "'b0'": how a name that comes from a file is written; control characters,
 // quotes and backslashes as \xNN.
-std::string quoted(std::string_view name);
+std::string quote(std::string_view name);
 
 }  // namespace qcow2

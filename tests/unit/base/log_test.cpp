@@ -45,10 +45,10 @@ BOOST_AUTO_TEST_CASE(places_are_hex)
 
 BOOST_AUTO_TEST_CASE(names_from_files_do_no_harm_to_a_terminal)
 {
-    BOOST_TEST(quoted("b0") == "'b0'");
-    BOOST_TEST(quoted("") == "''");
-    BOOST_TEST(quoted("a b\xc3\xa9") == "'a b\xc3\xa9'");
-    BOOST_TEST(quoted(std::string("\0\x1b[2J\n'\\\x7f", 9)) == "'\\x00\\x1b[2J\\x0a\\x27\\x5c\\x7f'");
+    BOOST_TEST(quote("b0") == "'b0'");
+    BOOST_TEST(quote("") == "''");
+    BOOST_TEST(quote("a b\xc3\xa9") == "'a b\xc3\xa9'");
+    BOOST_TEST(quote(std::string("\0\x1b[2J\n'\\\x7f", 9)) == "'\\x00\\x1b[2J\\x0a\\x27\\x5c\\x7f'");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
