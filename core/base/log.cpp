@@ -38,20 +38,22 @@ std::string hex(unsigned long long n)
     return text;
 }
 
-std::string quote(std::string_view name)
+std::string printable(std::string_view text)
 {
-    std::string text = "'";
-    for (const char c : name) {
+    std::string printed;
+    for (const char c : text) {
         const auto byte = static_cast<unsigned char>(c);
         if (byte >= ' ' && byte != 0x7f && c != '\'' && c != '\\') {
-            text += c;
+            printed += c;
             continue;
         }
         char escaped[5];
         std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
-        text += escaped;
+        printed += escaped;
     }
-    return text + "'";
+    return printed;
 }
+
+std::string quote(std::string_view name) { return "'" + printable(name) + "'"; }
 
 }  // namespace qcow2

@@ -27,8 +27,11 @@ void log_warning(const std::string &line);
 // "0x1f000": how every place in a file is written.
 std::string hex(unsigned long long n);
 
-// "'b0'": how a name that comes from a file is written; control characters,
-// quotes and backslashes as \xNN.
+// Text that comes from a file, as a terminal may have it: control characters,
+// quotes and backslashes are \xNN.
+std::string printable(std::string_view text);
+
+// "'b0'": how a name that comes from a file is written.
 std::string quote(std::string_view name);
 
 }  // namespace qcow2
