@@ -78,7 +78,7 @@ std::string next_snapshot_id(const SnapshotTable &table)
 
 std::string words_for(const Snapshot &snapshot)
 {
-    return "snapshot " + quote(snapshot.name) + " (ID " + printable(snapshot.id) + ")";
+    return "snapshot " + quote(snapshot.name) + " (ID " + shell_word(snapshot.id) + ")";
 }
 
 }  // namespace qcow2
