@@ -38,7 +38,7 @@ int times_loaded = 0;
 void filter_load()
 {
     ++times_loaded;
-    set_log_sink(log_to_nbdkit);
+    begin_to_report();
 }
 
 int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
