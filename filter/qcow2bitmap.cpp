@@ -8,6 +8,7 @@
 // connections have no context of their own in the next layer, and what we leave
 // out nbdkit would ask of that context, which is NULL.
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -35,20 +36,43 @@ int times_loaded = 0;
 
 // --- The server.
 
+// A key that nobody else may know, and that was perhaps meant for us. A plugin that refuses it ends
+// the process inside of next(): so this is said at exit(), too.
+const char *key_on_its_way = nullptr;
+
+void advise()
+{
+    run([]() -> Result<void> {
+        const std::string advice = key_on_its_way ? advice_on(key_on_its_way) : "";
+        if (!advice.empty())
+            nbdkit_error("%s", advice.c_str());
+        return {};
+    });
+}
+
 void filter_load()
 {
     ++times_loaded;
     begin_to_report();
+    std::atexit(advise);
 }
 
 int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
 {
     bool ours = false;
-    const int done = run([&]() -> Result<void> {
+    int done = run([&]() -> Result<void> {
         ours = TRY(take_key(the_engine().config(), key, value));
         return {};
     });
-    return done == -1 || ours ? done : next(backend, key, value);
+    if (ours)
+        return done;
+    key_on_its_way = key;
+    if (done == 0)
+        done = next(backend, key, value);
+    if (done == -1)
+        advise();
+    key_on_its_way = nullptr;
+    return done;
 }
 
 int filter_thread_model() { return NBDKIT_THREAD_MODEL_PARALLEL; }
@@ -103,8 +127,8 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
     Engine *engine = Engine::of_export(exportname);
     const int done = run([&]() -> Result<void> {
         if (!engine)
-            return Error(Errc::not_found, "there is no export '" + std::string(exportname) +
-                                              "'; the disk is the one named ''");
+            return Error(Errc::not_found,
+                         "there is no export " + quote(exportname) + "; the disk is the one named ''");
         return engine->enter(readonly);
     });
     return done == 0 ? engine : nullptr;
