@@ -103,7 +103,7 @@ same "$(sha256sum snapped.qcow2)" "$before"
 step "next to nothing is left, for a suffix was forgotten: it asks"
 make_qcow2 large.qcow2 200M
 qemu-io -f qcow2 -c "write -P 4 0 3M" -c "write -P 4 150M 64k" large.qcow2 >/dev/null
-before=$(sha256sum large.qcow2)
+untouched=$(sha256sum large.qcow2)
 for size in 5 5k 1023K 1M 2047K; do
     shrink 1 file large.qcow2 qcow2-shrink=$size
     server_said "qcow2-shrink=$size: the disk has 200M, and [0-9]+[KM]? would be left; was a suffix"
@@ -113,7 +113,7 @@ server_said "say from which size to which: qcow2-shrink=200M:2047K\$"
 shrink 1 file large.qcow2 qcow2-shrink=100M:5
 server_said "qcow2-shrink=100M:5: the disk has 200M, not 100M; nothing was cut"
 shrink 1 file large.qcow2 qcow2-shrink=100M:50M
-same "$(sha256sum large.qcow2)" "$before"
+same "$(sha256sum large.qcow2)" "$untouched"
 shrink 0 file large.qcow2 qcow2-shrink=2M
 same "$(virtual_size large.qcow2)" $((2 << 20))
 # What goes is told before it goes.
