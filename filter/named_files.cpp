@@ -102,11 +102,13 @@ Error with_origin(Error error, const std::string &name, const ChainPlace &namer)
     std::error_code ignored;
     if (name[0] == '/' || !std::filesystem::is_symlink(namer.path, ignored))
         return error;
-    const auto image = resolved(namer.path);
     error.what += "; its name, " + quote(name) + ", is looked for in the folder of the symbolic link " +
                   shell_word(namer.path) + ", by which the image was reached";
-    if (image)
-        error.what += "; the image itself is " + shell_word(*image);
+    if (const auto image = resolved(namer.path)) {
+        const bool is_the_disk = namer.identities.size() <= 1;
+        error.what += is_the_disk ? "; file=" + shell_word(*image) + " looks for it in the folder of the image"
+                                  : "; the image itself is " + shell_word(*image);
+    }
     return error;
 }
 

@@ -249,14 +249,18 @@ mkdir -p "links/of it" allowed/deep
 overlay ../base.raw raw allowed/deep/disk.qcow2
 ln -sf "$tmp/allowed/deep/disk.qcow2" "links/of it/disk.qcow2"
 origin="its name, '../base.raw', is looked for in the folder of the symbolic link '$tmp/links/of it/disk.qcow2', by \
-which the image was reached; the image itself is $tmp/allowed/deep/disk.qcow2"
+which the image was reached; file=$tmp/allowed/deep/disk.qcow2 looks for it in the folder of the image"
 # The folder is the one that exists, not .../of it/..
 refused "^nbdkit: error: '$tmp/links/of it/disk.qcow2': $tmp/links/base.raw: .*; qcow2-files=$tmp/links allows it to be \
 opened; $origin\$" file "links/of it/disk.qcow2"
 refused "qcow2-files=$tmp/links allows it to be opened; $origin" file "links/of it/disk.qcow2" "${allow[@]}"
 refused "$tmp/links/of it/../base.raw': No such file or directory; $origin" file "links/of it/disk.qcow2" \
     qcow2-files=links
-served A file "$(sed -n 's/.*the image itself is //p' refused.out)" "${allow[@]}"
+served A file "$(grep -o 'file=[^ ]*' refused.out)" "${allow[@]}"
+# An image in the middle that is reached by a link.
+overlay "$tmp/links/of it/disk.qcow2" qcow2 allowed/above.qcow2
+refused "; its name, '../base.raw', is looked for in .*'$tmp/links/of it/disk.qcow2', by which the image was reached; the \
+image itself is $tmp/allowed/deep/disk.qcow2\$" file allowed/above.qcow2 qcow2-files=links "${allow[@]}"
 # Not where the image itself was named, nor where the name says all by itself.
 overlay ../missing.raw raw allowed/deep/disk.qcow2
 refused "missing.raw: No such file or directory\$" file allowed/deep/disk.qcow2 "${allow[@]}"
