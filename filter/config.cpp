@@ -233,7 +233,7 @@ constexpr Key keys[] = {
      "The disk has at least this size: a smaller one grows."},
     {"qcow2-revert", "<ID-OR-NAME>", take_qcow2_revert,
      "Serve nothing; switch to this internal snapshot, and exit."},
-    {"qcow2-shrink", "<SIZE>", take_qcow2_shrink,
+    {"qcow2-shrink", "[<OLD>:]<SIZE>", take_qcow2_shrink,
      "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,
      "Serve this internal snapshot, read-only."},
