@@ -53,20 +53,23 @@ constexpr Option log_to = {'\0', {"--log"}};
 
 // The values of an option, in their order; of one that has none: an empty text each time that
 // it is there.
-std::vector<std::string_view> values_of(std::span<const std::string> arguments, const Option &option)
+std::vector<std::string_view> values_of(std::span<const std::string> arguments,
+                                        const Option &option)
 {
     std::vector<std::string_view> values;
     for (std::size_t i = 1; i < arguments.size(); ++i) {
         const std::string_view argument = arguments[i];
-        const auto next = [&] { return ++i < arguments.size() ? std::string_view(arguments[i]) : ""; };
+        const auto next = [&]() -> std::string_view {
+            return ++i < arguments.size() ? std::string_view(arguments[i]) : "";
+        };
         if (argument == "--")
             break;
         if (argument.starts_with("--")) {
             const std::size_t equals = std::min(argument.find('='), argument.size());
             const std::string_view name = argument.substr(0, equals);
             std::string_view value = argument.substr(std::min(equals + 1, argument.size()));
-            if (equals == argument.size() &&
-                std::ranges::any_of(long_with_value, [&](auto known) { return known.starts_with(name); }))
+            const auto is_that = [&](std::string_view known) { return known.starts_with(name); };
+            if (equals == argument.size() && std::ranges::any_of(long_with_value, is_that))
                 value = next();
             if (option.is(name))
                 values.push_back(value);
@@ -112,7 +115,8 @@ bool stays_in_foreground(std::span<const std::string> arguments)
 {
     return has_option(arguments, foreground) || has_option(arguments, single) ||
            has_option(arguments, run_command) ||
-           std::ranges::count(values_of(arguments, unix_socket), "-") != 0 || std::getenv("LISTEN_FDS");
+           std::ranges::count(values_of(arguments, unix_socket), "-") != 0 ||
+           std::getenv("LISTEN_FDS");
 }
 
 bool has_one_thread(std::span<const std::string> arguments)

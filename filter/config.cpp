@@ -198,7 +198,8 @@ Result<void> take_qcow2_shrink(Config &config, const char *value)
     shrinking.to = align_up(TRY(parse_size(size, wrong)), limits::sector);
     if (shrinking.to == 0)
         return wrong;
-    return set_maintenance(config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
+    return set_maintenance(
+        config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
 }
 
 struct Key {
@@ -260,10 +261,11 @@ bool has_our_prefix(std::string_view key)
 constexpr std::size_t typing_errors_max = 2;
 std::size_t typing_errors(std::string_view typed, std::string_view key)
 {
-    if (key.ends_with(typed) && key.size() > typed.size() && key[key.size() - typed.size() - 1] == '-')
+    if (key.ends_with(std::string("-").append(typed)))
         return 0;
     // errors[i][k]: from the first i letters of the one to the first k of the other.
-    std::vector<std::vector<std::size_t>> errors(typed.size() + 1, std::vector<std::size_t>(key.size() + 1));
+    const std::vector<std::size_t> row(key.size() + 1);
+    std::vector errors(typed.size() + 1, row);
     for (std::size_t i = 0; i <= typed.size(); ++i) {
         for (std::size_t k = 0; k <= key.size(); ++k) {
             if (i == 0 || k == 0) {
@@ -271,7 +273,8 @@ std::size_t typing_errors(std::string_view typed, std::string_view key)
                 continue;
             }
             const bool same = typed[i - 1] == key[k - 1];
-            errors[i][k] = std::min({errors[i - 1][k] + 1, errors[i][k - 1] + 1, errors[i - 1][k - 1] + !same});
+            errors[i][k] = std::min(
+                {errors[i - 1][k] + 1, errors[i][k - 1] + 1, errors[i - 1][k - 1] + !same});
             if (i > 1 && k > 1 && typed[i - 1] == key[k - 2] && typed[i - 2] == key[k - 1])
                 errors[i][k] = std::min(errors[i][k], errors[i - 2][k - 2] + 1);
         }

@@ -95,8 +95,9 @@ void Engine::warn_of_clients_that_vanish() const
     constexpr bool mended = NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 34;
     if (mended || serialised_ || config_.maintenance || has_one_thread(server_arguments()))
         return;
-    log_warning("nbdkit " NBDKIT_VERSION_STRING " ends all of the server when a client vanishes with requests under "
-                "way; nbdkit 1.34 does not, nor does -t 1, which is slower: one request of a client at a time");
+    log_warning("nbdkit " NBDKIT_VERSION_STRING " ends all of the server when a client vanishes with "
+                "requests under way; nbdkit 1.34 does not, nor does -t 1, which is slower: one "
+                "request of a client at a time");
 }
 
 Result<void> Engine::get_ready(const Stack &stack, int thread_model)
@@ -175,8 +176,9 @@ Result<void> Engine::check_image()
         return {};
     say_what_is_kept(*disk);
     if (options.size_min != 0 && align_up(options.size_min, limits::sector) < disk->size())
-        log_warning(path + ": the disk has " + std::to_string(disk->size()) + " bytes already, and stays so; "
-                           "qcow2-resize=" + std::to_string(options.size_min) + " is less");
+        log_warning(path + ": the disk has " + std::to_string(disk->size()) +
+                    " bytes already, and stays so; qcow2-resize=" +
+                    std::to_string(options.size_min) + " is less");
     if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
@@ -342,8 +344,8 @@ std::string Engine::why_size_is_kept() const
         return "it is not known which file it is";
     std::string why = "the " + stack_.keeps_size + " filter below keeps it at its size";
     if (stack_.identity && file_ && file_->regular())
-        why += "; room behind the image is used, and can be made before nbdkit starts: truncate -s +1G " +
-               shell_word(file_->path());
+        why += "; room behind the image is used, and can be made before nbdkit starts: "
+               "truncate -s +1G " + shell_word(file_->path());
     return why;
 }
 

@@ -193,7 +193,8 @@ Result<std::unique_ptr<NextContext>> Growth::grow(NextContext &old, std::uint64_
         if (context.error().code != Errc::no_space)
             return as_unproven(std::move(context).error());
     }
-    return Error(Errc::no_space, "the file cannot grow to " + std::to_string(size_min) + " bytes: " + why);
+    return Error(Errc::no_space,
+                 "the file cannot grow to " + std::to_string(size_min) + " bytes: " + why);
 }
 
 Result<void> Growth::cut(std::uint64_t size)

@@ -66,12 +66,14 @@ Result<void> check_shrinking(const Shrinking &shrinking, std::uint64_t size)
     constexpr std::uint64_t unlikely_size = 1 << 20, unlikely_part = 100;
     const std::string is = "the disk has " + exact_size(size);
     if (shrinking.from && *shrinking.from != size)
-        return Error(Errc::invalid, is + ", not " + exact_size(*shrinking.from) + "; nothing was cut");
+        return Error(Errc::invalid,
+                     is + ", not " + exact_size(*shrinking.from) + "; nothing was cut");
     if (!shrinking.from && (shrinking.to < unlikely_size || shrinking.to < size / unlikely_part))
-        return Error(Errc::invalid, is + ", and " + exact_size(shrinking.to) +
-                                        " would be left; was a suffix (K, M, G, T) forgotten? If that is "
-                                        "meant, say from which size to which: qcow2-shrink=" +
-                                        exact_size(size) + ":" + exact_size(shrinking.to));
+        return Error(Errc::invalid,
+                     is + ", and " + exact_size(shrinking.to) +
+                         " would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
+                         "from which size to which: qcow2-shrink=" +
+                         exact_size(size) + ":" + exact_size(shrinking.to));
     return {};
 }
 
@@ -91,8 +93,8 @@ std::string data_behind(Disk &disk, std::uint64_t place)
     return std::to_string(data) + " bytes of data";
 }
 
-Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options, const std::string &key,
-                                    const Shrinking &shrinking)
+Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options,
+                                    const std::string &key, const Shrinking &shrinking)
 {
     const auto disk = TRY(Disk::open(store, options));
     const std::uint64_t size = disk->size();
@@ -110,15 +112,15 @@ Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options
     return Maintenance::Outcome{was + is};
 }
 
-Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options, const std::string &key,
-                                    const std::string &id_or_name)
+Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options,
+                                    const std::string &key, const std::string &id_or_name)
 {
     const auto disk = TRY(Disk::open(store, options));
     const SnapshotTable table{TRY(disk->snapshots())};
     const std::string snapshot = words_for(*TRY(find_snapshot(table, id_or_name)));
     const std::uint64_t size = disk->size();
-    log_warning(key + ": the disk becomes what " + snapshot + " is; what it has now is lost where no other "
-                                                            "snapshot has it");
+    log_warning(key + ": the disk becomes what " + snapshot +
+                " is; what it has now is lost where no other snapshot has it");
     TRY(disk->revert(id_or_name));
     std::string text = "the disk is now what " + printable(snapshot) + " is";
     if (disk->size() != size)
@@ -149,7 +151,8 @@ Maintenance shrink_maintenance(std::string key, const Shrinking &shrinking)
     Maintenance maintenance;
     maintenance.key = std::move(key);
     maintenance.changes = true;
-    maintenance.work = [key = maintenance.key, shrinking](ByteStore &store, const DiskOptions &options) {
+    maintenance.work = [key = maintenance.key, shrinking](ByteStore &store,
+                                                          const DiskOptions &options) {
         return shrink(store, options, key, shrinking);
     };
     return maintenance;

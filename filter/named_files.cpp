@@ -92,7 +92,8 @@ std::string in_words(const std::string &name, const ChainPlace &namer)
     if (name[0] == '/')
         return std::filesystem::path(name).lexically_normal();
     const auto folder = resolved(folder_of(namer.path));
-    return std::filesystem::path((folder ? *folder : folder_of(namer.path)) + "/" + name).lexically_normal();
+    const std::string whole = (folder ? *folder : folder_of(namer.path)) + "/" + name;
+    return std::filesystem::path(whole).lexically_normal();
 }
 
 // Where a relative name was taken from, if that may surprise: as with QEMU, from the folder of a
@@ -102,13 +103,14 @@ Error with_origin(Error error, const std::string &name, const ChainPlace &namer)
     std::error_code ignored;
     if (name[0] == '/' || !std::filesystem::is_symlink(namer.path, ignored))
         return error;
-    error.what += "; its name, " + quote(name) + ", is looked for in the folder of the symbolic link " +
-                  shell_word(namer.path) + ", by which the image was reached";
-    if (const auto image = resolved(namer.path)) {
-        const bool is_the_disk = namer.identities.size() <= 1;
-        error.what += is_the_disk ? "; file=" + shell_word(*image) + " looks for it in the folder of the image"
-                                  : "; the image itself is " + shell_word(*image);
-    }
+    error.what += "; its name, " + quote(name) +
+                  ", is looked for in the folder of the symbolic link " + shell_word(namer.path) +
+                  ", by which the image was reached";
+    const auto image = resolved(namer.path);
+    if (image && namer.identities.size() <= 1)  // it is the disk itself
+        error.what += "; file=" + shell_word(*image) + " looks for it in the folder of the image";
+    else if (image)
+        error.what += "; the image itself is " + shell_word(*image);
     return error;
 }
 
@@ -159,11 +161,14 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
                                                        "of a local file, which is not supported");
     if (name[0] != '/') {
         if (namer.path.empty())
-            return Error(Errc::invalid, quote(name) + ": a relative name, but the image is no local file");
+            return Error(Errc::invalid,
+                         quote(name) + ": a relative name, but the image is no local file");
         // /proc/self/fd/7, /dev/stdin.
-        if (const auto folder = resolved(folder_of(namer.path)); folder && folder->starts_with("/proc/"))
-            return Error(Errc::invalid, quote(name) + ": a relative name, but the image was given as a "
-                                                       "descriptor, which has no folder; give its path");
+        const auto folder = resolved(folder_of(namer.path));
+        if (folder && folder->starts_with("/proc/"))
+            return Error(Errc::invalid,
+                         quote(name) + ": a relative name, but the image was given as a "
+                                       "descriptor, which has no folder; give its path");
     }
     auto file = open_path(name, namer, writable);
     if (!file)
@@ -171,7 +176,8 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     return file;
 }
 
-Result<NamedFile> NamedFiles::open_path(const std::string &name, const ChainPlace &namer, bool writable)
+Result<NamedFile> NamedFiles::open_path(const std::string &name, const ChainPlace &namer,
+                                        bool writable)
 {
     // What is not allowed is not even looked for.
     if (directories_.empty())

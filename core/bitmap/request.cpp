@@ -90,7 +90,8 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     const BitmapDirectory recovered = TRY(BitmapDirectory::load(image));
     for (const std::string &name : request.names)
         if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use())
-            return Error(done.error()).in("bitmap=" + quote(name) + ": it cannot be made valid again");
+            return Error(done.error())
+                .in("bitmap=" + quote(name) + ": it cannot be made valid again");
     return add_bitmaps(image, absent);
 }
 

@@ -174,7 +174,9 @@ Result<BitmapsExtension> decode_bitmaps_extension(Bytes data, const Geometry &ge
     e.bitmap_directory_size = raw.bitmap_directory_size.value();
     e.bitmap_directory_offset = HostOffset(raw.bitmap_directory_offset.value());
     if (e.nb_bitmaps == 0 || e.nb_bitmaps > limits::bitmaps_max)
-        return finding(Finding::bitmap_count_wrong, "it is " + std::to_string(e.nb_bitmaps) + ", of 1 to " + std::to_string(limits::bitmaps_max));
+        return finding(Finding::bitmap_count_wrong,
+                       "it is " + std::to_string(e.nb_bitmaps) + ", of 1 to " +
+                           std::to_string(limits::bitmaps_max));
     if (raw.reserved.value() != 0)
         return finding(Finding::bitmaps_extension_reserved, "it is " + hex(raw.reserved.value()));
     // A record has 24 bytes at least and ends at a multiple of 8.

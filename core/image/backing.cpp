@@ -57,9 +57,10 @@ private:
 };
 
 // The command that gives an image another name or format of its backing file, and reads neither.
-std::string rebase_command(const std::string &name, std::string_view format, const ChainPlace &place)
+std::string rebase_command(const std::string &name, const std::string &format,
+                           const ChainPlace &place)
 {
-    return "qemu-img rebase -u -f qcow2 -b " + shell_word(name) + " -F " + std::string(format) + " " +
+    return "qemu-img rebase -u -f qcow2 -b " + shell_word(name) + " -F " + format + " " +
            (place.path.empty() ? "IMAGE" : shell_word(place.path));
 }
 
@@ -67,11 +68,12 @@ Error not_local(const std::string &name, const ChainPlace &place)
 {
     constexpr std::string_view file_protocol = "file:";
     const std::string what = "backing file " + quote(name) +
-                             ": the image names something that is no path of a local file, which is not "
-                             "supported; ";
+                             ": the image names something that is no path of a local file, which "
+                             "is not supported; ";
     if (!name.starts_with(file_protocol))
-        return Error(Errc::unsupported, what + "if the same is a local file, too, this sets its path: " +
-                                            rebase_command("PATH", "FORMAT", place));
+        return Error(Errc::unsupported,
+                     what + "if the same is a local file, too, this sets its path: " +
+                         rebase_command("PATH", "FORMAT", place));
     std::string path = name.substr(file_protocol.size());
     if (!is_local_path(path))
         path = "./" + path;
@@ -90,8 +92,8 @@ Result<std::string> format_of(const HeaderArea &area, const ChainPlace &place)
                                             rebase_command(name, "qcow2", place));
     const std::string format(extension->data.begin(), extension->data.end());
     if (format != "raw" && format != "qcow2")
-        return Error(Errc::unsupported, "backing file " + quote(name) + ": format " + quote(format) +
-                                            " is neither raw nor qcow2");
+        return Error(Errc::unsupported, "backing file " + quote(name) + ": format " +
+                                            quote(format) + " is neither raw nor qcow2");
     return format;
 }
 
@@ -99,12 +101,13 @@ Result<std::string> format_of(const HeaderArea &area, const ChainPlace &place)
 Result<void> check_magic(const NamedFile &file, const std::string &name, const ChainPlace &place)
 {
     std::array<std::uint8_t, 4> magic{};
-    TRY(file.store->read(0, sub(MutableBytes(magic), 0, std::min<std::uint64_t>(4, file.store->size()))));
+    const auto length = std::min<std::uint64_t>(magic.size(), file.store->size());
+    TRY(file.store->read(0, sub(MutableBytes(magic), 0, length)));
     if (has_magic(magic))
         return {};
     Error error = finding(Finding::not_qcow2).in("header");
-    error.what += "; the image that names it says that it is one; this says that it is raw, if it is: " +
-                  rebase_command(name, "raw", place);
+    error.what += "; the image that names it says that it is one; this says that it is raw, "
+                  "if it is: " + rebase_command(name, "raw", place);
     return error;
 }
 
@@ -128,7 +131,8 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     if (!place.opener)
         return finding(Finding::backing_file, quote(name));
     if (place.identities.size() >= ChainPlace::depth_max)
-        return Error(Errc::unsupported, "backing file " + quote(name) + ": the chain has more than " +
+        return Error(Errc::unsupported, "backing file " + quote(name) +
+                                            ": the chain has more than " +
                                             std::to_string(ChainPlace::depth_max) + " files");
 
     NamedFile file = TRY(place.opener->open(name, place, false));
