@@ -12,7 +12,7 @@
 make_qcow2 disk.qcow2 64M
 IDLE_MS=200 serve file disk.qcow2 bitmap=b0
 client <<'PYTHON'
-import socket, time
+import socket, struct, time
 
 pid = int(open("main.pid").read())
 def descriptors():
@@ -32,10 +32,12 @@ all_gone(before)
 for round in range(12):
     others = [connect() for i in range(4)]
     for other in others:
-        # The line is cut in the middle of a request. (Not after several whole
-        # ones: when their answers cannot be sent, nbdkit 1.32 itself stops,
-        # with any plugin.)
-        other.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"v" * 8000000)), round * 1000000)
+        # The line is cut in the middle of a request: a write of 8 MB (its magic
+        # number, flags, type, cookie, place, length), and a part of its bytes.
+        # (Not after whole ones: when their answers cannot be sent, nbdkit 1.32
+        # itself stops, with any plugin.)
+        os.write(other.aio_get_fd(), struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, round * 1000000, 8000000) +
+                 b"v" * 100000)
         del other
     del others
 # Somebody who never gets as far as a request.
