@@ -75,8 +75,6 @@ int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char 
     return done;
 }
 
-int filter_thread_model() { return NBDKIT_THREAD_MODEL_PARALLEL; }
-
 int filter_get_ready(int thread_model)
 {
     return run([&]() -> Result<void> {
@@ -272,7 +270,8 @@ nbdkit_filter make_filter()
     filter.load = filter_load;
     filter.unload = filter_unload;
     filter.config = filter_config;
-    filter.thread_model = filter_thread_model;
+    // No .thread_model: without it we are parallel, and its type is another one
+    // from nbdkit 1.44 on. get_ready() is told which model it has become.
     filter.get_ready = filter_get_ready;
     filter.after_fork = filter_after_fork;
     filter.cleanup = filter_cleanup;
