@@ -8,6 +8,7 @@
 // connections have no context of their own in the next layer, and what we leave
 // out nbdkit would ask of that context, which is NULL.
 
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -55,7 +56,11 @@ void filter_load()
     ++times_loaded;
     begin_to_report();
     std::atexit(advise);
+    nbdkit_debug("qcow2bitmap " PACKAGE_VERSION ", for nbdkit " NBDKIT_VERSION_STRING);
 }
+
+// nbdkit --dump-plugin, from 1.42 on.
+[[maybe_unused]] void filter_dump_plugin() { std::puts("qcow2bitmap_version=" PACKAGE_VERSION); }
 
 int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
 {
@@ -260,12 +265,21 @@ int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, u
     return serve(err, [&] { return disk_of(handle).cache(GuestOffset(offset), count); });
 }
 
+// What newer headers have, found out by what is there.
+template <class Filter>
+void set_what_is_new(Filter &filter)
+{
+    if constexpr (requires { filter.dump_plugin; })
+        filter.dump_plugin = filter_dump_plugin;
+}
+
 nbdkit_filter make_filter()
 {
     nbdkit_filter filter = nbdkit_filter();
     filter.name = "qcow2bitmap";
     filter.longname = "qcow2 disks with dirty bitmaps";
-    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.";
+    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.\n"
+                         "This is qcow2bitmap " PACKAGE_VERSION ".";
     filter.config_help = config_help();
     filter.load = filter_load;
     filter.unload = filter_unload;
@@ -302,6 +316,7 @@ nbdkit_filter make_filter()
     filter.zero = filter_zero;
     filter.extents = filter_extents;
     filter.cache = filter_cache;
+    set_what_is_new(filter);
     return filter;
 }
 
