@@ -223,7 +223,8 @@ Result<HeaderArea> decode_header_area(Bytes cluster)
     if (!header)
         return with_feature_name(std::move(header).error(), cluster);
     area.header = *header;
-    cluster = cluster.first(std::min(cluster.size(), area.header.geometry().cluster_size()));
+    cluster = cluster.first(
+        std::min<std::uint64_t>(cluster.size(), area.header.geometry().cluster_size()));
     if (cluster.size() < area.header.header_length)
         return finding(Finding::header_truncated,
                        "its length is " + std::to_string(cluster.size()));
