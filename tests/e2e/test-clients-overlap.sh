@@ -17,7 +17,7 @@
 [ -n "${CXX-}" ] && [ -n "${PROJECT_CXXFLAGS-}" ] || skip "needs CXX and PROJECT_CXXFLAGS: run it by make check"
 
 cat >one-by-one.cpp <<'PLUGIN'
-#include <cstdlib>
+#include <cstdint>
 #include <cstring>
 #include <mutex>
 
@@ -26,8 +26,8 @@ cat >one-by-one.cpp <<'PLUGIN'
 
 namespace {
 
-constexpr std::int64_t size = std::int64_t(1) << 30;
-char *const memory = static_cast<char *>(std::calloc(size, 1));
+constexpr std::int64_t size = 512 << 20;
+char memory[size];
 std::mutex mutex;
 
 void *open_memory(int) { return memory; }
