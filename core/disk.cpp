@@ -155,7 +155,7 @@ std::vector<std::string> Disk::kept_granularities() const
     for (const std::string &name : options_.bitmaps) {
         const BitmapDirectoryEntry *entry = directory->find(name);
         if (entry && entry->granularity() != asked)
-            lines.push_back("bitmap " + quoted(name) + " keeps its granularity of " +
+            lines.push_back("bitmap " + quote(name) + " keeps its granularity of " +
                             std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
                             std::to_string(asked) + " is for bitmaps that are made");
     }

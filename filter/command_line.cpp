@@ -26,51 +26,74 @@ constexpr std::string_view long_with_value[] = {
     "--user",
 };
 
-// Options that have no value, by their short letters and by the beginnings that
-// getopt_long takes for their long names.
-struct Option {
-    std::string_view letters;
-    std::string_view long_names[4];
-};
-
-constexpr Option read_only = {"r", {"--readonly", "--read-only"}};
-constexpr Option foreground = {"fs", {"--foreground", "--no-fork", "--single", "--stdin"}};
-
-constexpr Option verbose = {"v", {"--verbose"}};
-
 constexpr std::size_t abbreviation_min = 4;  // "--re": no other option begins so
 
-bool is_long_name(std::string_view argument, const Option &option)
-{
-    return argument.size() >= abbreviation_min &&
-           std::ranges::any_of(option.long_names,
-                               [&](std::string_view name) { return name.starts_with(argument); });
-}
+// An option of nbdkit by its short letter and its long names. "--rea" is "--readonly", as
+// getopt_long has it.
+struct Option {
+    char letter;
+    std::string_view long_names[2];
 
-bool has_option(std::span<const std::string> arguments, const Option &option)
+    bool is(char c) const { return letter != '\0' && c == letter; }
+    bool is(std::string_view name) const
+    {
+        return name.size() >= abbreviation_min &&
+               std::ranges::any_of(long_names, [&](auto known) { return known.starts_with(name); });
+    }
+};
+
+constexpr Option read_only = {'r', {"--readonly", "--read-only"}};
+constexpr Option foreground = {'f', {"--foreground", "--no-fork"}};
+constexpr Option single = {'s', {"--single", "--stdin"}};
+constexpr Option run_command = {'\0', {"--run"}};
+constexpr Option unix_socket = {'U', {"--unix"}};
+constexpr Option verbose = {'v', {"--verbose"}};
+constexpr Option threads = {'t', {"--threads"}};
+constexpr Option log_to = {'\0', {"--log"}};
+
+// The values of an option, in their order; of one that has none: an empty text each time that
+// it is there.
+std::vector<std::string_view> values_of(std::span<const std::string> arguments,
+                                        const Option &option)
 {
+    std::vector<std::string_view> values;
     for (std::size_t i = 1; i < arguments.size(); ++i) {
         const std::string_view argument = arguments[i];
+        const auto next = [&]() -> std::string_view {
+            return ++i < arguments.size() ? std::string_view(arguments[i]) : "";
+        };
         if (argument == "--")
-            return false;
-        if (is_long_name(argument, option))
-            return true;
+            break;
         if (argument.starts_with("--")) {
-            i += std::ranges::find(long_with_value, argument) != std::end(long_with_value);
+            const std::size_t equals = std::min(argument.find('='), argument.size());
+            const std::string_view name = argument.substr(0, equals);
+            std::string_view value = argument.substr(std::min(equals + 1, argument.size()));
+            const auto is_that = [&](std::string_view known) { return known.starts_with(name); };
+            if (equals == argument.size() && std::ranges::any_of(long_with_value, is_that))
+                value = next();
+            if (option.is(name))
+                values.push_back(value);
             continue;
         }
         if (!argument.starts_with('-'))
             continue;
         for (std::size_t k = 1; k < argument.size(); ++k) {
-            if (option.letters.find(argument[k]) != std::string_view::npos)
-                return true;
-            if (short_with_value.find(argument[k]) != std::string_view::npos) {
-                i += k + 1 == argument.size();  // else the rest is the value
+            const bool with_value = short_with_value.find(argument[k]) != std::string_view::npos;
+            std::string_view value;
+            if (with_value)  // the rest, or what follows
+                value = k + 1 < argument.size() ? argument.substr(k + 1) : next();
+            if (option.is(argument[k]))
+                values.push_back(value);
+            if (with_value)
                 break;
-            }
         }
     }
-    return false;
+    return values;
+}
+
+bool has_option(std::span<const std::string> arguments, const Option &option)
+{
+    return !values_of(arguments, option).empty();
 }
 
 }  // namespace
@@ -90,7 +113,26 @@ bool asks_to_be_verbose(std::span<const std::string> arguments) { return has_opt
 
 bool stays_in_foreground(std::span<const std::string> arguments)
 {
-    return has_option(arguments, foreground) || std::getenv("LISTEN_FDS");
+    return has_option(arguments, foreground) || has_option(arguments, single) ||
+           has_option(arguments, run_command) ||
+           std::ranges::count(values_of(arguments, unix_socket), "-") != 0 ||
+           std::getenv("LISTEN_FDS");
+}
+
+bool has_one_thread(std::span<const std::string> arguments)
+{
+    const auto values = values_of(arguments, threads);
+    return !values.empty() && values.back() == "1";
+}
+
+LogTarget log_target(std::span<const std::string> arguments)
+{
+    const auto values = values_of(arguments, log_to);
+    const std::string_view last = values.empty() ? "" : values.back();
+    return last == "stderr"   ? LogTarget::standard_error
+           : last == "syslog" ? LogTarget::system_log
+           : last == "null"   ? LogTarget::nothing
+                              : LogTarget::by_place;
 }
 
 bool server_asked_for_read_only() { return asks_for_read_only(server_arguments()); }

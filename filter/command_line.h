@@ -23,6 +23,14 @@ bool asks_for_read_only(std::span<const std::string> arguments);
 // the foreground, so that what it says later can be seen.
 bool stays_in_foreground(std::span<const std::string> arguments);
 
+// Whether a connection has one thread only (-t 1).
+bool has_one_thread(std::span<const std::string> arguments);
+
+// Where nbdkit sends its errors (--log). by_place: to standard error in the foreground, to
+// syslog when it has gone into the background.
+enum class LogTarget { by_place, standard_error, system_log, nothing };
+LogTarget log_target(std::span<const std::string> arguments);
+
 // Whether they ask for debug messages.
 bool asks_to_be_verbose(std::span<const std::string> arguments);
 

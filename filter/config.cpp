@@ -12,6 +12,7 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/arith.h"
+#include "core/base/log.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/limits.h"
 #include "core/image/create.h"
@@ -21,6 +22,31 @@ namespace qcow2 {
 namespace {
 
 Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
+
+// No disk is so small, bytes; a number without its suffix is.
+constexpr std::uint64_t unlikely_size = 1 << 20;
+
+// "qcow2-cache=1M: not a size of ...".
+Error not_a(std::string_view key, std::string_view value, std::string_view wanted)
+{
+    return invalid(std::string(key).append("=").append(value).append(": not ").append(wanted));
+}
+
+// A size as people type it: the value of a key, or a part of it. nbdkit's own parser takes a sign
+// and spaces in front of a number, so that "+10G" would be 10G; who types that means something
+// else.
+Result<std::uint64_t> parse_size(std::string_view size, const Error &what_is_wrong)
+{
+    if (size.starts_with('+') || size.starts_with('-'))
+        return invalid(what_is_wrong.what + ": it has no sign, for it is how much there is to be, "
+                                            "not by how much more or less");
+    // nbdkit says what it does not like.
+    const bool begins_well = !size.empty() && size[0] >= '0' && size[0] <= '9';
+    const std::int64_t bytes = begins_well ? nbdkit_parse_size(std::string(size).c_str()) : -1;
+    if (bytes < 0)
+        return what_is_wrong;
+    return static_cast<std::uint64_t>(bytes);
+}
 
 Result<void> take_bitmap(Config &config, const char *value)
 {
@@ -34,13 +60,12 @@ Result<void> take_bitmap(Config &config, const char *value)
 
 Result<void> take_bitmap_granularity(Config &config, const char *value)
 {
-    const std::int64_t size = nbdkit_parse_size(value);
-    const std::uint64_t n = size < 0 ? 0 : static_cast<std::uint64_t>(size);
+    const Error wrong = not_a("bitmap-granularity", value, "a power of two from 512 to 2G");
+    const std::uint64_t n = TRY(parse_size(value, wrong));
     const std::uint32_t bits = n == 0 ? 0 : static_cast<std::uint32_t>(std::countr_zero(n));
     if (!is_power_of_two(n) || bits < limits::bitmap_granularity_bits_min ||
         bits > limits::bitmap_granularity_bits_max)
-        return invalid(std::string("bitmap-granularity=") + value +
-                       ": not a power of two from 512 to 2G");
+        return wrong;
     config.disk.bitmap_granularity_bits = bits;
     return {};
 }
@@ -65,11 +90,12 @@ Result<void> take_bitmap_recover(Config &config, const char *value)
 
 Result<void> take_qcow2_cache(Config &config, const char *value)
 {
-    constexpr std::int64_t cache_bytes_min = 64 << 10;
-    const std::int64_t size = nbdkit_parse_size(value);
+    constexpr std::uint64_t cache_bytes_min = 64 << 10;
+    const Error wrong = not_a("qcow2-cache", value, "a size of 64K or more");
+    const std::uint64_t size = TRY(parse_size(value, wrong));
     if (size < cache_bytes_min)
-        return invalid(std::string("qcow2-cache=") + value + ": not a size of 64K or more");
-    config.disk.cache_bytes = static_cast<std::uint64_t>(size);
+        return wrong;
+    config.disk.cache_bytes = size;
     return {};
 }
 
@@ -98,11 +124,13 @@ Result<void> take_qcow2_check(Config &config, const char *value)
 
 Result<void> take_qcow2_create(Config &config, const char *value)
 {
-    const std::int64_t size = nbdkit_parse_size(value);
-    if (size < 0)
-        return invalid(std::string("qcow2-create=") + value + ": not a size");
-    TRY(check_disk_size(static_cast<std::uint64_t>(size)).in(std::string("qcow2-create=") + value));
-    config.create_size = static_cast<std::uint64_t>(size);
+    const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-create", value, "a size")));
+    const std::string given = std::string("qcow2-create=") + value;
+    TRY(check_disk_size(size).in(given));
+    if (size < unlikely_size)
+        log_warning(given + ": a disk of less than 1M; was a suffix forgotten, as in " +
+                    std::to_string(size) + "G?");
+    config.create_size = size;
     return {};
 }
 
@@ -125,11 +153,9 @@ Result<void> take_qcow2_files(Config &config, const char *value)
 
 Result<void> take_qcow2_resize(Config &config, const char *value)
 {
-    const std::int64_t size = nbdkit_parse_size(value);
-    if (size < 0)
-        return invalid(std::string("qcow2-resize=") + value + ": not a size");
-    TRY(check_disk_size(static_cast<std::uint64_t>(size)).in(std::string("qcow2-resize=") + value));
-    config.disk.size_min = static_cast<std::uint64_t>(size);
+    const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-resize", value, "a size")));
+    TRY(check_disk_size(size).in(std::string("qcow2-resize=") + value));
+    config.disk.size_min = size;
     return {};
 }
 
@@ -159,14 +185,21 @@ Result<void> take_qcow2_revert(Config &config, const char *value)
     return set_maintenance(config, revert_maintenance(std::string("qcow2-revert=") + value, value));
 }
 
+// SIZE, or OLD:SIZE.
 Result<void> take_qcow2_shrink(Config &config, const char *value)
 {
-    const std::string key = std::string("qcow2-shrink=") + value;
-    const std::int64_t size = nbdkit_parse_size(value);
-    if (size <= 0)
-        return invalid(key + ": not a size of 1 byte or more");
+    const Error wrong = not_a("qcow2-shrink", value, "a size of 1 byte or more");
+    std::string_view size = value;
+    Shrinking shrinking;
+    if (const std::size_t colon = size.find(':'); colon != size.npos) {
+        shrinking.from = TRY(parse_size(size.substr(0, colon), wrong));
+        size.remove_prefix(colon + 1);
+    }
+    shrinking.to = align_up(TRY(parse_size(size, wrong)), limits::sector);
+    if (shrinking.to == 0)
+        return wrong;
     return set_maintenance(
-        config, shrink_maintenance(key, align_up(static_cast<std::uint64_t>(size), limits::sector)));
+        config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
 }
 
 struct Key {
@@ -186,7 +219,7 @@ constexpr Key keys[] = {
     {"bitmap-sync", "durable|on-close", take_bitmap_sync,
      "Bitmaps survive a crash (default), or as with QEMU."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,
-     "Memory for metadata (default: enough for 256G)."},
+     "Memory for metadata (default: enough for 210G)."},
     {"qcow2-check", "report|leaks|all", take_qcow2_check,
      "Serve nothing; check or repair the image, and exit."},
     {"qcow2-create", "<SIZE>", take_qcow2_create,
@@ -201,7 +234,7 @@ constexpr Key keys[] = {
      "The disk has at least this size: a smaller one grows."},
     {"qcow2-revert", "<ID-OR-NAME>", take_qcow2_revert,
      "Serve nothing; switch to this internal snapshot, and exit."},
-    {"qcow2-shrink", "<SIZE>", take_qcow2_shrink,
+    {"qcow2-shrink", "[<OLD>:]<SIZE>", take_qcow2_shrink,
      "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,
      "Serve this internal snapshot, read-only."},
@@ -216,6 +249,37 @@ Result<void> watch_file(Config &config, const char *value)
         return invalid(std::string("file=") + value + ": no absolute path can be made of this");
     config.files.emplace_back(path.get());
     return {};
+}
+
+bool has_our_prefix(std::string_view key)
+{
+    return key.starts_with("qcow2-") || key.starts_with("bitmap");
+}
+
+// How many letters are wrong, missing, too many, or in the place of their neighbours; none if
+// only the first word of the key is missing.
+constexpr std::size_t typing_errors_max = 2;
+std::size_t typing_errors(std::string_view typed, std::string_view key)
+{
+    if (key.ends_with(std::string("-").append(typed)))
+        return 0;
+    // errors[i][k]: from the first i letters of the one to the first k of the other.
+    const std::vector<std::size_t> row(key.size() + 1);
+    std::vector errors(typed.size() + 1, row);
+    for (std::size_t i = 0; i <= typed.size(); ++i) {
+        for (std::size_t k = 0; k <= key.size(); ++k) {
+            if (i == 0 || k == 0) {
+                errors[i][k] = i + k;
+                continue;
+            }
+            const bool same = typed[i - 1] == key[k - 1];
+            errors[i][k] = std::min(
+                {errors[i - 1][k] + 1, errors[i][k - 1] + 1, errors[i - 1][k - 1] + !same});
+            if (i > 1 && k > 1 && typed[i - 1] == key[k - 2] && typed[i - 2] == key[k - 1])
+                errors[i][k] = std::min(errors[i][k], errors[i - 2][k - 2] + 1);
+        }
+    }
+    return errors[typed.size()][key.size()];
 }
 
 std::string make_help()
@@ -253,11 +317,9 @@ Result<bool> take_key(Config &config, std::string_view key, const char *value)
             return true;
         }
     }
-    // Our prefixes: a typing error must not end in the plugin, which would
-    // complain of its own, or take it.
-    if (key.starts_with("qcow2-") || key.starts_with("bitmap"))
-        return invalid("unknown parameter '" + std::string(key) +
-                       "'; this version of qcow2bitmap has these:\n" + config_help());
+    // A typing error must not end in the plugin, which might take it.
+    if (has_our_prefix(key))
+        return invalid("unknown parameter " + quote(key));
     if (key == "dir" || key == "dirfd")
         return invalid(std::string(key) +
                        "=: this filter serves one image; name its file by file=");
@@ -266,6 +328,28 @@ Result<bool> take_key(Config &config, std::string_view key, const char *value)
     if (key == "fd")
         TRY(watch_file(config, (std::string("/proc/self/fd/") + value).c_str()));
     return false;
+}
+
+std::string advice_on(std::string_view key)
+{
+    std::string_view nearest;
+    std::size_t distance = typing_errors_max + 1;
+    for (const Key &known : keys) {
+        if (known.name == key)
+            return {};
+        if (const std::size_t from_here = typing_errors(key, known.name); from_here < distance) {
+            nearest = known.name;
+            distance = from_here;
+        }
+    }
+    if (nearest.empty() && !has_our_prefix(key))
+        return {};
+    std::string advice = "if " + quote(key) + " was meant for qcow2bitmap";
+    if (!nearest.empty())
+        advice.append(": did you mean ").append(nearest).append("=? It");
+    else
+        advice.append(": it");
+    return advice + " has these parameters:\n" + config_help();
 }
 
 const char *config_help()

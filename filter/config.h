@@ -40,6 +40,10 @@ struct Config {
 // Errors are invalid, with the key in the message.
 Result<bool> take_key(Config &config, std::string_view key, const char *value);
 
+// For one whose key nobody knows, if it may have been meant for us: what was meant, and all that
+// there are, in several lines. Empty else.
+std::string advice_on(std::string_view key);
+
 // One line for each key. Lives as long as the filter.
 const char *config_help();
 

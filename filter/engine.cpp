@@ -6,14 +6,17 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "core/base/arith.h"
 #include "core/base/log.h"
 #include "core/check/repair.h"
+#include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
 #include "filter/file_store.h"
@@ -31,6 +34,20 @@ int qcow2bitmap_debug_idle_ms = 3000;
 }
 
 namespace qcow2 {
+
+namespace {
+
+// A log has one line for each message.
+void say_each_line(std::string_view text)
+{
+    while (!text.empty()) {
+        const std::size_t end = std::min(text.find('\n'), text.size());
+        log_warning(std::string(text.substr(0, end)));
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+}
+
+}  // namespace
 
 Engine::Engine() = default;
 Engine::~Engine() = default;
@@ -70,6 +87,19 @@ Result<void> Engine::check_retrying() const
     return {};
 }
 
+// What no filter can mend: nbdkit before 1.34 ends by an assertion when a client goes while several
+// of its requests are under way ("fix rare assertion failure", its release notes of 1.34). With one
+// thread for a connection there is one request under way.
+void Engine::warn_of_clients_that_vanish() const
+{
+    constexpr bool mended = NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 34;
+    if (mended || serialised_ || config_.maintenance || has_one_thread(server_arguments()))
+        return;
+    log_warning("nbdkit " NBDKIT_VERSION_STRING " ends all of the server when a client vanishes with "
+                "requests under way; nbdkit 1.34 does not, nor does -t 1, which is slower: one "
+                "request of a client at a time");
+}
+
 Result<void> Engine::get_ready(const Stack &stack, int thread_model)
 {
     Locked lock(mutex_);
@@ -79,24 +109,32 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
                                         keys + " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
+    TRY(look_at_file());
+    warn_of_clients_that_vanish();
+    return {};
+}
+
+// What can be told of the file at the prompt; and maintenance, if that can be done there.
+Result<void> Engine::look_at_file()
+{
     if (config_.maintenance)
         TRY(check_maintenance_key());
     // The plugin takes the last one and says nothing. (Others have several.)
-    if (stack.file_plugin && config_.files.size() > 1)
+    if (stack_.file_plugin && config_.files.size() > 1)
         return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " + config_.files[1] +
                                         "; this filter serves one image");
-    if (!stack.file_plugin || config_.files.empty())
+    if (!stack_.file_plugin || config_.files.empty())
         return {};
     auto file = LocalFile::open(config_.files.front());
     if (!file)
-        return stack.identity ? Result<void>(std::move(file).error()) : Result<void>();
+        return stack_.identity ? Result<void>(std::move(file).error()) : Result<void>();
     file_ = std::move(*file);
     lock_ = std::make_unique<ImageLock>(*file_);
     if (config_.lock)
         TRY(lock_->take(lock_at_prompt()));
     if (config_.maintenance)
         return maintain_at_prompt() ? maintain_file() : check_foreground();
-    return stack.identity ? check_image() : Result<void>();
+    return stack_.identity ? check_image() : Result<void>();
 }
 
 // Relative names in the image are relative to the image, if its bytes are those
@@ -118,7 +156,7 @@ Result<void> Engine::check_image()
     // Who asks for a snapshot knows that it is read-only.
     read_only_said_ = config_.disk.snapshot.has_value();
     const bool for_reading = asked || (!file_->writable() && !stack_.overlay);
-    const std::string &path = file_->path();
+    const std::string path = shell_word(file_->path());
     if (for_reading && !asked && !config_.disk.snapshot) {
         const std::string what =
             path + " cannot be written: " + std::strerror(file_->why_not_writable());
@@ -137,6 +175,10 @@ Result<void> Engine::check_image()
     if (for_reading)
         return {};
     say_what_is_kept(*disk);
+    if (options.size_min != 0 && align_up(options.size_min, limits::sector) < disk->size())
+        log_warning(path + ": the disk has " + std::to_string(disk->size()) +
+                    " bytes already, and stays so; qcow2-resize=" +
+                    std::to_string(options.size_min) + " is less");
     if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
@@ -191,11 +233,11 @@ Result<void> Engine::check_foreground() const
 Result<void> Engine::maintain_file()
 {
     if (config_.maintenance->changes && !file_->writable())
-        return Error(Errc::read_only, file_->path() + " cannot be written: " +
+        return Error(Errc::read_only, shell_word(file_->path()) + " cannot be written: " +
                                           std::strerror(file_->why_not_writable()) + "; but " +
                                           config_.maintenance->key + " asks for a change");
     LocalStore store(*file_, TRY(file_->length()));
-    TRY(maintain(store).in(file_->path()));
+    TRY(maintain(store).in(shell_word(file_->path())));
     // Nothing of nbdkit is there yet that would have to be taken down.
     std::exit(*exit_code_);
 }
@@ -222,6 +264,7 @@ Result<void> Engine::maintain_layer(nbdkit_backend *backend)
     const Maintenance &maintenance = *config_.maintenance;
     store_ = TRY(NextStore::open(backend, !maintenance.changes, serialised_));
     TRY(hold_file());
+    store_->keep_size(why_size_is_kept());
     if (maintenance.changes && store_->read_only())
         return Error(Errc::read_only, maintenance.key + " asks for a change, but the layer below is read-only");
     return maintain(*store_);
@@ -292,12 +335,28 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
     return opened;
 }
 
+// For who meets the end of the layer below: what keeps it there, and what helps.
+std::string Engine::why_size_is_kept() const
+{
+    if (!stack_.file_plugin)
+        return "only behind nbdkit's file plugin does it grow";
+    if (stack_.keeps_size.empty())
+        return "it is not known which file it is";
+    std::string why = "the " + stack_.keeps_size + " filter below keeps it at its size";
+    if (stack_.identity && file_ && file_->regular())
+        why += "; room behind the image is used, and can be made before nbdkit starts: "
+               "truncate -s +1G " + shell_word(file_->path());
+    return why;
+}
+
 Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
     store_ = TRY(NextStore::open(backend, read_only, serialised_));
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
+    else
+        store_->keep_size(why_size_is_kept());
     if (config_.create_size && !store_->read_only())
         TRY(create());
     DiskOptions options = disk_options();
@@ -348,7 +407,7 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
     }
     log_warning("the image was not closed cleanly; its refcounts have been repaired");
     if (!repaired->after.sound())
-        log_warning("not all could be repaired:\n" + repaired->after.text());
+        say_each_line("not all could be repaired:\n" + repaired->after.text());
     return {};
 }
 

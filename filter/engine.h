@@ -71,6 +71,8 @@ private:
     Engine();
     ~Engine();
 
+    void warn_of_clients_that_vanish() const;
+    Result<void> look_at_file() REQUIRES(mutex_);
     Result<void> check_retrying() const;
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
@@ -83,6 +85,7 @@ private:
     Result<void> maintain(ByteStore &store) REQUIRES(mutex_);
     void find_output() REQUIRES(mutex_);
     Result<void> print(std::string_view text) const REQUIRES(mutex_);
+    std::string why_size_is_kept() const REQUIRES(mutex_);
     Result<void> open(nbdkit_backend *backend, bool read_only) REQUIRES(mutex_);
     Result<void> create() REQUIRES(mutex_);
     Result<void> repair_if_dirty(ByteStore &store, DiskOptions options) REQUIRES(mutex_);

@@ -179,6 +179,7 @@ Result<std::unique_ptr<NextContext>> Growth::grow(NextContext &old, std::uint64_
 {
     if (const auto checked = check_file(old); !checked)
         return as_unproven(checked.error());
+    std::string why;
     for (const std::uint64_t length : growth_steps(old.size(), size_min)) {
         auto context = try_to_grow(old.size(), length, open);
         if (context) {
@@ -187,11 +188,13 @@ Result<std::unique_ptr<NextContext>> Growth::grow(NextContext &old, std::uint64_
             added_to_ = length;
             return context;
         }
-        log_debug("growing to " + hex(length) + ": " + context.error().what);
+        why = context.error().what;
+        log_debug("growing to " + hex(length) + ": " + why);
         if (context.error().code != Errc::no_space)
             return as_unproven(std::move(context).error());
     }
-    return Error(Errc::no_space, file_.path() + " cannot grow to " + std::to_string(size_min) + " bytes");
+    return Error(Errc::no_space,
+                 "the file cannot grow to " + std::to_string(size_min) + " bytes: " + why);
 }
 
 Result<void> Growth::cut(std::uint64_t size)

@@ -57,7 +57,7 @@ LocalFile::~LocalFile() { ::close(descriptor_); }
 
 Error LocalFile::failed(const std::string &what, int cause) const
 {
-    return Error(to_errc(cause), path_ + ": " + what + ": " + std::strerror(cause));
+    return Error(to_errc(cause), shell_word(path_) + ": " + what + ": " + std::strerror(cause));
 }
 
 Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
@@ -65,9 +65,9 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
     // Looked at before it is opened: opening a pipe would wait, a tape wind.
     struct stat status;
     if (::stat(path.c_str(), &status) == -1)
-        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
-        return Error(Errc::invalid, path + ": neither a regular file nor a block device");
+        return Error(Errc::invalid, shell_word(path) + ": neither a regular file nor a block device");
 
     constexpr int flags = O_CLOEXEC | O_NOCTTY;
     int why_not_writable = 0;
@@ -77,7 +77,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
         descriptor = ::open(path.c_str(), O_RDONLY | flags);
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -88,11 +88,11 @@ Result<std::unique_ptr<LocalFile>> LocalFile::adopt(const std::string &path, int
     if (::fstat(descriptor, &status) == -1) {
         const int cause = errno;
         ::close(descriptor);
-        return Error(to_errc(cause), path + ": " + std::strerror(cause));
+        return Error(to_errc(cause), shell_word(path) + ": " + std::strerror(cause));
     }
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
         ::close(descriptor);
-        return Error(Errc::invalid, path + ": neither a regular file nor a block device");
+        return Error(Errc::invalid, shell_word(path) + ": neither a regular file nor a block device");
     }
     return std::unique_ptr<LocalFile>(new LocalFile(path, descriptor, why_not_writable, status));
 }
@@ -116,7 +116,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
         descriptor = open();
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), path + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -188,7 +188,7 @@ Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
         if (n == -1)
             return failed("reading at " + hex(offset), errno);
         if (n == 0)
-            return Error(Errc::io, path_ + ": the file ends at " + hex(offset));
+            return Error(Errc::io, shell_word(path_) + ": the file ends at " + hex(offset));
         offset += static_cast<std::uint64_t>(n);
         bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
@@ -221,7 +221,7 @@ Result<void> LocalFile::truncate(std::uint64_t length)
     // The kernel would not only refuse, but also send a deadly signal.
     rlimit limit;
     if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-        length > limit.rlim_cur)
+        length > limit.rlim_cur && length > TRY(this->length()))
         return failed("the limit of this process for files (ulimit -f)", EFBIG);
     if (length > static_cast<std::uint64_t>(INT64_MAX))
         return failed("a length of " + hex(length), EFBIG);
@@ -239,7 +239,7 @@ Result<void> LocalFile::allocate(int mode, const char *what, std::uint64_t offse
     while (::fallocate(descriptor_, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                        static_cast<off_t>(length)) == -1) {
         if (errno == EOPNOTSUPP || errno == ENODEV || errno == EINVAL)
-            return Error(Errc::unsupported, path_ + ": " + what + ": not possible here");
+            return Error(Errc::unsupported, shell_word(path_) + ": " + what + ": not possible here");
         if (errno != EINTR)
             return failed(what + (" at " + hex(offset)), errno);
     }

@@ -3,6 +3,7 @@
 
 #include "filter/maintenance.h"
 
+#include "core/base/log.h"
 #include "core/check/check.h"
 
 namespace qcow2 {
@@ -21,7 +22,8 @@ Result<Maintenance::Outcome> cannot_be_followed(Error error)
 {
     if (error.code != Errc::corrupt)
         return error;
-    return Maintenance::Outcome{error.what + "\nthe rest cannot be checked\n", Maintenance::corrupt};
+    return Maintenance::Outcome{printable(error.what) + "\nthe rest cannot be checked\n",
+                                Maintenance::corrupt};
 }
 
 Result<Maintenance::Outcome> report(ByteStore &store)
@@ -43,33 +45,89 @@ Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
     return Maintenance::Outcome{text, exit_code_of(repaired->after)};
 }
 
-Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options, std::uint64_t size)
+// As it can be typed: "100G", "5000192".
+std::string exact_size(std::uint64_t bytes)
+{
+    std::uint64_t number = bytes;
+    std::string_view units = "KMGT";
+    char unit = '\0';
+    while (!units.empty() && number != 0 && number % 1024 == 0) {
+        number /= 1024;
+        unit = units.front();
+        units.remove_prefix(1);
+    }
+    return std::to_string(number) + (unit ? std::string(1, unit) : "");
+}
+
+// A number without its suffix is a size, too, and leaves next to nothing of a disk: so little
+// is asked for in another way.
+Result<void> check_shrinking(const Shrinking &shrinking, std::uint64_t size)
+{
+    constexpr std::uint64_t unlikely_size = 1 << 20, unlikely_part = 100;
+    const std::string is = "the disk has " + exact_size(size);
+    if (shrinking.from && *shrinking.from != size)
+        return Error(Errc::invalid,
+                     is + ", not " + exact_size(*shrinking.from) + "; nothing was cut");
+    if (!shrinking.from && (shrinking.to < unlikely_size || shrinking.to < size / unlikely_part))
+        return Error(Errc::invalid,
+                     is + ", and " + exact_size(shrinking.to) +
+                         " would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
+                         "from which size to which: qcow2-shrink=" +
+                         exact_size(size) + ":" + exact_size(shrinking.to));
+    return {};
+}
+
+// How much behind a place of the disk does not read as zeros.
+std::string data_behind(Disk &disk, std::uint64_t place)
+{
+    std::uint64_t data = 0;
+    while (place < disk.size()) {
+        const auto extents = disk.block_status(GuestOffset(place), disk.size() - place);
+        if (!extents)
+            return "what cannot be found out: " + extents.error().what;
+        for (const Extent &extent : *extents) {
+            data += extent.zero ? 0 : extent.length;
+            place += extent.length;
+        }
+    }
+    return std::to_string(data) + " bytes of data";
+}
+
+Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options,
+                                    const std::string &key, const Shrinking &shrinking)
 {
     const auto disk = TRY(Disk::open(store, options));
-    const std::string was = "the disk has " + std::to_string(disk->size()) + " bytes";
-    if (disk->size() <= size)
+    const std::uint64_t size = disk->size();
+    const std::string was = "the disk has " + std::to_string(size) + " bytes";
+    if (size <= shrinking.to)
         return Maintenance::Outcome{was + ": nothing to cut\n"};
-    TRY(disk->check_resize(size));
-    TRY(disk->resize(size));
+    TRY(check_shrinking(shrinking, size));
+    TRY(disk->check_resize(shrinking.to));
+    // Said before it is done, for it cannot be undone.
+    log_warning(key + ": " + was + "; the last " + std::to_string(size - shrinking.to) +
+                " are cut off, and with them " + data_behind(*disk, shrinking.to));
+    TRY(disk->resize(shrinking.to));
     const std::string is = ", and now " + std::to_string(disk->size()) + "\n";
     TRY(disk->close());
     return Maintenance::Outcome{was + is};
 }
 
 Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options,
-                                    const std::string &id_or_name)
+                                    const std::string &key, const std::string &id_or_name)
 {
     const auto disk = TRY(Disk::open(store, options));
     const SnapshotTable table{TRY(disk->snapshots())};
     const std::string snapshot = words_for(*TRY(find_snapshot(table, id_or_name)));
     const std::uint64_t size = disk->size();
+    log_warning(key + ": the disk becomes what " + snapshot +
+                " is; what it has now is lost where no other snapshot has it");
     TRY(disk->revert(id_or_name));
-    std::string text = "the disk is now what " + snapshot + " is";
+    std::string text = "the disk is now what " + printable(snapshot) + " is";
     if (disk->size() != size)
         text += ", with " + std::to_string(disk->size()) + " bytes; it had " + std::to_string(size);
     text += "\n";
     for (const ReportLine &line : disk->report(true))
-        text += line.text + "\n";
+        text += printable(line.text) + "\n";
     TRY(disk->close());
     return Maintenance::Outcome{text};
 }
@@ -81,19 +139,21 @@ Maintenance revert_maintenance(std::string key, std::string id_or_name)
     Maintenance maintenance;
     maintenance.key = std::move(key);
     maintenance.changes = true;
-    maintenance.work = [id_or_name = std::move(id_or_name)](ByteStore &store, const DiskOptions &options) {
-        return revert(store, options, id_or_name);
+    maintenance.work = [key = maintenance.key, id_or_name = std::move(id_or_name)](
+                           ByteStore &store, const DiskOptions &options) {
+        return revert(store, options, key, id_or_name);
     };
     return maintenance;
 }
 
-Maintenance shrink_maintenance(std::string key, std::uint64_t size)
+Maintenance shrink_maintenance(std::string key, const Shrinking &shrinking)
 {
     Maintenance maintenance;
     maintenance.key = std::move(key);
     maintenance.changes = true;
-    maintenance.work = [size](ByteStore &store, const DiskOptions &options) {
-        return shrink(store, options, size);
+    maintenance.work = [key = maintenance.key, shrinking](ByteStore &store,
+                                                          const DiskOptions &options) {
+        return shrink(store, options, key, shrinking);
     };
     return maintenance;
 }

@@ -47,7 +47,11 @@ Maintenance check_maintenance(std::string key, std::optional<RepairKind> kind);
 // qcow2-revert=ID-or-NAME.
 Maintenance revert_maintenance(std::string key, std::string id_or_name);
 
-// qcow2-shrink=SIZE, bytes, a multiple of 512. A disk that is not larger is left as it is.
-Maintenance shrink_maintenance(std::string key, std::uint64_t size);
+// qcow2-shrink=SIZE or OLD:SIZE, bytes. A disk that is not larger is left as it is.
+struct Shrinking {
+    std::uint64_t to = 0;               // a multiple of 512
+    std::optional<std::uint64_t> from;  // a disk of any other size is not cut
+};
+Maintenance shrink_maintenance(std::string key, const Shrinking &shrinking);
 
 }  // namespace qcow2

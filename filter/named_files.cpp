@@ -12,7 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 
+#include "core/base/log.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
@@ -40,13 +42,6 @@ public:
     Result<void> take_lock(ImageLock::Kind kind) { return lock.take(kind); }
 };
 
-// "nbd:", "json:", "https:": what QEMU would take for more than a path.
-bool is_protocol(const std::string &name)
-{
-    const std::size_t colon = name.find(':');
-    return colon != std::string::npos && name.find('/') > colon;
-}
-
 // got_to: where something is missing, with all links followed; empty if that is
 // not known.
 Result<std::string> resolved(const std::string &path, std::string *got_to = nullptr)
@@ -57,7 +52,8 @@ Result<std::string> resolved(const std::string &path, std::string *got_to = null
     const int cause = errno;
     if (got_to)
         *got_to = buffer;  // glibc fills it if something is missing or closed
-    return Error(cause == ENOENT ? Errc::not_found : Errc::io, path + ": " + std::strerror(cause));
+    return Error(cause == ENOENT ? Errc::not_found : Errc::io,
+                 shell_word(path) + ": " + std::strerror(cause));
 }
 
 // As resolved() would call it if it were there.
@@ -79,11 +75,43 @@ const char *below(const std::string &path, const std::string &directory)
     return path.c_str() + length + 1;
 }
 
+// The advice can be typed as it stands.
 Error not_allowed(const std::string &what)
 {
     const std::string directory = what.substr(0, std::max<std::size_t>(what.rfind('/'), 1));
-    return Error(Errc::read_only, what + ": the image names this file; qcow2-files=" + directory +
-                                      " allows it to be opened");
+    return Error(Errc::read_only, shell_word(what) + ": the image names this file; qcow2-files=" +
+                                      shell_word(directory) + " allows it to be opened");
+}
+
+std::string folder_of(const std::string &path) { return path.substr(0, path.rfind('/') + 1); }
+
+// What a name that is not allowed is called. The folder of the image is the user's, and is
+// looked at; not so what the image names.
+std::string in_words(const std::string &name, const ChainPlace &namer)
+{
+    if (name[0] == '/')
+        return std::filesystem::path(name).lexically_normal();
+    const auto folder = resolved(folder_of(namer.path));
+    const std::string whole = (folder ? *folder : folder_of(namer.path)) + "/" + name;
+    return std::filesystem::path(whole).lexically_normal();
+}
+
+// Where a relative name was taken from, if that may surprise: as with QEMU, from the folder of a
+// symbolic link that leads to the image, not from that of the image.
+Error with_origin(Error error, const std::string &name, const ChainPlace &namer)
+{
+    std::error_code ignored;
+    if (name[0] == '/' || !std::filesystem::is_symlink(namer.path, ignored))
+        return error;
+    error.what += "; its name, " + quote(name) +
+                  ", is looked for in the folder of the symbolic link " + shell_word(namer.path) +
+                  ", by which the image was reached";
+    const auto image = resolved(namer.path);
+    if (image && namer.identities.size() <= 1)  // it is the disk itself
+        error.what += "; file=" + shell_word(*image) + " looks for it in the folder of the image";
+    else if (image)
+        error.what += "; the image itself is " + shell_word(*image);
+    return error;
 }
 
 }  // namespace
@@ -99,7 +127,7 @@ Result<void> NamedFiles::allow(const std::string &directory)
     const std::string path = TRY(resolved(directory));
     const int descriptor = ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (descriptor == -1)
-        return Error(Errc::invalid, path + ": " + std::strerror(errno));
+        return Error(Errc::invalid, shell_word(path) + ": " + std::strerror(errno));
     directories_.push_back({path, descriptor});
     return {};
 }
@@ -128,16 +156,33 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
 {
     if (name.empty() || name.find('\0') != std::string::npos)
         return Error(Errc::invalid, "the image names a file without a name");
-    if (is_protocol(name))
-        return Error(Errc::unsupported, "'" + name + "': the image names something that is no path "
-                                                     "of a local file, which is not supported");
-    if (name[0] != '/' && namer.path.empty())
-        return Error(Errc::invalid, "'" + name + "': a relative name, but the image is no local file");
-    const std::string whole =
-        name[0] == '/' ? name : namer.path.substr(0, namer.path.rfind('/') + 1) + name;
+    if (!is_local_path(name))
+        return Error(Errc::unsupported, quote(name) + ": the image names something that is no path "
+                                                       "of a local file, which is not supported");
+    if (name[0] != '/') {
+        if (namer.path.empty())
+            return Error(Errc::invalid,
+                         quote(name) + ": a relative name, but the image is no local file");
+        // /proc/self/fd/7, /dev/stdin.
+        const auto folder = resolved(folder_of(namer.path));
+        if (folder && folder->starts_with("/proc/"))
+            return Error(Errc::invalid,
+                         quote(name) + ": a relative name, but the image was given as a "
+                                       "descriptor, which has no folder; give its path");
+    }
+    auto file = open_path(name, namer, writable);
+    if (!file)
+        return with_origin(std::move(file).error(), name, namer);
+    return file;
+}
+
+Result<NamedFile> NamedFiles::open_path(const std::string &name, const ChainPlace &namer,
+                                        bool writable)
+{
     // What is not allowed is not even looked for.
     if (directories_.empty())
-        return not_allowed(whole);
+        return not_allowed(in_words(name, namer));
+    const std::string whole = name[0] == '/' ? name : folder_of(namer.path) + name;
     const std::string path = TRY(resolve(whole));
     const Directory *directory = directory_of(path);
     if (!directory)
@@ -149,13 +194,13 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     const std::string identity = file->identity();
     // Before it is locked: the chain itself would be in its way.
     if (std::ranges::find(namer.identities, identity) != namer.identities.end())
-        return Error(Errc::corrupt, path + ": the chain is a loop: this is the image that names "
-                                           "the file, or one above it");
+        return Error(Errc::corrupt, shell_word(path) + ": the chain is a loop: this is the image that "
+                                                       "names the file, or one above it");
     const bool for_writing = writable && file->writable();
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)
         TRY(store->take_lock(for_writing ? ImageLock::Kind::writer : ImageLock::Kind::reader));
-    return NamedFile{std::move(store), path, whole, identity};
+    return NamedFile{std::move(store), shell_word(path), whole, identity};
 }
 
 }  // namespace qcow2

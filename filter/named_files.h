@@ -43,6 +43,7 @@ private:
         int descriptor;
     };
 
+    Result<NamedFile> open_path(const std::string &name, const ChainPlace &namer, bool writable);
     const Directory *directory_of(const std::string &path) const;
 
     std::vector<Directory> directories_;

@@ -96,8 +96,10 @@ void NextStore::allow_growth(LocalFile &file)
 {
     growth_.emplace(file);
     const Result<void> proven = growth_->check(*context_);
-    if (!proven)
-        log_debug("the file below will not grow: " + proven.error().what);
+    if (!proven) {
+        why_no_growth_ = proven.error().what;
+        log_debug("the file below will not grow: " + why_no_growth_);
+    }
     can_grow_ = proven.has_value();
     // The same proof: the layer's bytes are those of the file. Each barrier
     // looks for itself besides.
@@ -227,7 +229,8 @@ Result<void> NextStore::grow(std::uint64_t size_min)
     if (size_min <= size())
         return {};
     if (!can_grow())
-        return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow");
+        return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow" +
+                                         (why_no_growth_.empty() ? "" : ": ") + why_no_growth_);
     auto context = growth_->grow(*context_, size_min, [this] { return open_context(); });
     if (context)
         return switch_to(std::move(*context));
@@ -235,7 +238,8 @@ Result<void> NextStore::grow(std::uint64_t size_min)
         return std::move(context).error();
     log_warning("the file will not grow from here on: " + context.error().what);
     can_grow_ = false;
-    return Error(Errc::no_space, context.error().what);
+    why_no_growth_ = context.error().what;
+    return Error(Errc::no_space, why_no_growth_);
 }
 
 Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)

@@ -57,6 +57,8 @@ public:
     std::uint64_t durable_alone_count() const { return durable_alone_count_.load(); }
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return can_grow_.load(); }
+    // Instead of allow_growth(): what grow() is to say, and how there can be room all the same.
+    void keep_size(std::string why) { why_no_growth_ = std::move(why); }
     Result<void> cut(std::uint64_t size) override;
     bool read_only() const override { return read_only_; }
     // What was acknowledged before may be lost, and nobody knows what (W5).
@@ -111,6 +113,7 @@ private:
 
     // Only for the one who grows, or when the store is opened or closed.
     std::optional<Growth> growth_;
+    std::string why_no_growth_;
     std::optional<Barrier> barrier_;  // constant once the store is used
     std::unique_ptr<NextContext> context_;
     std::optional<std::uint64_t> cut_to_;

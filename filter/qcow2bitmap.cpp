@@ -8,6 +8,8 @@
 // connections have no context of their own in the next layer, and what we leave
 // out nbdkit would ask of that context, which is NULL.
 
+#include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -35,23 +37,48 @@ int times_loaded = 0;
 
 // --- The server.
 
+// A key that nobody else may know, and that was perhaps meant for us. A plugin that refuses it ends
+// the process inside of next(): so this is said at exit(), too.
+const char *key_on_its_way = nullptr;
+
+void advise()
+{
+    run([]() -> Result<void> {
+        const std::string advice = key_on_its_way ? advice_on(key_on_its_way) : "";
+        if (!advice.empty())
+            nbdkit_error("%s", advice.c_str());
+        return {};
+    });
+}
+
 void filter_load()
 {
     ++times_loaded;
-    set_log_sink(log_to_nbdkit);
+    begin_to_report();
+    std::atexit(advise);
+    nbdkit_debug("qcow2bitmap " PACKAGE_VERSION ", for nbdkit " NBDKIT_VERSION_STRING);
 }
+
+// nbdkit --dump-plugin, from 1.42 on.
+[[maybe_unused]] void filter_dump_plugin() { std::puts("qcow2bitmap_version=" PACKAGE_VERSION); }
 
 int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
 {
     bool ours = false;
-    const int done = run([&]() -> Result<void> {
+    int done = run([&]() -> Result<void> {
         ours = TRY(take_key(the_engine().config(), key, value));
         return {};
     });
-    return done == -1 || ours ? done : next(backend, key, value);
+    if (ours)
+        return done;
+    key_on_its_way = key;
+    if (done == 0)
+        done = next(backend, key, value);
+    if (done == -1)
+        advise();
+    key_on_its_way = nullptr;
+    return done;
 }
-
-int filter_thread_model() { return NBDKIT_THREAD_MODEL_PARALLEL; }
 
 int filter_get_ready(int thread_model)
 {
@@ -103,8 +130,8 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
     Engine *engine = Engine::of_export(exportname);
     const int done = run([&]() -> Result<void> {
         if (!engine)
-            return Error(Errc::not_found, "there is no export '" + std::string(exportname) +
-                                              "'; the disk is the one named ''");
+            return Error(Errc::not_found,
+                         "there is no export " + quote(exportname) + "; the disk is the one named ''");
         return engine->enter(readonly);
     });
     return done == 0 ? engine : nullptr;
@@ -238,17 +265,27 @@ int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, u
     return serve(err, [&] { return disk_of(handle).cache(GuestOffset(offset), count); });
 }
 
+// What newer headers have, found out by what is there.
+template <class Filter>
+void set_what_is_new(Filter &filter)
+{
+    if constexpr (requires { filter.dump_plugin; })
+        filter.dump_plugin = filter_dump_plugin;
+}
+
 nbdkit_filter make_filter()
 {
     nbdkit_filter filter = nbdkit_filter();
     filter.name = "qcow2bitmap";
     filter.longname = "qcow2 disks with dirty bitmaps";
-    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.";
+    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.\n"
+                         "This is qcow2bitmap " PACKAGE_VERSION ".";
     filter.config_help = config_help();
     filter.load = filter_load;
     filter.unload = filter_unload;
     filter.config = filter_config;
-    filter.thread_model = filter_thread_model;
+    // No .thread_model: without it we are parallel, and its type is another one
+    // from nbdkit 1.44 on. get_ready() is told which model it has become.
     filter.get_ready = filter_get_ready;
     filter.after_fork = filter_after_fork;
     filter.cleanup = filter_cleanup;
@@ -279,6 +316,7 @@ nbdkit_filter make_filter()
     filter.zero = filter_zero;
     filter.extents = filter_extents;
     filter.cache = filter_cache;
+    set_what_is_new(filter);
     return filter;
 }
 

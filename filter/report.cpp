@@ -3,9 +3,16 @@
 
 #include "filter/report.h"
 
+#include <syslog.h>
+#include <unistd.h>
+
 #include <cerrno>
+#include <cstdio>
+#include <vector>
 
 #include <nbdkit-filter.h>
+
+#include "filter/command_line.h"
 
 // -D qcow2bitmap.bitmaps=1 (with -v): each time bits are made durable ahead of
 // changes: what was armed, who waited, and for how long.
@@ -33,17 +40,68 @@ int to_errno(Errc code)
     return EIO;
 }
 
-void report(const Error &error) { nbdkit_error("%s", error.what.c_str()); }
+namespace {
+
+// Of the process that has loaded the filter.
+struct Loaded {
+    std::vector<std::string> arguments = server_arguments();
+    pid_t process = ::getpid();
+};
+const Loaded &loaded()
+{
+    static const Loaded &as_it_was = *new Loaded;  // used as long as the process lives
+    return as_it_was;
+}
+
+void warn(const std::string &line)
+{
+    const std::string warning = "qcow2bitmap: warning: " + printable(line);
+    switch (place_of_warnings(loaded().arguments, ::getpid() != loaded().process)) {
+    case WarningPlace::standard_error:
+        std::fputs(("nbdkit: " + warning + "\n").c_str(), stderr);
+        break;
+    case WarningPlace::system_log:
+        ::syslog(LOG_DAEMON | LOG_WARNING, "%s", warning.c_str());
+        break;
+    case WarningPlace::nowhere: break;
+    case WarningPlace::through_nbdkit: nbdkit_error("%s", warning.c_str()); break;
+    }
+}
+
+}  // namespace
+
+void begin_to_report()
+{
+    loaded();
+    set_log_sink(log_to_nbdkit);
+}
+
+WarningPlace place_of_warnings(std::span<const std::string> arguments, bool forked)
+{
+    if (arguments.empty())
+        return WarningPlace::through_nbdkit;
+    switch (log_target(arguments)) {
+    case LogTarget::standard_error: return WarningPlace::standard_error;
+    case LogTarget::system_log: return WarningPlace::system_log;
+    case LogTarget::nothing: return WarningPlace::nowhere;
+    case LogTarget::by_place: break;
+    }
+    // --run forks, and stays in the foreground.
+    return forked && !stays_in_foreground(arguments) ? WarningPlace::system_log
+                                                     : WarningPlace::standard_error;
+}
+
+void report(const Error &error) { nbdkit_error("%s", printable(error.what).c_str()); }
 
 void log_to_nbdkit(LogLevel level, const std::string &line)
 {
     switch (level) {
     case LogLevel::detail:
         if (qcow2bitmap_debug_bitmaps)
-            nbdkit_debug("%s", line.c_str());
+            nbdkit_debug("%s", printable(line).c_str());
         break;
-    case LogLevel::debug: nbdkit_debug("%s", line.c_str()); break;
-    case LogLevel::warning: nbdkit_error("warning: %s", line.c_str()); break;
+    case LogLevel::debug: nbdkit_debug("%s", printable(line).c_str()); break;
+    case LogLevel::warning: warn(line); break;
     }
 }
 

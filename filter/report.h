@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// What goes from the engine to nbdkit: the one place where an Error becomes
-// nbdkit_error and an errno, and the one place where exceptions stop. Any
-// thread.
+// What goes from the engine to the person: the one place where an Error becomes
+// nbdkit_error and an errno, the one place where a warning is said, and the one
+// place where exceptions stop. Any thread.
+//
+// Whatever passes here is one line, and printable() (core/base/log.h): names come
+// from images, and images from anybody.
+//
+// Warnings. nbdkit has two words for a filter: nbdkit_error, which puts "error: " in
+// front, and nbdkit_debug, which is heard with -v alone. A server that does what it
+// was asked for must not say "error"; a warning that nobody hears is none. So we say
+// warnings ourselves, where nbdkit says its errors (--log), in its form:
+// "nbdkit: qcow2bitmap: warning: ..." on standard error, and the same without
+// "nbdkit: " and with the priority of a warning in syslog. Where it cannot be found out
+// where that is (no /proc), it is an error that says that it is a warning.
 
 #pragma once
 
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -23,8 +35,16 @@ int to_errno(Errc code);
 // nbdkit_error with the whole message.
 void report(const Error &error);
 
-// The LogSink of the filter. nbdkit knows errors and debug messages only, so
-// that a warning is an error that says so.
+// When the filter is loaded: before nbdkit may go into the background.
+void begin_to_report();
+
+// Where warnings are said: by what nbdkit's arguments say (command_line.h), and whether
+// the process is another one than that which has loaded the filter. through_nbdkit:
+// nobody knows.
+enum class WarningPlace { standard_error, system_log, nowhere, through_nbdkit };
+WarningPlace place_of_warnings(std::span<const std::string> arguments, bool forked);
+
+// The LogSink of the filter.
 void log_to_nbdkit(LogLevel level, const std::string &line);
 
 // Runs the body of a callback. No exception leaves it.

@@ -103,6 +103,8 @@ Stack judge_stack(std::span<const std::string> modules)
         else if (!contains(identity_filters, name))
             identity = false;
         fixed |= contains(fixing_filters, name);
+        if (!name.empty() && (!contains(identity_filters, name) || contains(fixing_filters, name)))
+            stack.keeps_size = name;
         stack.overlay |= name == "cow";
         if (contains(retrying_filters, name))
             stack.retrying = name;

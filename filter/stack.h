@@ -24,6 +24,8 @@ struct Stack {
     bool transparent = false;
     // The cow filter is among them: the file need not be writable.
     bool overlay = false;
+    // Why it may not, as far as that is a filter: the one nearest to us; else empty.
+    std::string keeps_size;
     // A filter that hides failures, also of flushes, by trying again; else empty.
     std::string retrying;
 };

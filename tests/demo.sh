@@ -149,12 +149,14 @@ title "Now your disk"
 cat <<EOF
 From this folder, without installing:
 
-    nbdkit --filter=$filter \\
+    nbdkit -f -U disk.sock --filter=$filter \\
         file /path/to/your.qcow2
 
 After make install:
 
-    nbdkit --filter=qcow2bitmap file /path/to/your.qcow2
+    nbdkit -f -U disk.sock --filter=qcow2bitmap file /path/to/your.qcow2
 
+Clients find it at nbd+unix:///?socket=disk.sock until Ctrl-C. (Without -U it listens
+on all interfaces, and whoever reaches it may write.)
 To make a bitmap on the way: bitmap=NAME at the end of the line.
 EOF

@@ -8,10 +8,10 @@
 
 namespace qcow2 {
 
-static_assert(std::endian::native == std::endian::little,
-              "the words are the bytes on disk only if the low byte comes first");
-
 namespace {
+
+using boost::endian::little_to_native;
+using boost::endian::native_to_little;
 
 // The bits of a word from `from` on, and those before `end`; 0 to 63.
 constexpr std::uint64_t mask_from(std::uint64_t from) { return ~std::uint64_t(0) << from; }
@@ -28,7 +28,7 @@ BitVector::BitVector(std::uint64_t bits, bool value)
 void BitVector::clear_tail()
 {
     if (size_ % word_bits != 0)
-        words_.back() &= mask_before(size_ % word_bits);
+        words_.back() &= native_to_little(mask_before(size_ % word_bits));
 }
 
 template <bool value>
@@ -39,9 +39,9 @@ void BitVector::fill(Range bits)
     INVARIANT(bits.end <= size_);
     const auto apply = [this](std::uint64_t word, std::uint64_t mask) {
         if constexpr (value)
-            words_[word] |= mask;
+            words_[word] |= native_to_little(mask);
         else
-            words_[word] &= ~mask;
+            words_[word] &= ~native_to_little(mask);
     };
     const std::uint64_t first = bits.begin / word_bits;
     const std::uint64_t last = (bits.end - 1) / word_bits;
@@ -65,7 +65,9 @@ std::uint64_t BitVector::next(std::uint64_t from, std::uint64_t end) const
 {
     if (from >= end)
         return size_;
-    const auto sought = [this](std::uint64_t word) { return value ? words_[word] : ~words_[word]; };
+    const auto sought = [this](std::uint64_t word) {
+        return little_to_native(value ? words_[word] : ~words_[word]);
+    };
     const std::uint64_t words_end = div_ceil(end, word_bits);
     std::uint64_t word = from / word_bits;
     std::uint64_t hits = sought(word) & mask_from(from % word_bits);
@@ -102,9 +104,9 @@ std::uint64_t BitVector::count(Range bits) const
     std::uint64_t sum = 0;
     for (std::uint64_t word = first; word <= last; ++word)
         sum += std::popcount(words_[word]);
-    sum -= std::popcount(words_[first] & mask_before(bits.begin % word_bits));
+    sum -= std::popcount(little_to_native(words_[first]) & mask_before(bits.begin % word_bits));
     if (bits.end % word_bits != 0)
-        sum -= std::popcount(words_[last] & mask_from(bits.end % word_bits));
+        sum -= std::popcount(little_to_native(words_[last]) & mask_from(bits.end % word_bits));
     return sum;
 }
 
@@ -117,7 +119,9 @@ void BitVector::or_with(const BitVector &other)
 
 Bytes BitVector::bytes() const
 {
-    return {reinterpret_cast<const std::uint8_t *>(words_.data()), div_ceil(size_, 8)};
+    const Bytes all(reinterpret_cast<const std::uint8_t *>(words_.data()),
+                    words_.size() * sizeof words_[0]);
+    return sub(all, 0, div_ceil(size_, 8));
 }
 
 void BitVector::load(std::uint64_t offset, Bytes bytes)

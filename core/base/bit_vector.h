@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <boost/endian/conversion.hpp>
+
 #include "core/base/bytes.h"
 #include "core/base/range.h"
 
@@ -26,7 +28,7 @@ public:
     bool test(std::uint64_t bit) const
     {
         INVARIANT(bit < size_);
-        return words_[bit / word_bits] >> (bit % word_bits) & 1;
+        return boost::endian::little_to_native(words_[bit / word_bits]) >> (bit % word_bits) & 1;
     }
     void set(Range bits);
     void clear(Range bits);
@@ -71,7 +73,8 @@ private:
     void clear_tail();
 
     std::uint64_t size_ = 0;  // bits
-    // The bits behind the last one are zero at all times.
+    // As they stand on disk: the low byte of each comes first. The bits behind
+    // the last one are zero at all times.
     std::vector<std::uint64_t> words_;
 };
 

@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include <boost/endian/conversion.hpp>
+
 #include "core/base/invariant.h"
 
 namespace qcow2 {
@@ -20,13 +22,14 @@ using Bytes = std::span<const std::uint8_t>;
 using MutableBytes = std::span<std::uint8_t>;
 using Buffer = std::vector<std::uint8_t>;
 
-inline Bytes sub(Bytes bytes, std::size_t offset, std::size_t length)
+// (64 bits, also where a size_t has 32: what comes from a file is checked whole.)
+inline Bytes sub(Bytes bytes, std::uint64_t offset, std::uint64_t length)
 {
     INVARIANT(offset <= bytes.size() && length <= bytes.size() - offset);
     return bytes.subspan(offset, length);
 }
 
-inline MutableBytes sub(MutableBytes bytes, std::size_t offset, std::size_t length)
+inline MutableBytes sub(MutableBytes bytes, std::uint64_t offset, std::uint64_t length)
 {
     INVARIANT(offset <= bytes.size() && length <= bytes.size() - offset);
     return bytes.subspan(offset, length);
@@ -43,12 +46,12 @@ inline std::uint64_t load_be64(const std::uint8_t *p)
 {
     std::uint64_t v;
     __builtin_memcpy(&v, p, sizeof v);
-    return __builtin_bswap64(v);
+    return boost::endian::big_to_native(v);
 }
 
 inline void store_be64(std::uint8_t *p, std::uint64_t v)
 {
-    v = __builtin_bswap64(v);
+    v = boost::endian::native_to_big(v);
     __builtin_memcpy(p, &v, sizeof v);
 }
 

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -27,8 +28,19 @@ void log_warning(const std::string &line);
 // "0x1f000": how every place in a file is written.
 std::string hex(unsigned long long n);
 
-// "'b0'": how a name that comes from a file is written; control characters,
-// quotes and backslashes as \xNN.
-std::string quoted(std::string_view name);
+// How a text that comes from a file or a client is written, so that no image
+// tells a terminal or a log what to do, and none makes up lines of its own.
+// Escaped, as \xNN, are bytes that are no UTF-8, and characters that cannot be
+// seen or that change how others are seen: controls, line ends, directions.
+//
+// "'b0'", "'it is'"; "$'it\'s \x1b[2J'" if something must be escaped: a name that
+// can be told from what is around it. Both are what a shell takes for the text. Of one that
+// is longer than any path the beginning.
+constexpr std::size_t quote_bytes_max = 4096;
+std::string quote(std::string_view name);
+// For commands that are to be typed: bare where a shell takes that, else quoted.
+std::string shell_word(std::string_view text);
+// For what is not quoted, or not known to be: a net under whole messages.
+std::string printable(std::string_view text);
 
 }  // namespace qcow2

@@ -3,14 +3,9 @@
 
 #include "core/base/utf8.h"
 
-#include <cstddef>
-
 namespace qcow2 {
 
-namespace {
-
-// The length of the UTF-8 sequence at the front, 0 if it is none.
-std::size_t utf8_sequence(std::string_view text)
+std::size_t utf8_length(std::string_view text)
 {
     const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     const unsigned char first = byte(0);
@@ -32,12 +27,20 @@ std::size_t utf8_sequence(std::string_view text)
     return length;
 }
 
-}  // namespace
+char32_t utf8_character(std::string_view bytes)
+{
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
+    // Of the first byte, what follows the ones that say the length.
+    char32_t character = bytes.size() == 1 ? byte(0) : byte(0) & (0x7f >> bytes.size());
+    for (std::size_t i = 1; i < bytes.size(); ++i)
+        character = character << 6 | (byte(i) & 0x3f);
+    return character;
+}
 
 bool is_utf8(std::string_view text)
 {
     while (!text.empty()) {
-        const std::size_t length = utf8_sequence(text);
+        const std::size_t length = utf8_length(text);
         if (length == 0)
             return false;
         text.remove_prefix(length);

@@ -258,7 +258,7 @@ void Arming::log_armed(const std::vector<Write> &images, std::size_t waits, std:
 {
     for (const Write &write : images) {
         const std::uint64_t page_bytes = DirtyBits::page_bits * write.bitmap->granularity;
-        log_detail("bitmap " + quoted(write.bitmap->name) + ": armed in " +
+        log_detail("bitmap " + quote(write.bitmap->name) + ": armed in " +
                    std::to_string(std::popcount(write.image.sectors)) + " sectors of the page for " +
                    hex(write.image.page * page_bytes) + " to " + hex((write.image.page + 1) * page_bytes));
     }

@@ -241,7 +241,7 @@ void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry) co
     const auto runs = runs_of(entry);
     const auto owned = runs ? owns(*runs) : false;
     if (!owned || !*owned) {
-        log_warning("bitmap " + quoted(entry.name) + ": its clusters cannot be told from others' and "
+        log_warning("bitmap " + quote(entry.name) + ": its clusters cannot be told from others' and "
                     "are not given back; 'qcow2-check=leaks' frees them");
         return;
     }

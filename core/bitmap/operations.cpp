@@ -15,7 +15,7 @@ namespace qcow2 {
 
 namespace {
 
-std::string words_for(const std::string &name) { return "bitmap " + quoted(name); }
+std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
 
 constexpr const char *recovered_words = " was inconsistent, and is valid again with all bits set";
 

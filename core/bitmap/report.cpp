@@ -63,7 +63,7 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
         lines.push_back({LogLevel::warning, directory->stale()});
     for (const BitmapDirectoryEntry &entry : directory->entries) {
         ReportLine line = state_of(image, *directory, entry, how_much);
-        line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
+        line.text = "bitmap " + quote(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
                     line.text;
         lines.push_back(std::move(line));
     }

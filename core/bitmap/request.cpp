@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/base/log.h"
 #include "core/bitmap/operations.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
@@ -40,7 +41,7 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
     const std::uint64_t disk_size = std::max(image.disk_size(), request.disk_size_min);
     std::size_t absent = 0;
     for (const std::string &name : request.names) {
-        const std::string context = "bitmap='" + name + "'";
+        const std::string context = "bitmap=" + quote(name);
         if (geometry.version < 3)
             return Error(Errc::unsupported,
                          context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
@@ -89,7 +90,8 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     const BitmapDirectory recovered = TRY(BitmapDirectory::load(image));
     for (const std::string &name : request.names)
         if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use())
-            return Error(done.error()).in("bitmap='" + name + "': it cannot be made valid again");
+            return Error(done.error())
+                .in("bitmap=" + quote(name) + ": it cannot be made valid again");
     return add_bitmaps(image, absent);
 }
 

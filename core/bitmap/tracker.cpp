@@ -58,7 +58,7 @@ void Tracker::open_bitmap(std::size_t i)
         return;
     not_followed_[i] = result.error();
     if (tracked && !why_read_only_)
-        why_read_only_ = std::move(result).error().in("bitmap " + quoted(e.name));
+        why_read_only_ = std::move(result).error().in("bitmap " + quote(e.name));
 }
 
 std::vector<BitmapDirectoryEntry> Tracker::entries() const
@@ -77,7 +77,7 @@ Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
     const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
     return image_.store()
         .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-        .in("bitmap " + quoted(e.name) + ", flags");
+        .in("bitmap " + quote(e.name) + ", flags");
 }
 
 // Those of all that are kept true.
@@ -92,7 +92,7 @@ Result<void> Tracker::set_in_use(bool in_use)
 // B7: there was no room even to say that everything is dirty.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning("bitmap " + quoted(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
+    log_warning("bitmap " + quote(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
     TRY(write_flags(bitmap, true));
     return image_.store().flush();
 }
@@ -105,7 +105,7 @@ Result<void> Tracker::before_change(Range bytes)
             continue;
         Result<bool> marked = bitmap->bits.mark(bytes.touched(bitmap->granularity));
         if (!marked)
-            return std::move(marked).error().in("bitmap " + quoted(bitmap->name));
+            return std::move(marked).error().in("bitmap " + quote(bitmap->name));
         durable &= *marked;
     }
     if (durable)

@@ -85,13 +85,13 @@ std::string CheckReport::text() const
     std::string out;
     for (const CheckFinding &f : findings) {
         out.append(name_of(f.finding)).append(": ").append(sentence_of(f.finding));
-        out.append(" (").append(f.place);
+        out.append(" (").append(printable(f.place));
         if (f.count > 1)
             out.append(", and the next ").append(number(f.count - 1));
         out.append(")\n");
     }
     for (const std::string &note : notes)
-        out.append("note: ").append(note).append("\n");
+        out.append("note: ").append(printable(note)).append("\n");
     return out + number(corruptions) + " corruptions, " + number(leaks) + " leaked clusters\n";
 }
 

@@ -291,17 +291,17 @@ void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectory
         const std::uint64_t used =
             sizeof(on_disk::BitmapDirectoryEntry) + e.extra_data.size() + e.name.size();
         if (!all_zero(sub(directory, e.position + used, e.encoded_size() - used)))
-            findings_.add(Finding::bitmap_directory_padding, "bitmap " + quoted(e.name));
+            findings_.add(Finding::bitmap_directory_padding, "bitmap " + quote(e.name));
     }
 }
 
 Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
 {
     if (entry.in_use())
-        findings_.note("bitmap " + quoted(entry.name) +
+        findings_.note("bitmap " + quote(entry.name) +
                        " is inconsistent (in_use): it was not stored when the image was last used");
     const auto where = [&] {
-        return "bitmap " + quoted(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
+        return "bitmap " + quote(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
     };
     if (entry.finding) {
         findings_.add(*entry.finding, where());

@@ -102,7 +102,7 @@ std::string feature_name(const std::vector<Extension> &extensions, unsigned bit)
                 continue;
             std::string name;
             for (std::size_t i = at + 2; i < at + feature_name_size && e.data[i] != 0; ++i)
-                name += e.data[i] >= ' ' && e.data[i] < 0x7f ? char(e.data[i]) : '?';
+                name += static_cast<char>(e.data[i]);
             return name;
         }
     }
@@ -129,7 +129,7 @@ Error with_feature_name(Error error, Bytes cluster)
     if (name.empty())
         return error;
     return finding(Finding::incompatible_feature_unknown,
-                   "incompatible feature bit " + std::to_string(bit) + ": '" + name + "'");
+                   "incompatible feature bit " + std::to_string(bit) + ": " + quote(name));
 }
 
 void append(Buffer &out, const Extension &extension)
@@ -174,7 +174,9 @@ Result<BitmapsExtension> decode_bitmaps_extension(Bytes data, const Geometry &ge
     e.bitmap_directory_size = raw.bitmap_directory_size.value();
     e.bitmap_directory_offset = HostOffset(raw.bitmap_directory_offset.value());
     if (e.nb_bitmaps == 0 || e.nb_bitmaps > limits::bitmaps_max)
-        return finding(Finding::bitmap_count_wrong, "it is " + std::to_string(e.nb_bitmaps));
+        return finding(Finding::bitmap_count_wrong,
+                       "it is " + std::to_string(e.nb_bitmaps) + ", of 1 to " +
+                           std::to_string(limits::bitmaps_max));
     if (raw.reserved.value() != 0)
         return finding(Finding::bitmaps_extension_reserved, "it is " + hex(raw.reserved.value()));
     // A record has 24 bytes at least and ends at a multiple of 8.
@@ -221,7 +223,8 @@ Result<HeaderArea> decode_header_area(Bytes cluster)
     if (!header)
         return with_feature_name(std::move(header).error(), cluster);
     area.header = *header;
-    cluster = cluster.first(std::min(cluster.size(), area.header.geometry().cluster_size()));
+    cluster = cluster.first(
+        std::min<std::uint64_t>(cluster.size(), area.header.geometry().cluster_size()));
     if (cluster.size() < area.header.header_length)
         return finding(Finding::header_truncated,
                        "its length is " + std::to_string(cluster.size()));

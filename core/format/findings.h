@@ -23,7 +23,8 @@ namespace qcow2 {
     X(version_unknown, unsupported, "the version is neither 2 nor 3")                              \
     X(cluster_bits_out_of_range, unsupported, "cluster_bits is out of range (9 to 21)")            \
     X(refcount_order_out_of_range, corrupt, "refcount_order is out of range (0 to 6)")             \
-    X(header_length_wrong, corrupt, "header_length is out of range")                               \
+    X(header_length_wrong, corrupt,                                                                \
+      "header_length is out of range: a multiple of 8 from 104 to the cluster size")               \
     X(incompatible_feature_unknown, unsupported, "the image needs a feature that is not known")    \
     X(dirty_bit_set, unsupported,                                                                  \
       "the image was not closed cleanly (dirty bit); 'qemu-img check -r all' repairs it")          \
@@ -40,7 +41,7 @@ namespace qcow2 {
       "LUKS disks, not for this")                                                                  \
     X(backing_file, unsupported, "the image has a backing file, and nobody said that it may be opened")                \
     X(backing_file_name_out_of_range, corrupt,                                                     \
-      "the name of the backing file does not lie in the header cluster")                           \
+      "the name of the backing file is longer than 1023 bytes, or not in the header cluster")      \
     X(disk_size_too_large, unsupported, "the disk is larger than an L1 table of 32 MiB reaches")   \
     /* extensions */                                                                               \
     X(extension_truncated, corrupt, "a header extension runs past the end of its area")            \
@@ -50,7 +51,8 @@ namespace qcow2 {
       "autoclear bit 0 (bitmaps) is set, but there is no bitmaps extension")                       \
     X(bitmaps_extension_reserved, corrupt, "the reserved field of the bitmaps extension is not 0") \
     X(bitmap_count_wrong, corrupt, "nb_bitmaps is 0 or too large")                                 \
-    X(bitmap_directory_size_wrong, corrupt, "bitmap_directory_size is out of range")               \
+    X(bitmap_directory_size_wrong, corrupt,                                                        \
+      "bitmap_directory_size is out of range: a multiple of 8, from 24 for each bitmap to 67107840") \
     X(bitmap_directory_unaligned, corrupt, "the bitmap directory is not cluster aligned")          \
     X(bitmap_directory_past_end, corrupt, "the bitmap directory runs past the end of the file")    \
     /* tables named by the header */                                                               \

@@ -23,14 +23,18 @@ Result<Header> decode_fields(Bytes bytes)
     on_disk::Header raw{};
     std::copy_n(bytes.begin(), std::min(bytes.size(), sizeof raw), reinterpret_cast<std::uint8_t *>(&raw));
 
-    if (bytes.size() < 4 || raw.magic.value() != header_magic)
+    if (!has_magic(bytes))
         return finding(Finding::not_qcow2);
     const std::string length = "its length is " + number(bytes.size());
     if (bytes.size() < 8)
         return finding(Finding::header_truncated, length);
     const std::uint32_t version = raw.version.value();
     if (version != 2 && version != 3)
-        return finding(Finding::version_unknown, "it is " + number(version));
+        return finding(Finding::version_unknown,
+                       "it is " + number(version) +
+                           (version == 1 ? ", the older format qcow; 'qemu-img convert -f qcow -O qcow2' makes "
+                                           "a newer image of it"
+                                         : ""));
     if (bytes.size() < (version == 2 ? header_length_v2 : header_length_v3_min))
         return finding(Finding::header_truncated, length);
 
@@ -86,7 +90,9 @@ Result<void> check_geometry(const Header &h)
     const bool extended = h.incompatible_features & incompatible::extended_l2;
     const std::uint32_t min = extended ? limits::cluster_bits_min_extended : limits::cluster_bits_min;
     if (h.cluster_bits < min || h.cluster_bits > limits::cluster_bits_max)
-        return finding(Finding::cluster_bits_out_of_range, "it is " + number(h.cluster_bits));
+        return finding(Finding::cluster_bits_out_of_range,
+                       "it is " + number(h.cluster_bits) +
+                           (extended ? ", and extended L2 entries need " + number(min) : ""));
     if (h.refcount_order > limits::refcount_order_max)
         return finding(Finding::refcount_order_out_of_range, "it is " + number(h.refcount_order));
     const std::uint64_t cluster_size = std::uint64_t(1) << h.cluster_bits;
@@ -167,6 +173,15 @@ Geometry Header::geometry() const
     g.extended_l2 = incompatible_features & incompatible::extended_l2;
     g.data_file = incompatible_features & incompatible::external_data_file;
     return g;
+}
+
+bool has_magic(Bytes beginning)
+{
+    on_disk::be32 magic;
+    if (beginning.size() < sizeof magic)
+        return false;
+    std::memcpy(&magic, beginning.data(), sizeof magic);
+    return magic.value() == header_magic;
 }
 
 Result<Header> decode_header(Bytes bytes)

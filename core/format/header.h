@@ -107,6 +107,9 @@ struct Header {
     friend bool operator==(const Header &, const Header &) = default;
 };
 
+// Whether a file that begins so claims to be a qcow2 image.
+bool has_magic(Bytes beginning);
+
 // bytes: the beginning of the file, at least 112 bytes or all there is. The
 // caller reads past the end as "not there", not as zeros.
 Result<Header> decode_header(Bytes bytes);

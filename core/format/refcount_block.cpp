@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include <boost/endian/conversion.hpp>
+
 namespace qcow2 {
 
 namespace {
@@ -59,16 +61,10 @@ std::uint64_t load_refcount(Bytes bytes, std::uint32_t order, std::uint64_t inde
     switch (order) {
     case 3:
         return *p;
-    case 4: {
-        std::uint16_t v;
-        std::memcpy(&v, p, sizeof v);
-        return __builtin_bswap16(v);
-    }
-    case 5: {
-        std::uint32_t v;
-        std::memcpy(&v, p, sizeof v);
-        return __builtin_bswap32(v);
-    }
+    case 4:
+        return boost::endian::load_big_u16(p);
+    case 5:
+        return boost::endian::load_big_u32(p);
     default:
         return load_be64(p);
     }

@@ -3,6 +3,11 @@
 
 #include "core/image/backing.h"
 
+#include <algorithm>
+#include <array>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
 #include "core/image/image.h"
 
 namespace qcow2 {
@@ -51,19 +56,68 @@ private:
     std::unique_ptr<Image> image_;
 };
 
-Result<std::string> format_of(const HeaderArea &area)
+// The command that gives an image another name or format of its backing file, and reads neither.
+std::string rebase_command(const std::string &name, const std::string &format,
+                           const ChainPlace &place)
 {
-    const Extension *format = area.find(ExtensionType::backing_format);
-    // Never probed: a guest can write a qcow2 header into a raw base.
-    if (!format)
+    return "qemu-img rebase -u -f qcow2 -b " + shell_word(name) + " -F " + format + " " +
+           (place.path.empty() ? "IMAGE" : shell_word(place.path));
+}
+
+Error not_local(const std::string &name, const ChainPlace &place)
+{
+    constexpr std::string_view file_protocol = "file:";
+    const std::string what = "backing file " + quote(name) +
+                             ": the image names something that is no path of a local file, which "
+                             "is not supported; ";
+    if (!name.starts_with(file_protocol))
         return Error(Errc::unsupported,
-                     "the image does not say the format of its backing file '" +
-                         area.backing_file_name + "'; 'qemu-img rebase -u -b " +
-                         area.backing_file_name + " -F FORMAT' sets it");
-    return std::string(format->data.begin(), format->data.end());
+                     what + "if the same is a local file, too, this sets its path: " +
+                         rebase_command("PATH", "FORMAT", place));
+    std::string path = name.substr(file_protocol.size());
+    if (!is_local_path(path))
+        path = "./" + path;
+    return Error(Errc::unsupported, what + "this sets the path alone (-F raw if it is raw): " +
+                                        rebase_command(path, "qcow2", place));
+}
+
+Result<std::string> format_of(const HeaderArea &area, const ChainPlace &place)
+{
+    const std::string &name = area.backing_file_name;
+    const Extension *extension = area.find(ExtensionType::backing_format);
+    // Never probed: a guest can write a qcow2 header into a raw base.
+    if (!extension)
+        return Error(Errc::unsupported, "the image does not say the format of its backing file " +
+                                            quote(name) + "; this sets it (-F raw if it is raw): " +
+                                            rebase_command(name, "qcow2", place));
+    const std::string format(extension->data.begin(), extension->data.end());
+    if (format != "raw" && format != "qcow2")
+        return Error(Errc::unsupported, "backing file " + quote(name) + ": format " +
+                                            quote(format) + " is neither raw nor qcow2");
+    return format;
+}
+
+// The image that names a raw file may be wrong about its format.
+Result<void> check_magic(const NamedFile &file, const std::string &name, const ChainPlace &place)
+{
+    std::array<std::uint8_t, 4> magic{};
+    const auto length = std::min<std::uint64_t>(magic.size(), file.store->size());
+    TRY(file.store->read(0, sub(MutableBytes(magic), 0, length)));
+    if (has_magic(magic))
+        return {};
+    Error error = finding(Finding::not_qcow2).in("header");
+    error.what += "; the image that names it says that it is one; this says that it is raw, "
+                  "if it is: " + rebase_command(name, "raw", place);
+    return error;
 }
 
 }  // namespace
+
+bool is_local_path(std::string_view name)
+{
+    const std::size_t colon = name.find(':');
+    return colon == name.npos || name.find('/') < colon;
+}
 
 Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const ChainPlace &place,
                                               std::uint64_t cache_bytes)
@@ -71,14 +125,14 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     const std::string &name = area.backing_file_name;
     if (area.header.backing_file_offset == 0 || name.empty())
         return std::unique_ptr<Backing>();
-    const std::string format = TRY(format_of(area));
-    if (format != "raw" && format != "qcow2")
-        return Error(Errc::unsupported, "backing file '" + name + "': format '" + format +
-                                            "' is neither raw nor qcow2");
+    if (!is_local_path(name))
+        return not_local(name, place);
+    const std::string format = TRY(format_of(area, place));
     if (!place.opener)
-        return finding(Finding::backing_file, "'" + name + "'");
+        return finding(Finding::backing_file, quote(name));
     if (place.identities.size() >= ChainPlace::depth_max)
-        return Error(Errc::unsupported, "backing file '" + name + "': the chain has more than " +
+        return Error(Errc::unsupported, "backing file " + quote(name) +
+                                            ": the chain has more than " +
                                             std::to_string(ChainPlace::depth_max) + " files");
 
     NamedFile file = TRY(place.opener->open(name, place, false));
@@ -87,6 +141,7 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));
+    TRY(check_magic(file, name, place).in("backing file " + file.path));
     ImageOptions options{cache_bytes, std::move(below), true, false, {}};
     auto image = TRY(Image::open(*file.store, options).in("backing file " + file.path));
     return std::unique_ptr<Backing>(new ImageBacking(std::move(file), std::move(image)));

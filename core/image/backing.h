@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/byte_store.h"
@@ -19,10 +20,15 @@
 
 namespace qcow2 {
 
+// Whether a name that an image has is a path, and not "nbd:", "json:", "https:": what
+// QEMU takes for more.
+bool is_local_path(std::string_view name);
+
 // A file that an image names, opened.
 struct NamedFile {
     std::unique_ptr<ByteStore> store;
-    // What it is called in messages: absolute, with all links followed.
+    // What it is called in messages: absolute, with all links followed, and quoted
+    // where that is needed.
     std::string path;
     // Absolute, as it was named: what names in it are relative to.
     std::string named;

@@ -27,11 +27,27 @@ std::uint64_t backing_share(std::uint64_t cache_bytes)
     return std::max(cache_bytes / 2, cache_bytes_min);
 }
 
-Result<Buffer> read_header_cluster(ByteStore &store)
+// With what to do: the file is new, or raw. What is to be typed comes last.
+Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &path)
+{
+    Error error = finding(Finding::not_qcow2).in("header");
+    if (all_zero(beginning))
+        error.what += "; where there is nothing but zeros qcow2-create=SIZE makes an image";
+    if (store.size() != 0)
+        error.what += "; if it is a raw disk, this makes an image of it: "
+                      "qemu-img convert -f raw -O qcow2 " +
+                      (path.empty() ? "FILE NEW"
+                                    : shell_word(path) + " " + shell_word(path + ".qcow2"));
+    return error;
+}
+
+Result<Buffer> read_header_cluster(ByteStore &store, const std::string &path)
 {
     // More than the header: the image may name a feature that we do not know.
     Buffer bytes(std::min<std::uint64_t>(store.size(), 4096));
     TRY(store.read(0, bytes).in("header"));
+    if (!has_magic(bytes))
+        return not_an_image(store, bytes, path);
     const auto header = decode_header(bytes);
     if (!header)
         return decode_header_area(bytes).error().in("header");
@@ -49,7 +65,7 @@ Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const Im
         return finding(Finding::data_file_name_missing);
     const std::string name(extension->data.begin(), extension->data.end());
     if (!options.place.opener)
-        return finding(Finding::external_data_file, "'" + name + "'");
+        return finding(Finding::external_data_file, quote(name));
     auto file = options.place.opener->open(name, options.place, !options.read_only);
     return std::optional<NamedFile>(TRY(std::move(file).in("external data file")));
 }
@@ -73,7 +89,7 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
 
 Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options)
 {
-    Buffer cluster = TRY(read_header_cluster(store));
+    Buffer cluster = TRY(read_header_cluster(store, options.place.path));
     const HeaderArea area = TRY(
         decode_header_area(sub(Bytes(cluster), 0, std::min<std::uint64_t>(store.size(), cluster.size())))
             .in("header"));

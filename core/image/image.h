@@ -37,7 +37,7 @@
 namespace qcow2 {
 
 struct ImageOptions {
-    // For L2 tables and refcount blocks; 0: enough for 256 GiB.
+    // For L2 tables and refcount blocks; 0: enough for 210 GiB.
     std::uint64_t cache_bytes = 0;
     // Who opens the files that the image names, and where it stands itself.
     ChainPlace place;

@@ -12,20 +12,6 @@
 
 namespace qcow2 {
 
-namespace {
-
-// Names and IDs are any bytes: those that a terminal would take amiss become '?'.
-std::string quoted(const std::string &text)
-{
-    std::string copy = "'" + text + "'";
-    for (char &c : copy)
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-            c = '?';
-    return copy;
-}
-
-}  // namespace
-
 // The table says only itself how long it is: a little first, then more.
 Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header)
 {
@@ -61,7 +47,7 @@ Result<const Snapshot *> find_snapshot(const SnapshotTable &table, std::string_v
         there += (there.empty() ? "" : ", ") + words_for(snapshot);
     }
     return Error(Errc::not_found, "there is no snapshot with the ID or name " +
-                                      quoted(std::string(id_or_name)) + "; the image has " +
+                                      quote(id_or_name) + "; the image has " +
                                       (there.empty() ? "none" : there));
 }
 
@@ -92,7 +78,7 @@ std::string next_snapshot_id(const SnapshotTable &table)
 
 std::string words_for(const Snapshot &snapshot)
 {
-    return "snapshot " + quoted(snapshot.name) + " (ID " + snapshot.id + ")";
+    return "snapshot " + quote(snapshot.name) + " (ID " + shell_word(snapshot.id) + ")";
 }
 
 }  // namespace qcow2

@@ -7,10 +7,71 @@
 #
 # That a read which meets a write finds no torn sector is more than a file does:
 # the kernel copies page by page, with nothing held between reader and writer
-# (`nbdkit file` and qemu-nbd show it in this very test). The memory plugin takes
-# requests one by one: over it there is nobody to tear a sector but the filter.
+# (`nbdkit file` and qemu-nbd show it in this very test), and so does the memory
+# plugin of newer versions. Hence a plugin of our own, which says that it is
+# parallel and does requests one by one: over it there is nobody to tear a sector
+# but the filter.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
+
+[ -n "${CXX-}" ] && [ -n "${PROJECT_CXXFLAGS-}" ] || skip "needs CXX and PROJECT_CXXFLAGS: run it by make check"
+
+cat >one-by-one.cpp <<'PLUGIN'
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+namespace {
+
+constexpr std::int64_t size = 512 << 20;
+char memory[size];
+std::mutex mutex;
+
+void *open_memory(int) { return memory; }
+std::int64_t get_size(void *) { return size; }
+int can_multi_conn(void *) { return 1; }
+int can_flush(void *) { return 1; }
+int flush_memory(void *, std::uint32_t) { return 0; }
+
+int pread(void *, void *bytes, std::uint32_t count, std::uint64_t offset, std::uint32_t)
+{
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::memcpy(bytes, memory + offset, count);
+    return 0;
+}
+
+int pwrite(void *, const void *bytes, std::uint32_t count, std::uint64_t offset, std::uint32_t)
+{
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::memcpy(memory + offset, bytes, count);
+    return 0;
+}
+
+nbdkit_plugin make_plugin()
+{
+    nbdkit_plugin plugin = nbdkit_plugin();
+    plugin.name = "onebyone";
+    plugin.open = open_memory;
+    plugin.get_size = get_size;
+    plugin.can_multi_conn = can_multi_conn;
+    plugin.can_flush = can_flush;
+    plugin.flush = flush_memory;
+    plugin.pread = pread;
+    plugin.pwrite = pwrite;
+    return plugin;
+}
+
+nbdkit_plugin plugin = make_plugin();
+
+}  // namespace
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+NBDKIT_REGISTER_PLUGIN(plugin)
+PLUGIN
+$CXX $PROJECT_CXXFLAGS -fPIC -shared -o one-by-one.so one-by-one.cpp
 
 # overlap: "whole" if a sector read while it is written is the old or the new
 # one; "words" if that is so for each 8 bytes of it.
@@ -111,7 +172,7 @@ h.shutdown()
 PYTHON
 }
 
-serve memory 1G qcow2-create=256M
+serve "$tmp/one-by-one.so" qcow2-create=256M
 overlap whole
 stop
 

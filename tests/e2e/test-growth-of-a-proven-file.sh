@@ -70,6 +70,7 @@ serve file disk.qcow2 bitmap=b0
 fill
 stop
 [ "$(length_of disk.qcow2)" -gt 3000000 ] || fail "the file has not grown"
+server_said "cannot grow to [0-9]+ bytes: $tmp/disk.qcow2: the limit of this process for files .ulimit -f.: File too large\$"
 check_image disk.qcow2
 same_disk disk.qcow2 twin.raw
 dirty_covers_touched b0 disk.qcow2

@@ -67,6 +67,8 @@ refused 100 4 0 header_length is out of range
 refused 100 4 103 header_length is out of range
 refused 100 4 0xffffffff header_length is out of range
 refused 100 4 0x10008 header_length is out of range
+refused 100 4 108 header_length is out of range: a multiple of 8 from 104 to the cluster size .it is 108
+refused 8 12 0x000000000000020000000400 the name of the backing file is longer than 1023 bytes
 refused 8 8 0xffffffffffffffff backing file
 refused 72 8 0x20 incompatible feature bit 5
 refused 72 8 0x8000000000000000 incompatible feature bit 63

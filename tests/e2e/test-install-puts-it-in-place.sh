@@ -3,8 +3,9 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # `make install DESTDIR=` puts the filter where nbdkit looks for it (or where
-# --with-filterdir said), and the man page in its place; what was installed works, by
-# its path and by its name; `make uninstall` takes all away.
+# --with-filterdir said), and the man page in its place, and nothing else; the filter has
+# no debug information unless STRIP=: asks for it; what was installed works, by its path
+# and by its name; `make uninstall` takes all away.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -32,6 +33,15 @@ installed=$tmp/root$filterdir/nbdkit-qcow2bitmap-filter.so
 page=$tmp/root$man1dir/nbdkit-qcow2bitmap-filter.1
 [ -f "$installed" ] || fail "no filter: $(find root)"
 [ -f "$page" ] || fail "no man page: $(find root)"
+same "$(find root ! -type d | wc -l)" 2
+
+# has_debug FILE
+has_debug() { LC_ALL=C grep -qF .debug_info "$1"; }
+has_debug "$installed" && fail "it is not stripped: $(ls -l "$installed")"
+make -s -C "$top_builddir" install DESTDIR="$tmp/whole" STRIP=: >install.out 2>&1 || fail "$(cat install.out)"
+if has_debug "$top_builddir/filter/nbdkit-qcow2bitmap-filter.so"; then
+    has_debug "$tmp/whole$filterdir/nbdkit-qcow2bitmap-filter.so" || fail "STRIP=: strips"
+fi
 
 step "by its path"
 make_qcow2 disk.qcow2 64M

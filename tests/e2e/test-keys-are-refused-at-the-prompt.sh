@@ -16,6 +16,34 @@ refused "unknown parameter 'qcow2-lok'" file disk.qcow2 qcow2-lok=on
 refused "unknown parameter 'bitmaps'" file disk.qcow2 bitmaps=b0
 refused "unknown parameter 'bitmap-granularty'" file disk.qcow2 bitmap-granularty=64k
 refused "unknown parameter 'nonsense'" file disk.qcow2 nonsense=1
+! grep -q qcow2bitmap refused.out || fail "it has nothing to do with us: $(cat refused.out)"
+
+step "a key that is nearly ours, and ends in the plugin or a filter below: ours are told"
+for key in bitmpa bitmaps bitmap_sync granularity qcow2-lok qcow-create shrink; do
+    refused "if '$key' was meant for qcow2bitmap: did you mean [a-z0-9-]+=. It has these parameters:" \
+        file disk.qcow2 $key=1
+    grep -q "^bitmap-granularity=<SIZE>" refused.out || fail "not all are told: $(cat refused.out)"
+done
+refused "if 'bitmpa' was meant for qcow2bitmap: did you mean bitmap=" --filter=offset file disk.qcow2 bitmpa=1
+# A plugin that takes no parameters says so in its own way.
+refused "did you mean bitmap=" zero bitmpa=1
+# What the plugin knows is the plugin's.
+serve file disk.qcow2 cache=none
+stop
+! grep -q "did you mean" main.log || fail "$(cat main.log)"
+
+step "a size is how much there is to be, not by how much more"
+for key in bitmap-granularity qcow2-cache qcow2-create qcow2-resize qcow2-shrink; do
+    for value in +10G -10G ' 10G'; do
+        refused "$key=.10G: not a " file disk.qcow2 "$key=$value"
+    done
+    refused "$key=.10G: not a .*: it has no sign, for it is how much there is to be" file disk.qcow2 $key=+10G
+done
+serve -r file disk.qcow2 qcow2-create=100
+stop
+server_said "warning: qcow2-create=100: a disk of less than 1M; was a suffix forgotten, as in 100G"
+
+step "values"
 
 refused 'bitmap=: the name of a bitmap has 1 to 1023 bytes, not 0' file disk.qcow2 bitmap=
 refused 'bitmap=: the name of a bitmap has 1 to 1023 bytes, not 1024' file disk.qcow2 bitmap="$(name_of 1024)"
@@ -42,7 +70,7 @@ for filter in retry retry-request; do
         --filter="$filter" file disk.qcow2 bitmap-sync=durable
     serve --filter="$filter" file disk.qcow2
     stop
-    server_said "warning: the $filter filter below hides failed flushes"
+    server_said "^nbdkit: qcow2bitmap: warning: the $filter filter below hides failed flushes"
     serve -r --filter="$filter" file disk.qcow2
     stop
     ! grep -q hides main.log || fail "a warning for one who reads: $(cat main.log)"

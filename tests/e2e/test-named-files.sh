@@ -217,10 +217,77 @@ qemu-img rebase -q -u -f qcow2 -b base.raw $disk 2>/dev/null || true
 at=$("$PYTHON" -c 'print(open("allowed/disk.qcow2", "rb").read(65536).find(b"\xe2\x79\x2a\xca"))')
 # (QEMU insists on one: a type that nobody knows takes its place.)
 [ "$at" -eq -1 ] || poke $disk "$at" 4 0x12345678
-refused "does not say the format of its backing file 'base.raw'; 'qemu-img rebase -u -b base.raw -F" \
-    file $disk "${allow[@]}"
+refused "does not say the format of its backing file 'base.raw'; this sets it .-F raw if it is raw.: qemu-img \
+rebase -u -f qcow2 -b base.raw -F qcow2 $tmp/$disk\$" file $disk "${allow[@]}"
+# What is said can be typed. This is wrong, and the way back is said, too.
+bash -c "$(sed -n 's/.* raw): //p' refused.out)"
+refused "backing file $tmp/allowed/base.raw: header: not a qcow2 image.* if it is: qemu-img rebase -u -f qcow2 -b \
+base.raw -F raw $tmp/$disk\$" file $disk "${allow[@]}"
+bash -c "$(sed -n 's/.* if it is: //p' refused.out)"
+served A file $disk "${allow[@]}"
+# With "file:" in front, which is no path: one command sets both.
+for name in file:../base.raw file:a:b; do
+    overlay "$name" raw allowed/sub/disk.qcow2
+    refused "'$name': the image names something that is no path .*; this sets the path alone" \
+        file allowed/sub/disk.qcow2 "${allow[@]}"
+    at=$("$PYTHON" -c 'print(open("allowed/sub/disk.qcow2", "rb").read(65536).find(b"\xe2\x79\x2a\xca"))')
+    poke allowed/sub/disk.qcow2 "$at" 4 0x12345678
+    refused "'$name': the image names something that is no path .*; this sets the path alone" \
+        file allowed/sub/disk.qcow2 "${allow[@]}"
+    bash -c "$(sed -n 's/.* raw): //p' refused.out | sed 's/-F qcow2/-F raw/')"
+    cp allowed/base.raw allowed/sub/a:b
+    served A file allowed/sub/disk.qcow2 "${allow[@]}"
+done
+overlay nbd:localhost:1
+refused "not supported; if the same is a local file, too, this sets its path: qemu-img rebase -u -f qcow2 -b PATH -F \
+FORMAT $tmp/$disk" file $disk "${allow[@]}"
 overlay base.raw vmdk
 refused "backing file 'base.raw': format 'vmdk' is neither raw nor qcow2" file $disk "${allow[@]}"
+
+step "an overlay that is reached by a link in another folder: where its names are looked for is said"
+mkdir -p "links/of it" allowed/deep
+overlay ../base.raw raw allowed/deep/disk.qcow2
+ln -sf "$tmp/allowed/deep/disk.qcow2" "links/of it/disk.qcow2"
+origin="its name, '../base.raw', is looked for in the folder of the symbolic link '$tmp/links/of it/disk.qcow2', by \
+which the image was reached; file=$tmp/allowed/deep/disk.qcow2 looks for it in the folder of the image"
+# The folder is the one that exists, not .../of it/..
+refused "^nbdkit: error: '$tmp/links/of it/disk.qcow2': $tmp/links/base.raw: .*; qcow2-files=$tmp/links allows it to be \
+opened; $origin\$" file "links/of it/disk.qcow2"
+refused "qcow2-files=$tmp/links allows it to be opened; $origin" file "links/of it/disk.qcow2" "${allow[@]}"
+refused "$tmp/links/of it/../base.raw': No such file or directory; $origin" file "links/of it/disk.qcow2" \
+    qcow2-files=links
+served A file "$(grep -o 'file=[^ ]*' refused.out)" "${allow[@]}"
+# An image in the middle that is reached by a link.
+overlay "$tmp/links/of it/disk.qcow2" qcow2 allowed/above.qcow2
+refused "; its name, '../base.raw', is looked for in .*'$tmp/links/of it/disk.qcow2', by which the image was reached; the \
+image itself is $tmp/allowed/deep/disk.qcow2\$" file allowed/above.qcow2 qcow2-files=links "${allow[@]}"
+# Not where the image itself was named, nor where the name says all by itself.
+overlay ../missing.raw raw allowed/deep/disk.qcow2
+refused "missing.raw: No such file or directory\$" file allowed/deep/disk.qcow2 "${allow[@]}"
+overlay "$tmp/outside/secret.raw" raw allowed/deep/disk.qcow2
+refused "qcow2-files=$tmp/outside allows it to be opened\$" file "links/of it/disk.qcow2"
+
+step "an image that is given as a descriptor has no folder"
+overlay base.raw
+refused "'base.raw': a relative name, but the image was given as a descriptor, which has no folder; give its path" \
+    file /dev/fd/9 9<>$disk
+refused "'base.raw': a relative name, but .*; give its path" file /proc/self/fd/9 "${allow[@]}" 9<>$disk
+overlay "$tmp/allowed/base.raw"
+serve file /dev/fd/9 "${allow[@]}" 9<>$disk
+client <<<'assert h.pread(65536, 0) == b"A" * 65536'
+stop
+
+step "folders and names that a shell would take amiss can be typed as they are told"
+mkdir "allowed/a b; touch ran"
+cp allowed/base.raw "allowed/a b; touch ran/\$(touch ran)'s.raw"
+overlay "a b; touch ran/\$(touch ran)'s.raw"
+refused "qcow2-files='$tmp/allowed/a b; touch ran' allows" file $disk
+eval "served A file $disk $(grep -o "qcow2-files='[^']*'" refused.out)"
+overlay $'no\n\e[2J'
+refused "qcow2-files=$tmp/allowed allows" file $disk
+refused "^nbdkit: error: $tmp/$disk: \\$'$tmp/allowed/no.x0a.x1b.2J': No such file" file $disk "${allow[@]}"
+same "$(wc -l <refused.out)" 1 "lines"
+[ ! -e ran ] || fail "a name was run"
 
 step "loops"
 overlay disk.qcow2 qcow2

@@ -25,6 +25,18 @@ qemu-img compare -q -f raw -F raw now.raw twin.raw
 qemu-io -r -f qcow2 -c 'read -P 0x11 0 1M' disk.qcow2 >io.out
 ! grep -q 'verification failed' io.out || fail "$(cat io.out)"
 
+step "without room for a bitmap: what keeps the file from growing is said, and what helps"
+make_qcow2 new.qcow2 64M
+serve -t 1 --filter=cow file new.qcow2 bitmap=b0
+! nbdinfo "$(uri)" >/dev/null 2>&1 || fail "a client was let in"
+stop
+server_said "cannot grow: the cow filter below keeps it at its size; room behind the image is used, and can be made \
+before nbdkit starts: truncate -s .1G $tmp/new.qcow2\$"
+bash -c "$(sed -n 's/.*before nbdkit starts: //p' main.log | head -n 1)"
+serve --filter=cow file new.qcow2 bitmap=b0
+client <<<'h.pwrite(b"x" * 1000000, 0)'
+stop
+
 step "with room in it nothing of this shows"
 serve --filter=cow file disk.qcow2
 client <<'PYTHON'

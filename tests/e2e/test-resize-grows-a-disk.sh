@@ -37,6 +37,12 @@ serve -v file disk.qcow2 qcow2-resize=1M
 client <<<'assert h.get_size() == 3000320'
 stop
 server_said "the disk has 3000320 bytes; qcow2-resize=1048576 leaves a larger one as it is"
+# At the prompt, too: perhaps a suffix was forgotten. Not where it is just what it has.
+server_said "^nbdkit: qcow2bitmap: warning: $tmp/disk.qcow2: the disk has 3000320 bytes already, and stays so; \
+qcow2-resize=1048576 is less"
+serve file disk.qcow2 qcow2-resize=3000001
+stop
+! grep -q "is less" main.log || fail "$(cat main.log)"
 same "$(sha256sum disk.qcow2)" "$before"
 
 step "what QEMU has left behind the end does not show"

@@ -40,6 +40,19 @@ EOT
     stop
 done
 
+step "its own version: in the help, in the log at -v, and where nbdkit asks filters"
+version=$(cat "$top_srcdir/VERSION")
+"${nbdkit_command[@]}" --filter="$FILTER" null --help >help.out
+grep -qF "qcow2bitmap $version." help.out || fail "$(cat help.out)"
+"${nbdkit_command[@]}" --filter="$FILTER" null --dump-plugin >dump.out
+if [ "$(printf '%s\n' 1.42 "$(nbdkit --version | sed 's/[^0-9]*//')" | sort -V | head -n 1)" = 1.42 ]; then
+    same "$(grep '^qcow2bitmap_' dump.out)" "qcow2bitmap_version=$version"
+fi
+make_qcow2 version.qcow2 1M
+serve -v file version.qcow2
+server_said "qcow2bitmap $version, for nbdkit [0-9]"
+stop
+
 step "the exports"
 serve file disk.qcow2
 same "$(nbdinfo --list --json --no-content "$(uri)" |

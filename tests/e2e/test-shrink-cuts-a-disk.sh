@@ -62,7 +62,7 @@ make_qcow2 snapped.qcow2 4M cluster_size=4k
 qemu-io -f qcow2 -c "write -P 1 0 4M" snapped.qcow2 >/dev/null
 qemu-img snapshot -c full snapped.qcow2
 qemu-io -f qcow2 -c "write -P 2 0 3M" snapped.qcow2 >/dev/null
-shrink 0 file snapped.qcow2 qcow2-shrink=1234432
+shrink 0 file snapped.qcow2 qcow2-shrink=4M:1234432
 check_image snapped.qcow2
 qemu-io -f qcow2 -c "read -P 2 0 1234432" snapped.qcow2 | grep -q "read 1234432" || fail "the active disk"
 qemu-img snapshot -a full snapped.qcow2
@@ -71,7 +71,7 @@ qemu-io -f qcow2 -c "read -P 1 0 4M" snapped.qcow2 | grep -q "read 4194304" || f
 
 step "a compressed last cluster"
 qemu-img convert -q -c -O qcow2 disk.raw packed.qcow2
-shrink 0 file packed.qcow2 qcow2-shrink=100352
+shrink 0 file packed.qcow2 qcow2-shrink="$(virtual_size packed.qcow2)":100352
 check_image packed.qcow2
 qemu-img resize -q -f qcow2 packed.qcow2 1M
 head -c 100352 disk.raw >packed.raw
@@ -96,9 +96,36 @@ shrink 1 file snapped.qcow2 qcow2-snapshot=full qcow2-shrink=1M
 server_said "qcow2-snapshot= serves a snapshot, which does not change; but qcow2-shrink=1M asks for a change"
 make_qcow2 old.qcow2 1M compat=0.10
 qemu-img snapshot -c s old.qcow2
-shrink 1 file old.qcow2 qcow2-shrink=512K
-server_said "old.qcow2: qcow2-shrink=512K: a version 2 image with snapshots cannot be resized"
+shrink 1 file old.qcow2 qcow2-shrink=1M:512K
+server_said "old.qcow2: qcow2-shrink=1M:512K: a version 2 image with snapshots cannot be resized"
 same "$(sha256sum snapped.qcow2)" "$before"
+
+step "next to nothing is left, for a suffix was forgotten: it asks"
+make_qcow2 large.qcow2 200M
+qemu-io -f qcow2 -c "write -P 4 0 3M" -c "write -P 4 150M 64k" large.qcow2 >/dev/null
+untouched=$(sha256sum large.qcow2)
+for size in 5 5k 1023K 1M 2047K; do
+    shrink 1 file large.qcow2 qcow2-shrink=$size
+    server_said "qcow2-shrink=$size: the disk has 200M, and [0-9]+[KM]? would be left; was a suffix"
+done
+server_said "say from which size to which: qcow2-shrink=200M:2047K\$"
+# From another size than it has.
+shrink 1 file large.qcow2 qcow2-shrink=100M:5
+server_said "qcow2-shrink=100M:5: the disk has 200M, not 100M; nothing was cut"
+shrink 1 file large.qcow2 qcow2-shrink=100M:50M
+same "$(sha256sum large.qcow2)" "$untouched"
+shrink 0 file large.qcow2 qcow2-shrink=2M
+same "$(virtual_size large.qcow2)" $((2 << 20))
+# What goes is told before it goes.
+server_said "^nbdkit: qcow2bitmap: warning: qcow2-shrink=2M: the disk has 209715200 bytes; the last 207618048 are \
+cut off, and with them 1114112 bytes of data\$"
+# As the message has it.
+shrink 1 file large.qcow2 qcow2-shrink=5
+eval "shrink 0 file large.qcow2 $(grep -o 'qcow2-shrink=2M:512$' main.log)"
+same "$(virtual_size large.qcow2)" 512
+# Done twice, the second time does nothing.
+shrink 0 file large.qcow2 qcow2-shrink=2M:512
+same "$(cat out)" "the disk has 512 bytes: nothing to cut"
 
 step "other keys that stand beside it do nothing, and it says so"
 shrink 0 file snapped.qcow2 bitmap=b0 bitmap-recover=all-dirty qcow2-resize=8M qcow2-shrink=16M
@@ -112,6 +139,6 @@ step "a store that is full and cannot grow: refused, and nothing has changed"
 make_qcow2 full.qcow2 2M
 qemu-io -f qcow2 -c "write -P 3 0 2M" full.qcow2 >/dev/null
 cp full.qcow2 full.before
-shrink 1 -f --filter=offset file full.qcow2 offset=0 qcow2-shrink=1000000
-server_said "qcow2-shrink=1000000.*cannot grow"
+shrink 1 -f --filter=offset file full.qcow2 offset=0 qcow2-shrink=2M:1000000
+server_said "qcow2-shrink=2M:1000000: .*cannot grow"
 cmp full.qcow2 full.before

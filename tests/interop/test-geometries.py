@@ -55,6 +55,8 @@ def both_ways(t, number, version, cluster, refcount_bits):
         read_all(h, model, "what we wrote, read by us")
         expect_zeros_are_zero(h, model, "what we wrote")
         said = server.stop()
+    # (But of nbdkit before 1.34.)
+    said = "\n".join(line for line in said.splitlines() if "when a client vanishes" not in line)
     expect("warning" not in said and "error" not in said, said)
 
     # QEMU does the same to the twin.

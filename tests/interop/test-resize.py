@@ -25,7 +25,7 @@ def grow(t, path, size, *words):
 
 def shrink(t, path, size, *words):
     text = run("nbdkit", f"--filter={os.environ['FILTER']}", "-U", t.path("none.sock"), "file", path,
-               f"qcow2-shrink={size}", *words)
+               f"qcow2-shrink={Qcow2File(path).disk_size}:{size}", *words)
     expect(f"and now {size}\n" in text, "it said:", text)
 
 

@@ -28,7 +28,7 @@ void add(Numbers &numbers, HostRun run)
         numbers.insert(run.first.value + i);
 }
 
-void remove(Numbers &numbers, HostRun run)
+void take_out(Numbers &numbers, HostRun run)
 {
     numbers.erase(numbers.lower_bound(run.first.value), numbers.lower_bound(run.end().value));
 }
@@ -70,7 +70,7 @@ BOOST_AUTO_TEST_CASE(equals_two_sets)
                 break;
             case 3:
                 map.remove(run);
-                remove(own, run);
+                take_out(own, run);
                 break;
             case 4:
                 BOOST_REQUIRE_EQUAL(map.overlaps(run), overlaps(own, run) || overlaps(snapshots, run));

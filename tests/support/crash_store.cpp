@@ -12,7 +12,7 @@ namespace {
 
 using Content = PendingWrite::Content;
 
-void apply(const PendingWrite &write, Range sectors, SparseBytes &bytes)
+void apply_run(const PendingWrite &write, Range sectors, SparseBytes &bytes)
 {
     const std::uint64_t offset = write.bytes.begin + sectors.begin * sector_size;
     const std::uint64_t length = sectors.length() * sector_size;
@@ -38,7 +38,7 @@ void for_runs(const BitVector &alive, Function function)
 
 void apply_alive(const PendingWrite &write, SparseBytes &bytes)
 {
-    for_runs(write.alive, [&](Range run) { apply(write, run, bytes); });
+    for_runs(write.alive, [&](Range run) { apply_run(write, run, bytes); });
 }
 
 // Each sector is there or not.
@@ -308,7 +308,7 @@ StoreImage CrashWalk::power_cut(Random &random, CrashMode mode) const
             continue;
         if (mode == CrashMode::torn || (mode == CrashMode::prefix && i == last))
             for_runs(torn(write.alive, random),
-                     [&](Range run) { apply(write, run, image.bytes); });
+                     [&](Range run) { apply_run(write, run, image.bytes); });
         else
             apply_alive(write, image.bytes);
     }

@@ -28,5 +28,11 @@ for key in $man_keys; do
     grep -qx -- "$key" <<<"$help_keys" || problem "the filter does not know $key=, which $man has"
 done
 
+# And of the same default of the memory for metadata.
+enough=$(nbdkit --filter="$FILTER" null --help </dev/null | grep -oE 'enough for [0-9]+G')
+for document in README.md "$man"; do
+    grep -q -- "$enough" "$document" || problem "$document does not say '$enough', as the help does"
+done
+
 echo "keys:" $help_keys
 finish

@@ -18,6 +18,12 @@ while read -r line; do
     problem "$line"
 done < <(grep -HnwE "$marker" "${files[@]}")
 
+# What an image says is written by quote() or shell_word(): quotes of one's own keep nothing in.
+while read -r line; do
+    problem "$line: quotes made by hand"
+done < <(tree_files core filter | grep -E '\.(h|cpp)$' |
+    xargs grep -HnE "'\" *\+" | grep -v '^core/base/log.cpp:')
+
 while read -r line; do
     problem "$line: white space at the end"
 done < <(grep -HnE '[[:blank:]]+$' "${files[@]}" | cut -d: -f1,2)

@@ -60,11 +60,34 @@ BOOST_AUTO_TEST_CASE(who_is_verbose)
 BOOST_AUTO_TEST_CASE(who_stays_in_the_foreground)
 {
     for (const char *line : {"nbdkit -f file x", "nbdkit -vf file x", "nbdkit -s file x", "nbdkit file x -f",
-                             "nbdkit --foreground file x", "nbdkit --no-fork file x", "nbdkit --single file x"})
+                             "nbdkit --foreground file x", "nbdkit --no-fork file x", "nbdkit --single file x",
+                             "nbdkit --run true file x", "nbdkit --run=true file x", "nbdkit -U - file x",
+                             "nbdkit -rU- file x", "nbdkit --unix=- file x", "nbdkit --unix - file x"})
         BOOST_TEST(foreground(line), line);
     for (const char *line : {"nbdkit file x", "nbdkit -U f file x", "nbdkit -Uf file x", "nbdkit -r file x",
-                             "nbdkit --no-sr file x", "nbdkit file f", "nbdkit --filter -f file x"})
+                             "nbdkit --no-sr file x", "nbdkit file f", "nbdkit --filter -f file x", "nbdkit -U x - file x"})
         BOOST_TEST(!foreground(line), line);
+}
+
+BOOST_AUTO_TEST_CASE(who_has_one_thread)
+{
+    for (const char *line : {"nbdkit -t 1 null", "nbdkit -t1 null", "nbdkit -ft1 null", "nbdkit --threads=1 null",
+                             "nbdkit --threads 1 null", "nbdkit null -t 1", "nbdkit -t 16 -t 1 null"})
+        BOOST_TEST(has_one_thread(words_of(line)), line);
+    for (const char *line : {"nbdkit null", "nbdkit -t 2 null", "nbdkit -t 1 -t 2 null", "nbdkit -t 11 null",
+                             "nbdkit -e -t 1 null", "nbdkit null -- -t 1", "nbdkit -t"})
+        BOOST_TEST(!has_one_thread(words_of(line)), line);
+}
+
+BOOST_AUTO_TEST_CASE(where_errors_go)
+{
+    const auto target = [](const std::string &line) { return static_cast<int>(log_target(words_of(line))); };
+    BOOST_TEST(target("nbdkit null") == static_cast<int>(LogTarget::by_place));
+    BOOST_TEST(target("nbdkit --log=stderr null") == static_cast<int>(LogTarget::standard_error));
+    BOOST_TEST(target("nbdkit --log syslog null") == static_cast<int>(LogTarget::system_log));
+    BOOST_TEST(target("nbdkit --log=stderr --log=null null") == static_cast<int>(LogTarget::nothing));
+    BOOST_TEST(target("nbdkit --log=default null") == static_cast<int>(LogTarget::by_place));
+    BOOST_TEST(target("nbdkit -e --log=null null") == static_cast<int>(LogTarget::by_place));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

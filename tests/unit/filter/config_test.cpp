@@ -104,8 +104,52 @@ BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 {
     BOOST_CHECK_NE(refused("qcow2-grow", "1G").find("'qcow2-grow'"), std::string::npos);
     BOOST_CHECK_NE(refused("bitmaps", "b0").find("'bitmaps'"), std::string::npos);
+    BOOST_CHECK_EQUAL(refused("bitmap\x1b[2J", "b0"), "unknown parameter $'bitmap\\x1b[2J'");
     refused("dir", "/tmp");
     refused("dirfd", "3");
+}
+
+// nbdkit takes "+10G" for 10G: a disk of 100G would be cut to a tenth.
+BOOST_AUTO_TEST_CASE(sizes_with_a_sign_or_a_space_are_refused)
+{
+    for (const char *key : {"bitmap-granularity", "qcow2-cache", "qcow2-create", "qcow2-resize", "qcow2-shrink"}) {
+        for (const char *value : {"+1M", "-1M", "+", "-0"}) {
+            const std::string what = refused(key, value);
+            BOOST_TEST(what.starts_with(std::string(key) + "=" + value + ": not a"), what);
+            BOOST_TEST(what.find("no sign") != what.npos, what);
+        }
+        for (const char *value : {"", " 1M", "\t1M", "\n1", "x", ":"})
+            BOOST_TEST(refused(key, value).starts_with(std::string(key) + "=" + value + ": not a"));
+        Config config;
+        BOOST_CHECK(must(take_key(config, key, "1M")));
+    }
+    for (const char *value : {"+2M:1M", "2M:+1M", "2M:-1M", "2M:", ":1M", "2M:1M:1M", "2M:0", "0"})
+        BOOST_TEST(refused("qcow2-shrink", value).starts_with(std::string("qcow2-shrink=") + value + ": not a size"));
+    Config config;
+    BOOST_CHECK(must(take_key(config, "qcow2-shrink", "2M:1M")));
+}
+
+BOOST_AUTO_TEST_CASE(who_mistypes_a_key_is_told_which_one_there_is)
+{
+    const auto meant = [](const char *key, const char *known) {
+        const std::string advice = advice_on(key);
+        BOOST_TEST(advice.starts_with(std::string("if '") + key + "' was meant for qcow2bitmap: did you mean " +
+                                      known + "=? It has these parameters:\nbitmap=<NAME>"), key << ": " << advice);
+    };
+    meant("bitmpa", "bitmap");
+    meant("bitmaps", "bitmap");
+    meant("btmap", "bitmap");
+    meant("granularity", "bitmap-granularity");
+    meant("bitmap_granularity", "bitmap-granularity");
+    meant("bitmap-granularty", "bitmap-granularity");
+    meant("qcow-create", "qcow2-create");
+    meant("shrink", "qcow2-shrink");
+    meant("qcow2-lok", "qcow2-lock");
+    // It is ours, but which?
+    BOOST_TEST(advice_on("qcow2-nonsense").starts_with("if 'qcow2-nonsense' was meant for qcow2bitmap: it has"));
+    // A known one with a wrong value, and those of others.
+    for (const char *key : {"bitmap", "qcow2-lock", "nonsense", "size", "offset", "fadvise", "file", "x", ""})
+        BOOST_TEST(advice_on(key) == "", key);
 }
 
 BOOST_AUTO_TEST_CASE(the_help_has_a_line_for_each_key)

@@ -120,7 +120,7 @@ BOOST_AUTO_TEST_CASE(how_the_layer_holds_it)
 
 BOOST_AUTO_TEST_CASE(a_limit_of_the_process_is_lack_of_space_and_no_signal)
 {
-    const TemporaryFile file(10);
+    const TemporaryFile file(10), longer(3 << 20);
     const auto local = must(LocalFile::open(file.path()));
     rlimit before;
     BOOST_REQUIRE_EQUAL(::getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -128,9 +128,14 @@ BOOST_AUTO_TEST_CASE(a_limit_of_the_process_is_lack_of_space_and_no_signal)
     lower.rlim_cur = 1 << 20;
     BOOST_REQUIRE_EQUAL(::setrlimit(RLIMIT_FSIZE, &lower), 0);
     const Result<void> grown = local->truncate((1 << 20) + 1);
+    // What is longer already may become shorter.
+    const Result<void> cut = must(LocalFile::open(longer.path()))->truncate(2 << 20);
     ::setrlimit(RLIMIT_FSIZE, &before);
     BOOST_REQUIRE(!grown);
     BOOST_CHECK(grown.error().code == Errc::no_space);
+    BOOST_TEST(grown.error().what == file.path() + ": the limit of this process for files (ulimit -f): File too large");
+    BOOST_CHECK(cut);
+    BOOST_CHECK_EQUAL(longer.size(), 2 << 20);
     must(local->truncate(1 << 20));
     BOOST_CHECK_EQUAL(file.size(), 1 << 20);
 }

@@ -5,7 +5,11 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
+#include <string>
 #include <vector>
 
 #include "tests/unit/filter/fake_nbdkit.h"
@@ -17,6 +21,33 @@ namespace {
 
 constexpr Errc all_codes[] = {Errc::io,        Errc::no_space, Errc::corrupt,   Errc::unsupported, Errc::read_only,
                               Errc::busy,      Errc::not_found, Errc::exists,   Errc::invalid};
+
+// What is written there as long as this lives.
+class StandardError {
+public:
+    StandardError() : was_(::dup(STDERR_FILENO)), file_(::open(kept_.path().c_str(), O_RDWR))
+    {
+        BOOST_REQUIRE(was_ != -1 && file_ != -1 && ::dup2(file_, STDERR_FILENO) != -1);
+    }
+    ~StandardError()
+    {
+        ::dup2(was_, STDERR_FILENO);
+        ::close(was_);
+        ::close(file_);
+    }
+    StandardError(const StandardError &) = delete;
+    StandardError &operator=(const StandardError &) = delete;
+
+    std::string text() const
+    {
+        const Buffer bytes = kept_.content();
+        return std::string(bytes.begin(), bytes.end());
+    }
+
+private:
+    const TemporaryFile kept_{0};
+    const int was_, file_;
+};
 
 }  // namespace
 
@@ -66,12 +97,46 @@ BOOST_AUTO_TEST_CASE(exceptions_stop)
     said();
 }
 
-BOOST_AUTO_TEST_CASE(warnings_are_errors_that_say_so)
+// Not "error: warning: ": nobody has failed.
+BOOST_AUTO_TEST_CASE(warnings_are_said_where_nbdkit_says_its_errors)
+{
+    const auto place = [](const std::vector<std::string> &arguments, bool forked) {
+        return static_cast<int>(place_of_warnings(arguments, forked));
+    };
+    const int stderr_ = static_cast<int>(WarningPlace::standard_error);
+    const int syslog_ = static_cast<int>(WarningPlace::system_log);
+    // At the prompt; as a daemon; with --run, which forks and has a terminal.
+    BOOST_TEST(place({"nbdkit", "file", "x"}, false) == stderr_);
+    BOOST_TEST(place({"nbdkit", "file", "x"}, true) == syslog_);
+    BOOST_TEST(place({"nbdkit", "--run", "true", "file", "x"}, true) == stderr_);
+    for (const bool forked : {false, true}) {
+        BOOST_TEST(place({"nbdkit", "--log=stderr", "file", "x"}, forked) == stderr_);
+        BOOST_TEST(place({"nbdkit", "-f", "--log=syslog", "file", "x"}, forked) == syslog_);
+        BOOST_TEST(place({"nbdkit", "-f", "--log=null", "file", "x"}, forked) ==
+                   static_cast<int>(WarningPlace::nowhere));
+        BOOST_TEST(place({}, forked) == static_cast<int>(WarningPlace::through_nbdkit));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_warning_reads_right)
 {
     said();
+    const StandardError output;
     log_to_nbdkit(LogLevel::warning, "50% of it");
     log_to_nbdkit(LogLevel::debug, "nobody hears this");
-    BOOST_CHECK((said() == std::vector<std::string>{"warning: 50% of it"}));
+    BOOST_TEST(output.text() == "nbdkit: qcow2bitmap: warning: 50% of it\n");
+    BOOST_CHECK(said().empty());
+}
+
+// The net under what is not quoted: no message makes lines of its own, or paints.
+BOOST_AUTO_TEST_CASE(a_message_is_one_line_that_can_be_seen)
+{
+    said();
+    report(Error(Errc::io, "a\nnbdkit: error: b\x1b[2J"));
+    BOOST_CHECK((said() == std::vector<std::string>{"a\\x0anbdkit: error: b\\x1b[2J"}));
+    const StandardError output;
+    log_to_nbdkit(LogLevel::warning, "a\nb\xc2\x9b");
+    BOOST_TEST(output.text() == "nbdkit: qcow2bitmap: warning: a\\x0ab\\xc2\\x9b\n");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

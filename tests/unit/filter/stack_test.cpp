@@ -43,6 +43,14 @@ BOOST_AUTO_TEST_CASE(a_filter_that_counts_contexts)
     BOOST_CHECK(stack.identity && !stack.transparent);
 }
 
+BOOST_AUTO_TEST_CASE(the_filter_that_keeps_the_file_at_its_size_is_named)
+{
+    const std::string file = "nbdkit-file-plugin.so";
+    BOOST_TEST(judged({file, "nbdkit-log-filter.so"}).keeps_size == "");
+    for (const std::string name : {"cow", "cache", "limit", "offset", "mine"})
+        BOOST_TEST(judged({file, "nbdkit-" + name + "-filter.so", "nbdkit-log-filter.so"}).keeps_size == name);
+}
+
 BOOST_AUTO_TEST_CASE(filters_that_hide_failures)
 {
     for (const char *plugin : {"nbdkit-file-plugin.so", "nbdkit-nbd-plugin.so"}) {

@@ -326,6 +326,9 @@ BOOST_AUTO_TEST_CASE(the_image_names_the_feature_that_nobody_knows)
     BOOST_TEST(is(decoded, Finding::incompatible_feature_unknown));
     BOOST_TEST(decoded.error().what ==
                "the image needs a feature that is not known (incompatible feature bit 5: 'f')");
+    area.extensions.back().data[5 * 48 + 2] = 0x1b;
+    BOOST_TEST(decode_header_area(encoded(area)).error().what ==
+               "the image needs a feature that is not known (incompatible feature bit 5: $'\\x1b')");
     // Without a name the number must do.
     area.extensions = {feature_names(3)};
     BOOST_TEST(decode_header_area(encoded(area)).error().what ==

@@ -188,6 +188,15 @@ BOOST_AUTO_TEST_CASE(the_message_names_the_place)
     poke(bytes, 72, 8, 1 << 9);
     BOOST_TEST(decode_header(bytes).error().what ==
                "the image needs a feature that is not known (incompatible feature bit 9)");
+    bytes = encoded(good());
+    poke(bytes, 20, 4, 12);
+    poke(bytes, 72, 8, incompatible::extended_l2);
+    BOOST_TEST(decode_header(bytes).error().what ==
+               "cluster_bits is out of range (9 to 21) (it is 12, and extended L2 entries need 14)");
+    bytes = encoded(good());
+    poke(bytes, 100, 4, 108);
+    BOOST_TEST(decode_header(bytes).error().what == "header_length is out of range: a multiple of 8 from 104 "
+                                                    "to the cluster size (it is 108)");
 }
 
 BOOST_AUTO_TEST_CASE(limits_are_inside)

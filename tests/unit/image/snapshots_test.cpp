@@ -53,8 +53,8 @@ BOOST_AUTO_TEST_CASE(what_is_there_is_said)
     const auto none = find_snapshot(table_of({}), "x");
     BOOST_TEST((none.error().code == Errc::not_found));
     BOOST_TEST(none.error().what == "there is no snapshot with the ID or name 'x'; the image has none");
-    BOOST_TEST(find_snapshot(table_of({{"1", "a\n"}, {"2", "b"}}), "x\x1b").error().what ==
-               "there is no snapshot with the ID or name 'x?'; the image has snapshot 'a?' (ID 1), "
+    BOOST_TEST(find_snapshot(table_of({{"1\x1b[2J", "a\n"}, {"2", "b"}}), "x\x1b").error().what ==
+               "there is no snapshot with the ID or name $'x\\x1b'; the image has snapshot $'a\\x0a' (ID $'1\\x1b[2J'), "
                "snapshot 'b' (ID 2)");
     const std::vector<std::pair<std::string, std::string>> many(1000, {"7", "many"});
     BOOST_TEST(find_snapshot(table_of(many), "x").error().what.size() < 1000u);
