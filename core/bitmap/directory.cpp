@@ -26,13 +26,25 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
         return finding(Finding::bitmaps_extension_missing);
     if (!extension)
         return directory;
-    if (!bit) {
-        directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear); they "
-                           "are left alone, 'qemu-img check -r leaks' frees them";
-        return directory;
-    }
+    if (bit)
+        return load(image, *extension);
+    directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear: a program "
+                       "that does not know bitmaps has changed the image)";
+    auto old = load(image, *extension);
+    if (old)
+        directory.out_of_date_ = OutOfDate{std::move(old->entries), {}};
+    else if (old.error().code == Errc::io)
+        return std::move(old).error();
+    else
+        directory.out_of_date_ = OutOfDate{{}, std::move(old).error()};
+    return directory;
+}
+
+Result<BitmapDirectory> BitmapDirectory::load(Image &image, const Extension &extension)
+{
+    BitmapDirectory directory;
     const Geometry &geometry = image.geometry();
-    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension->data, geometry));
+    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
     const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
     if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size, image.store().size()))
         return finding(Finding::bitmap_directory_past_end, where);

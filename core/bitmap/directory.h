@@ -14,6 +14,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,10 @@
 #include "core/image/aside.h"
 
 namespace qcow2 {
+
+// What helps where bitmaps are out of date.
+constexpr std::string_view out_of_date_cure =
+    "bitmap-recover=all-dirty makes them valid again with all bits set, bitmap-remove-all=yes removes them";
 
 class BitmapDirectory {
 public:
@@ -33,6 +38,16 @@ public:
     // Why the extension that is there must not be used, in words; empty if it
     // may be, or there is none.
     const std::string &stale() const { return stale_; }
+
+    // An extension without autoclear bit 0: somebody has changed the image who
+    // does not know bitmaps. What its directory says the bitmaps were called is
+    // all that is believed of it: the clusters that it names may be the guest's
+    // by now (H4).
+    struct OutOfDate {
+        std::vector<BitmapDirectoryEntry> entries;
+        std::optional<Error> unreadable;  // then there are no entries
+    };
+    const std::optional<OutOfDate> &out_of_date() const { return out_of_date_; }
 
     // Where it is; HostOffset(0) if there is none. Positions of entries count
     // from here.
@@ -47,15 +62,18 @@ public:
     // Whether QEMU, which ends names at a NUL, would take one for this name.
     bool has_for_qemu(std::string_view name) const;
 
-    // Writes the entries aside, as a new directory, and lets the old one go.
-    // Done to the header area, the change makes the header name it; without
-    // entries, extension and autoclear bit 0 go (H4).
+    // Writes the entries aside, as a new directory, and lets the old one go; one
+    // that is out of date leaks. Done to the header area, the change makes the
+    // header name it; without entries, extension and autoclear bit 0 go (H4).
     Result<ImageHeader::Change> replace(Aside &aside) const;
 
 private:
+    static Result<BitmapDirectory> load(Image &image, const Extension &extension);
+
     HostOffset offset_;
     HostRun clusters_;
     std::string stale_;
+    std::optional<OutOfDate> out_of_date_;
 };
 
 }  // namespace qcow2

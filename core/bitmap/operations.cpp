@@ -17,10 +17,18 @@ namespace {
 
 std::string words_for(const std::string &name) { return "bitmap " + quoted(name); }
 
-constexpr const char *recovered_words = " was inconsistent, and is valid again with all bits set";
+constexpr const char *valid_again_words = ", and is valid again with all bits set";
+
+// What is there and cannot be trusted is not taken for what was never there.
+Result<void> check_not_out_of_date(const BitmapDirectory &directory)
+{
+    return directory.out_of_date() ? Error(Errc::busy, directory.stale() + "; " + std::string(out_of_date_cure))
+                                   : Result<void>();
+}
 
 Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::string &name)
 {
+    TRY(check_not_out_of_date(directory).in(words_for(name)));
     BitmapDirectoryEntry *entry = directory.find(name);
     if (!entry)
         return Error(Errc::not_found, "there is no " + words_for(name));
@@ -121,16 +129,18 @@ std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry,
 }
 
 // Calls function(entry, as it would be) for all that can be recovered: of one
-// name only one may be valid.
+// name only one may be valid. What is out of date is so as a whole.
 template <class Function>
 Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image &image, Function function)
 {
+    const bool out_of_date = directory.out_of_date().has_value();
+    const auto &entries = out_of_date ? directory.out_of_date()->entries : directory.entries;
     std::unordered_set<std::string_view> names;
-    for (const BitmapDirectoryEntry &entry : directory.entries)
-        if (!entry.in_use())
+    for (const BitmapDirectoryEntry &entry : entries)
+        if (!out_of_date && !entry.in_use())
             names.insert(entry.name);
-    for (const BitmapDirectoryEntry &entry : directory.entries) {
-        if (!entry.in_use())
+    for (const BitmapDirectoryEntry &entry : entries) {
+        if (!out_of_date && !entry.in_use())
             continue;
         auto as_it_would_be = recovered(entry, image);
         if (as_it_would_be && names.insert(entry.name).second)
@@ -157,19 +167,32 @@ Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const N
     entry.name = bitmap.name;
     entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
     entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
-    TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
+    TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
 }
 
+void say_what_is_gone(const BitmapDirectory &directory)
+{
+    if (directory.out_of_date())
+        for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
+            if (!directory.find(entry.name))
+                log_warning(words_for(entry.name) + " was out of date, could not be made valid again, and is gone");
+}
+
+// H4: what an extension names that is out of date is not let go of.
 Result<void> recover_all(Image &image, Aside &aside, BitmapDirectory &directory)
 {
     const BitmapDirectory old = directory;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
     return for_each_recoverable(old, image, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
-        clusters.release(aside, entry);
         TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
-        directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        if (old.out_of_date()) {
+            directory.entries.push_back(std::move(as_it_would_be));
+        } else {
+            clusters.release(aside, entry);
+            directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        }
         return {};
     });
 }
@@ -249,6 +272,10 @@ Result<void> recover_all_dirty(Image &image) { return recover_and_add(image, tru
 Result<void> recover_in_place(Image &image)
 {
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    if (directory.out_of_date()) {
+        log_warning(directory.stale() + ", and stay so: there is no room for a new directory");
+        return {};
+    }
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
     return for_each_recoverable(directory, image, [&](const auto &entry, const auto &as_it_would_be) -> Result<void> {
         auto table = clusters.own_table(entry);
@@ -258,7 +285,7 @@ Result<void> recover_in_place(Image &image)
         if (!set && set.error().code != Errc::no_space)
             return set;
         if (set)
-            log_debug(words_for(entry.name) + recovered_words + ", in place");
+            log_debug(words_for(entry.name) + " was inconsistent" + valid_again_words + ", in place");
         else
             log_warning(words_for(entry.name) + " stays inconsistent: " + set.error().what);
         return {};
@@ -270,18 +297,26 @@ Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBi
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     if (!recover && bitmaps.empty())
         return {};
+    if (!recover)
+        TRY(check_not_out_of_date(directory));
     const std::vector<BitmapDirectoryEntry> before = directory.entries;
     Aside aside(image);
     if (recover)
         TRY(recover_all(image, aside, directory));
     for (const NewBitmap &bitmap : bitmaps)
         TRY(add(image, aside, directory, bitmap));
+    if (directory.entries.empty())
+        return {};  // nothing of what is out of date can be recovered: it stays
     TRY(commit(aside, directory));
+    say_what_is_gone(directory);
+    const std::size_t recovered = directory.entries.size() - bitmaps.size();
     for (std::size_t i = 0; i < directory.entries.size(); ++i)
-        if (i >= before.size())
+        if (i >= recovered)
             log_debug(words_for(directory.entries[i].name) + " was made");
+        else if (i >= before.size())
+            log_debug(words_for(directory.entries[i].name) + " was out of date" + valid_again_words);
         else if (before[i].flags != directory.entries[i].flags)
-            log_debug(words_for(directory.entries[i].name) + recovered_words);
+            log_debug(words_for(directory.entries[i].name) + " was inconsistent" + valid_again_words);
     return {};
 }
 

@@ -24,10 +24,10 @@ struct NewBitmap {
     std::string name;
     std::optional<std::uint32_t> granularity_bits = {};  // nullopt: QEMU's default for the image
     bool enabled = true;
+    bool all_dirty = false;  // all bits set, or none
 };
 
-// Bitmaps without a bit set, all by one commit. If the extension that is there
-// is stale, the new directory takes its place and its clusters leak (H4).
+// All by one commit. busy: the bitmaps that are there are out of date.
 Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps);
 
 // Inconsistent ones, too. With the last one extension and autoclear bit go.
@@ -44,16 +44,19 @@ Result<void> clear_bitmap(Image &image, const std::string &name);
 // touches a dirty granule of the source gets dirty.
 Result<void> merge_bitmap(Image &image, const std::string &target, const std::string &source);
 
-// Makes inconsistent bitmaps valid again, with all bits set: a superset of
-// whatever changed. Those that cannot be (an unknown type, another bitmap of
-// the same name) stay as they are.
-// (entry: one of the directory's.)
+// Makes bitmaps that are inconsistent or out of date valid again, with all bits
+// set: a superset of whatever changed. Those that cannot be (an unknown type,
+// another bitmap of the same name) stay as they are if they are inconsistent, and
+// are gone if they are out of date: they leak, with the tables of those that
+// became valid again (H4).
+// (entry: one of the directory's, or of those that are out of date.)
 bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image);
 bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 Result<void> recover_all_dirty(Image &image);
 
 // Where there is no room for another table: in the clusters they have, one after
-// the other. What cannot be recovered so stays inconsistent, with a warning.
+// the other. What cannot be recovered so stays as it is, with a warning; what is
+// out of date has no clusters.
 Result<void> recover_in_place(Image &image);
 
 // Both by one commit, the first if asked for.

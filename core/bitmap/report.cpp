@@ -51,6 +51,20 @@ ReportLine state_of(Image &image, const BitmapDirectory &directory, const Bitmap
                                  std::to_string(dirty->bytes) + " bytes"};
 }
 
+std::string stale(const BitmapDirectory &directory)
+{
+    std::string text = directory.stale();
+    if (!directory.out_of_date())
+        return text;
+    if (directory.out_of_date()->unreadable)
+        return text + ", and cannot be read: " + directory.out_of_date()->unreadable->what +
+               "; bitmap-remove-all=yes removes them";
+    std::string names;
+    for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
+        names += (names.empty() ? "" : ", ") + quoted(entry.name);
+    return text + ", kept as they are and not tracked: " + names + "; " + std::string(out_of_date_cure);
+}
+
 }  // namespace
 
 std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
@@ -60,7 +74,7 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
         return {};  // why the disk is read-only, or a failure of reading: told elsewhere
     std::vector<ReportLine> lines;
     if (!directory->stale().empty())
-        lines.push_back({LogLevel::warning, directory->stale()});
+        lines.push_back({LogLevel::warning, stale(*directory)});
     for (const BitmapDirectoryEntry &entry : directory->entries) {
         ReportLine line = state_of(image, *directory, entry, how_much);
         line.text = "bitmap " + quoted(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
