@@ -134,7 +134,8 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     Passage passage(gate_);
     if (!image_ || options_.snapshot)
         return {};
-    std::vector<ReportLine> lines = report_bitmaps(*image_, how_much);
+    const bool will_recover = options_.recover_all_dirty && !begun_ && !why_read_only_;
+    std::vector<ReportLine> lines = report_bitmaps(*image_, how_much, will_recover);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
         lines.push_back({LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
                                               " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
@@ -142,24 +143,13 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     return lines;
 }
 
-std::vector<std::string> Disk::kept_granularities() const
+std::vector<std::string> Disk::announcements() const
 {
     Passage passage(gate_);
-    if (!image_ || !options_.bitmap_granularity_bits)
+    if (!image_ || why_read_only_)
         return {};
     const auto directory = BitmapDirectory::load(*image_);
-    if (!directory)
-        return {};  // told elsewhere
-    const std::uint64_t asked = std::uint64_t(1) << *options_.bitmap_granularity_bits;
-    std::vector<std::string> lines;
-    for (const std::string &name : options_.bitmaps) {
-        const BitmapDirectoryEntry *entry = directory->find(name);
-        if (entry && entry->granularity() != asked)
-            lines.push_back("bitmap " + quoted(name) + " keeps its granularity of " +
-                            std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
-                            std::to_string(asked) + " is for bitmaps that are made");
-    }
-    return lines;
+    return directory ? qcow2::announcements(request_of(options_), *image_, *directory) : std::vector<std::string>();
 }
 
 Result<void> Disk::begin_writing()

@@ -112,9 +112,10 @@ public:
     // how_much: and how much of each is dirty, which takes reading all of them.
     std::vector<ReportLine> report(bool how_much) const;
 
-    // A line for each bitmap that exists with another granularity than is asked
-    // for: it is kept.
-    std::vector<std::string> kept_granularities() const;
+    // Lines for the person at the terminal, before begin_writing(): which bitmaps
+    // are kept otherwise than asked for, and which are made and cannot know what
+    // was written before. None on a read-only disk.
+    std::vector<std::string> announcements() const;
 
     // Once, before the first write, zero or trim: makes the disk as large, and
     // recovers and makes the bitmaps, as the options ask. Nothing to do on a

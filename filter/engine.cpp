@@ -136,7 +136,8 @@ Result<void> Engine::check_image()
     const auto disk = TRY(Disk::open(*store, options).in(path));
     if (for_reading)
         return {};
-    say_what_is_kept(*disk);
+    announce(*disk);
+    report(*disk, true);
     if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
@@ -408,21 +409,22 @@ Result<void> Engine::hold_file()
 }
 
 // Once: at the prompt if it is known there.
-void Engine::say_what_is_kept(const Disk &disk)
+void Engine::announce(const Disk &disk)
 {
-    if (!kept_said_)
-        for (const std::string &line : disk.kept_granularities())
+    if (!announced_)
+        for (const std::string &line : disk.announcements())
             log_warning(line);
-    kept_said_ = true;
+    announced_ = true;
 }
 
-// Each line once.
-void Engine::report()
+// Each line once: warnings at the prompt, if they are known there, the rest when
+// all that the keys ask for has been done.
+void Engine::report(const Disk &disk, bool at_prompt)
 {
     // How much is dirty takes reading all of the bitmaps.
-    const bool how_much = asks_to_be_verbose(server_arguments());
-    for (const ReportLine &line : disk_->report(how_much)) {
-        if (!reported_.insert(line.text).second)
+    const bool how_much = !at_prompt && asks_to_be_verbose(server_arguments());
+    for (const ReportLine &line : disk.report(how_much)) {
+        if ((at_prompt && line.level != LogLevel::warning) || !reported_.insert(line.text).second)
             continue;
         line.level == LogLevel::warning ? log_warning(line.text) : log_debug(line.text);
     }
@@ -431,10 +433,10 @@ void Engine::report()
 void Engine::say_what_is_there(bool read_only)
 {
     if (!read_only)
-        say_what_is_kept(*disk_);
+        announce(*disk_);
     // Else when what the keys ask for has been done.
     if (read_only || disk_->why_read_only())
-        report();
+        report(*disk_, false);
     if (!disk_->why_read_only())
         return;
     if (!read_only && !read_only_said_)
@@ -449,7 +451,7 @@ Result<void> Engine::begin_writing()
     if (writing_ || disk_->why_read_only())
         return {};
     TRY(disk_->begin_writing());
-    report();
+    report(*disk_, false);
     idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;
     return {};

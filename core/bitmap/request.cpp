@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/base/log.h"
 #include "core/bitmap/operations.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
@@ -99,6 +100,28 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
         TRY(image.header().check(change).in("bitmap=: no room for the bitmaps extension"));
     }
     return {};
+}
+
+std::vector<std::string> announcements(const BitmapRequest &request, const Image &image,
+                                       const BitmapDirectory &directory)
+{
+    std::vector<std::string> lines;
+    if (request.granularity_bits) {
+        const std::uint64_t asked = std::uint64_t(1) << *request.granularity_bits;
+        for (const std::string &name : request.names)
+            if (const auto *entry = find(directory, name); entry && entry->granularity() != asked)
+                lines.push_back("bitmap " + quoted(name) + " keeps its granularity of " +
+                                std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
+                                std::to_string(asked) + " is for bitmaps that are made");
+    }
+    for (const NewBitmap &made : absent_of(request, directory))
+        if (made.all_dirty)
+            lines.push_back("bitmap " + quoted(made.name) + " is made with all bits set: what there was is out of "
+                            "date, and cannot be read");
+        else if (image.has_content())
+            lines.push_back("bitmap " + quoted(made.name) + " is not there: it is made, empty, and knows nothing of "
+                            "what was written before");
+    return lines;
 }
 
 bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)

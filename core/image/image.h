@@ -63,6 +63,8 @@ public:
 
     const Geometry &geometry() const { return geometry_; }
     std::uint64_t disk_size() const { return disk_size_; }
+    // False: nobody has written to the disk, and nothing is behind it.
+    bool has_content() const { return mapping_.has_tables() || data_.backing_size() != 0; }
 
     // For the bitmaps, whose clusters are the image's.
     GuardedStore &store() { return store_; }
