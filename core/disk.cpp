@@ -42,7 +42,7 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
 {
     if (image.why_read_only())
         return image.why_read_only();
-    if (tracker.why_read_only())
+    if (tracker.why_read_only() && !options.mends_bitmaps)
         return tracker.why_read_only();
     if (options.read_only)
         return Error(Errc::read_only, "the disk is served read-only");
@@ -90,14 +90,20 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
 {
     Opened opened = TRY(open_image(store, options));
     // A directory that cannot be read makes the disk read-only; that is told below.
-    if (const auto directory = BitmapDirectory::load(*opened.image); directory && !options.read_only)
-        TRY(check_request(request_of(options), *opened.image, *directory));
+    const BitmapRequest request = request_of(options);
+    const auto directory = BitmapDirectory::load(*opened.image);
+    if (directory && !options.read_only)
+        TRY(check_request(request, *opened.image, *directory));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
     if (options.read_only)
         return disk;
+    const bool recovers = options.recover_all_dirty &&
+                          (!directory || asks_for_change(request, *disk->image_, *directory));
     const bool grows = disk->image_->disk_size() < options.size_min;
     if (disk->why_read_only_ && !options.bitmaps.empty())
         return Error(*disk->why_read_only_).in("bitmap= asks for a change");
+    if (disk->why_read_only_ && recovers)
+        return Error(*disk->why_read_only_).in("bitmap-recover=all-dirty asks for a change");
     if (disk->why_read_only_ && grows)
         return Error(*disk->why_read_only_).in("qcow2-resize= asks for a change");
     if (grows)

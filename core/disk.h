@@ -78,6 +78,9 @@ struct DiskOptions {
     std::uint64_t size_min = 0;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
+    // Not to be served: bitmaps are to be removed, and what is wrong with them
+    // does not forbid that.
+    bool mends_bitmaps = false;
 };
 
 struct ZeroFlags {

@@ -253,6 +253,8 @@ Result<void> Engine::maintain(ByteStore &store)
     const Maintenance &maintenance = *config_.maintenance;
     DiskOptions options = disk_options();
     options.bitmaps.clear();
+    options.recover_all_dirty = false;
+    options.mends_bitmaps = maintenance.mends_bitmaps;
     options.snapshot.reset();
     options.size_min = 0;
     options.read_only = !maintenance.changes;

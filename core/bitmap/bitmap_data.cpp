@@ -157,22 +157,25 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
 
 Result<BitmapClusters> BitmapClusters::of(Image &image, const BitmapDirectory &directory)
 {
-    BitmapClusters clusters(image);
+    BitmapClusters clusters(image, directory.clusters());
+    const auto count = [&](const HostRun &run) {
+        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+            ++clusters.uses_[cluster];
+    };
+    count(directory.clusters());
     for (const BitmapDirectoryEntry &entry : directory.entries) {
         const auto runs = clusters.runs_of(entry);
         if (!runs && runs.error().code == Errc::io)
             return runs.error();
         if (runs)
             for (const HostRun &run : *runs)
-                for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-                    ++clusters.uses_[cluster];
+                count(run);
     }
-    clusters.count_other(directory.clusters());
     TRY(clusters.count_tables());
     return clusters;
 }
 
-// Whatever else is there, as far as bitmaps have a cluster of it.
+// Whatever else is there, as far as bitmaps or their directory have a cluster of it.
 void BitmapClusters::count_other(HostRun run)
 {
     for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)

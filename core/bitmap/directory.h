@@ -66,6 +66,8 @@ public:
     // that is out of date leaks. Done to the header area, the change makes the
     // header name it; without entries, extension and autoclear bit 0 go (H4).
     Result<ImageHeader::Change> replace(Aside &aside) const;
+    // The old one may be somebody else's: it is to leak.
+    void leak_old() { clusters_ = {}; }
 
 private:
     static Result<BitmapDirectory> load(Image &image, const Extension &extension);

@@ -51,6 +51,15 @@ Result<void> check_can_be_tracked(Image &image, const BitmapDirectory &directory
     return TRY(BitmapClusters::of(image, directory)).check(entry);
 }
 
+// Of an unknown type nobody knows what its table is.
+void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapDirectoryEntry &entry)
+{
+    if (entry.type == bitmap_type_dirty_tracking)
+        clusters.release(aside, entry);
+    else
+        log_warning(words_for(entry.name) + ": its clusters are not known, and leak");
+}
+
 // What its bits say is known, and may be changed.
 Result<BitmapDirectoryEntry *> consistent(BitmapDirectory &directory, const std::string &name)
 {
@@ -212,6 +221,41 @@ Result<void> remove_bitmap(Image &image, const std::string &name)
     Aside aside(image);
     TRY(BitmapClusters::of(image, directory)).release(aside, *entry);
     directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
+    return commit(aside, directory);
+}
+
+Result<void> drop_bitmap(Image &image, const std::string &name)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    BitmapDirectoryEntry *entry = TRY(existing(directory, name));
+    for (BitmapDirectoryEntry &other : directory.entries)
+        if (other.name == name && (other.finding || other.in_use()) && !entry->finding && !entry->in_use())
+            entry = &other;
+    Aside aside(image);
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    release_or_leak(aside, clusters, *entry);
+    if (!TRY(clusters.own_directory()))
+        directory.leak_old();
+    directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
+    return commit(aside, directory);
+}
+
+Result<void> drop_all_bitmaps(Image &image)
+{
+    const HeaderArea area = image.header().area();
+    if (!area.find(ExtensionType::bitmaps) && !(area.header.autoclear_features & autoclear::bitmaps))
+        return Error(Errc::not_found, "the image has no bitmaps");
+    auto loaded = BitmapDirectory::load(image);
+    if (!loaded && loaded.error().code == Errc::io)
+        return std::move(loaded).error();
+    BitmapDirectory directory = loaded ? std::move(*loaded) : BitmapDirectory();
+    Aside aside(image);
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        release_or_leak(aside, clusters, entry);
+    if (!TRY(clusters.own_directory()))
+        directory.leak_old();
+    directory.entries.clear();
     return commit(aside, directory);
 }
 

@@ -33,6 +33,14 @@ Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps);
 // Inconsistent ones, too. With the last one extension and autoclear bit go.
 Result<void> remove_bitmap(Image &image, const std::string &name);
 
+// For maintenance, where DiskOptions::mends_bitmaps: takes a bitmap out of the
+// image that nobody can use, a foreign one too. Of several of one name one that
+// has something wrong goes first. What may be others' of its clusters leaks.
+Result<void> drop_bitmap(Image &image, const std::string &name);
+// Extension and autoclear bit go, and all bitmaps with them, also where the
+// directory cannot be read or is out of date. not_found: there is nothing.
+Result<void> drop_all_bitmaps(Image &image);
+
 // A disabled bitmap keeps its bits and does not see changes.
 Result<void> enable_bitmap(Image &image, const std::string &name);
 Result<void> disable_bitmap(Image &image, const std::string &name);

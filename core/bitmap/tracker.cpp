@@ -11,6 +11,13 @@
 
 namespace qcow2 {
 
+namespace {
+
+// One bitmap that nobody can use must not take the disk.
+constexpr const char *remove_all_words = "; bitmap-remove-all=yes removes the bitmaps";
+
+}  // namespace
+
 Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std::uint64_t extra_bytes_max)
     : image_(image), sync_(sync), region_bytes_(region_bytes),
       arming_(image, enabled_, extra_bytes_max, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
@@ -23,7 +30,7 @@ Result<void> Tracker::open()
     if (!directory) {
         if (directory.error().code == Errc::io)
             return directory.error();
-        why_read_only_ = std::move(directory).error();
+        why_read_only_ = Error(directory.error().code, directory.error().what + remove_all_words);
         return {};
     }
     directory_ = directory->offset();
@@ -31,6 +38,7 @@ Result<void> Tracker::open()
     entries_ = std::move(directory->entries);
     if (!image_.metadata().add(directory_clusters_)) {
         why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
+        why_read_only_->what += remove_all_words;
         return {};
     }
     for (std::size_t i = 0; i < entries_.size(); ++i)
@@ -58,7 +66,8 @@ void Tracker::open_bitmap(std::size_t i)
         return;
     not_followed_[i] = result.error();
     if (tracked && !why_read_only_)
-        why_read_only_ = std::move(result).error().in("bitmap " + quoted(e.name));
+        why_read_only_ = Error(result.error().code, "bitmap " + quoted(e.name) + ": " + result.error().what +
+                                                        "; bitmap-remove=NAME removes one bitmap");
 }
 
 std::vector<BitmapDirectoryEntry> Tracker::entries() const
