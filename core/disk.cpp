@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/operations.h"
 #include "core/bitmap/request.h"
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
@@ -172,6 +173,9 @@ Result<void> Disk::begin_writing()
     const BitmapDirectory directory = TRY(BitmapDirectory::load(*image_));
     if (asks_for_change(request, *image_, directory))
         TRY(restructure_alone([&](Image &image) { return fulfil(request, image); }));
+    TRY(take_back_alone());
+    serving_ = true;
+    make_room_for_bits();
     if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
         log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
                     "after a clean stop only (bitmap-sync=on-close)");
@@ -196,8 +200,8 @@ Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)
 }
 
 // Every change comes this way: first the bitmaps, then the image (B1, B6).
-template <class Change>
-Result<void> Disk::change(Range range, bool fua, Change change)
+template <class Place, class Change>
+Result<void> Disk::change(Range range, bool fua, Place place, Change change)
 {
     Passage passage(gate_);
     TRY(check_range(range));
@@ -208,7 +212,7 @@ Result<void> Disk::change(Range range, bool fua, Change change)
     const Activity::Scope under_way(changes_);
     if (settled_.load())
         settled_ = false;
-    TRY(tracker_->before_change(range));
+    TRY(tracker_->before_change(range, place));
     TRY(change());
     if (fua)
         TRY(image_->flush());
@@ -217,7 +221,8 @@ Result<void> Disk::change(Range range, bool fua, Change change)
 
 Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
 {
-    return change(Range::of(offset.value, bytes.size()), fua,
+    const Range range = Range::of(offset.value, bytes.size());
+    return change(range, fua, [&] { return image_->place_write(range); },
                   [&] { return image_->write(offset, bytes); });
 }
 
@@ -230,13 +235,14 @@ Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flag
         if (!why_read_only_ && !TRY(image_->zero_is_fast(range, flags.may_unmap)))
             return Error(Errc::unsupported, "zeros would have to be written");
     }
-    return change(range, flags.fua, [&] { return image_->zero(range, flags.may_unmap); });
+    return change(range, flags.fua, [&] { return image_->place_zero(range, flags.may_unmap); },
+                  [&] { return image_->zero(range, flags.may_unmap); });
 }
 
 Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 {
     const Range range = Range::of(offset.value, length);
-    return change(range, fua, [&] { return image_->trim(range); });
+    return change(range, fua, [&] { return image_->place_trim(range); }, [&] { return image_->trim(range); });
 }
 
 Result<void> Disk::flush()
@@ -279,7 +285,10 @@ Result<void> Disk::settle()
         return {};
     Exclusive alone(gate_);
     TRY(readable());
-    return why_read_only_ ? Result<void>() : settle_alone();
+    if (why_read_only_)
+        return {};
+    TRY(settle_alone());
+    return take_back_alone();
 }
 
 Result<void> Disk::settle_alone()
@@ -293,11 +302,33 @@ Result<void> Disk::settle_alone()
     return {};
 }
 
+// B7: what was given up for lack of room is valid again, all dirty, when there is
+// room. That there is none yet is no failure.
+Result<void> Disk::take_back_alone()
+{
+    if (why_read_only_ || !tracker_->gave_up())
+        return {};
+    if (!TRY(tracker_->has_room()))
+        return image_->settle();
+    TRY(settle_alone());
+    Result<void> done = change_structure(recover_given_up);
+    return done || done.error().code != Errc::no_space ? done : Result<void>();
+}
+
 Result<void> Disk::cool()
 {
-    Passage passage(gate_);
+    {
+        Passage passage(gate_);
+        TRY(readable());
+        if (why_read_only_)
+            return {};
+        TRY(tracker_->cool());
+        if (!tracker_->gave_up())
+            return {};
+    }
+    Exclusive alone(gate_);
     TRY(readable());
-    return why_read_only_ ? Result<void>() : tracker_->cool();
+    return take_back_alone();
 }
 
 Result<void> Disk::restructure(const Restructuring &operation)
@@ -315,6 +346,14 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     TRY(image_->begin_writing());
     begun_ = true;
     TRY(settle_alone());
+    TRY(take_back_alone());
+    if (why_read_only_)
+        return *why_read_only_;
+    return change_structure(operation);
+}
+
+Result<void> Disk::change_structure(const Restructuring &operation)
+{
     Result<void> done = operation(*image_);
     // Clusters that came into the allocator's hands, whatever became of it.
     if (const auto settled = image_->settle(); !settled)
@@ -346,7 +385,25 @@ Result<void> Disk::open_anew()
         image_->store().fail(*cause);
     if (why_read_only_)
         log_warning("the disk is served read-only from now on: " + why_read_only_->what);
-    return why_read_only_ || cause ? Result<void>() : image_->begin_writing();
+    if (why_read_only_ || cause)
+        return {};
+    TRY(image_->begin_writing());
+    if (serving_)
+        make_room_for_bits();
+    return {};
+}
+
+// B7. Whatever was to be done before this is done, and stays so if this fails: then a
+// place is looked for when there are bits.
+void Disk::make_room_for_bits()
+{
+    if (why_read_only_)
+        return;
+    Result<void> made = tracker_->begin_writing();
+    if (made)
+        made = image_->settle();
+    if (!made)
+        log_debug("a place for the last bits of bitmaps: " + made.error().what);
 }
 
 Result<void> Disk::check_resize(std::uint64_t size) const

@@ -40,7 +40,8 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
                                 BitmapDirectoryEntry &entry);
 
 // Sets all bits of an inconsistent bitmap where they are, durably. table: its own
-// (BitmapClusters). no_space: there is no cluster for the last bits.
+// (BitmapClusters). no_space: there is no cluster for the last bits, none to be
+// taken and none that other bits could do without.
 Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table);
 
 // Whose clusters are whose. A bitmap owns a cluster if nothing else names it, no

@@ -6,8 +6,10 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
+#include "core/format/table_entry.h"
 
 namespace qcow2 {
 
@@ -53,7 +55,23 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image, const Extension &ext
     directory.entries = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
     directory.offset_ = bitmaps.bitmap_directory_offset;
     directory.clusters_ = {geometry.cluster_of(directory.offset_), geometry.clusters_for(bytes.size())};
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        if (entry.in_use() && entry.enabled() && !entry.finding && TRY(has_mark(image, entry)))
+            directory.given_up_.insert(entry.position);
     return directory;
+}
+
+Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry &entry)
+{
+    const Geometry &geometry = image.geometry();
+    const auto size = BitmapSize::of(image.disk_size(), entry.granularity_bits, geometry);
+    const std::uint64_t last = entry.bitmap_table_offset.value + (size.table_entries - 1) * 8;
+    const bool has_tail = size.bits % (geometry.cluster_size() * 8) != 0;
+    if (!has_tail || entry.bitmap_table_size != size.table_entries || !fits(last, 8, image.store().size()))
+        return false;
+    Buffer word(8);
+    TRY(image.store().read(last, word).in("bitmap table at " + hex(entry.bitmap_table_offset.value)));
+    return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 
 bool BitmapDirectory::has_for_qemu(std::string_view name) const

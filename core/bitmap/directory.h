@@ -15,6 +15,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,11 @@ public:
 
     std::vector<BitmapDirectoryEntry> entries;
 
+    // An entry that is in_use because it was given up for lack of room: its table
+    // has the mark (StoredBitmap::mark_given_up()). Whatever it says, all bits set
+    // is right, and it needs nobody's word to become so.
+    bool given_up(const BitmapDirectoryEntry &entry) const { return given_up_.contains(entry.position); }
+
     // nullptr: there is no bitmap of this name. The first of several.
     BitmapDirectoryEntry *find(std::string_view name);
     const BitmapDirectoryEntry *find(std::string_view name) const;
@@ -72,8 +78,11 @@ public:
 private:
     static Result<BitmapDirectory> load(Image &image, const Extension &extension);
 
+    static Result<bool> has_mark(Image &image, const BitmapDirectoryEntry &entry);
+
     HostOffset offset_;
     HostRun clusters_;
+    std::set<std::uint64_t> given_up_;  // positions
     std::string stale_;
     std::optional<OutOfDate> out_of_date_;
 };

@@ -67,6 +67,11 @@ Result<void> recover_all_dirty(Image &image);
 // out of date has no clusters.
 Result<void> recover_in_place(Image &image);
 
+bool has_recoverable_given_up(const BitmapDirectory &directory, const Image &image);
+// Those alone that were given up for lack of room, by one commit or, if the room
+// does not suffice, in place. no_space: not one could be.
+Result<void> recover_given_up(Image &image);
+
 // Both by one commit, the first if asked for.
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps);
 

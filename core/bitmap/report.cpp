@@ -29,6 +29,9 @@ constexpr const char *will_be_valid_words = "valid again, with all bits set, bef
 ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
                         bool will_recover)
 {
+    if (directory.given_up(entry) && is_recoverable(directory, entry, image))
+        return {LogLevel::warning, "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
+                                   "when there is room"};
     if (will_recover && is_recoverable(directory, entry, image))
         return {LogLevel::warning, std::string("inconsistent; ") + will_be_valid_words};
     std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "

@@ -18,7 +18,8 @@ namespace {
 Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory,
                             const BitmapDirectoryEntry &entry)
 {
-    const bool recovered = request.recover_all_dirty && is_recoverable(directory, entry, image);
+    const bool recovered = (request.recover_all_dirty || directory.given_up(entry)) &&
+                           is_recoverable(directory, entry, image);
     if (entry.in_use() && !recovered)
         return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
                                  "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
@@ -144,7 +145,7 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     TRY(recover_in_place(image));
     const BitmapDirectory recovered = TRY(BitmapDirectory::load(image));
     for (const std::string &name : request.names)
-        if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use())
+        if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use() && !recovered.given_up(*entry))
             return Error(done.error()).in("bitmap='" + name + "': it cannot be made valid again");
     return add_bitmaps(image, absent);
 }
