@@ -297,7 +297,7 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
 
 Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
-    store_ = TRY(NextStore::open(backend, read_only, serialised_));
+    store_ = TRY(NextStore::open(backend, read_only, serialised_, file_.get()));
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
@@ -375,31 +375,39 @@ void Engine::abandon()
 }
 
 // The file may have been replaced since we looked at it. The layer has opened
-// the one that has the name now, and that one is to be locked.
-void Engine::find_file()
+// the one that had the name then, and that one is to be locked. Whether it is the
+// one that we have its descriptors tell; the name is asked where they do not.
+Result<void> Engine::find_file()
 {
-    if (config_.files.size() != 1 || (file_ && file_->still_named()))
-        return;
+    if (config_.files.size() != 1)
+        return {};
+    const LocalFile::Held held = file_ ? file_->held_by_layer() : LocalFile::Held::no;
+    if (held != LocalFile::Held::no && (held != LocalFile::Held::unknown || file_->still_named()))
+        return {};
+    auto file = LocalFile::open(config_.files.front());
+    if (!file && file.error().code == Errc::io)
+        return std::move(file).error();  // not now
     lock_.reset();
     file_.reset();
-    auto file = LocalFile::open(config_.files.front());
     if (!file) {
         log_debug("no lock: " + file.error().what);
-        return;
+        return {};
     }
     file_ = std::move(*file);
     lock_ = std::make_unique<ImageLock>(*file_);
+    return {};
 }
 
 // As the layer holds the file, so do we: two servers may well have overlays on
 // one base. Before the first byte is read.
 Result<void> Engine::hold_file()
 {
-    find_file();
+    TRY(find_file());
     if (!file_ || !config_.lock)
         return {};
     switch (file_->held_by_layer()) {
-    case LocalFile::Held::no: break;
+    case LocalFile::Held::no:
+    case LocalFile::Held::unknown: break;
     case LocalFile::Held::for_reading: return lock_->take(ImageLock::Kind::reader);
     case LocalFile::Held::for_writing: return lock_->take(ImageLock::Kind::writer);
     }

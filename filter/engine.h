@@ -88,7 +88,7 @@ private:
     Result<void> repair_if_dirty(ByteStore &store, DiskOptions options) REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);
     bool may_open_anew() const REQUIRES(mutex_);
-    void find_file() REQUIRES(mutex_);
+    Result<void> find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
     void announce(const Disk &disk) REQUIRES(mutex_);
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
