@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 
 #include "core/base/log.h"
 #include "core/check/repair.h"
+#include "core/format/header.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
 #include "filter/file_store.h"
@@ -22,6 +24,8 @@
 #include "filter/local_file.h"
 #include "filter/local_store.h"
 #include "filter/next_store.h"
+#include "filter/rehearsal_store.h"
+#include "filter/report.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -31,6 +35,17 @@ int qcow2bitmap_debug_idle_ms = 3000;
 }
 
 namespace qcow2 {
+
+namespace {
+
+Result<bool> has_data_file(ByteStore &store)
+{
+    Buffer bytes(std::min<std::uint64_t>(store.size(), sizeof(on_disk::Header)));
+    TRY(store.read(0, bytes).in("header"));
+    return (TRY(decode_header(bytes).in("header")).incompatible_features & incompatible::external_data_file) != 0;
+}
+
+}  // namespace
 
 Engine::Engine() = default;
 Engine::~Engine() = default;
@@ -142,10 +157,35 @@ Result<void> Engine::check_image()
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
     }
-    if (!disk->why_read_only() && TRY(needs_repair(*store)))
+    if (disk->why_read_only())
+        return {};
+    if (TRY(needs_repair(*store))) {
         log_warning(path + ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
                            "before the first client is let in");
-    return {};
+        return {};
+    }
+    return file_->regular() || config_.keys_that_change().empty() ? Result<void>() : rehearse(*store).in(path);
+}
+
+// What the keys ask for is done for the first client. On a block device, which does
+// not grow, there may be no room for it: then every client would be refused, and so
+// the server is, now. It is tried in memory.
+Result<void> Engine::rehearse(ByteStore &store)
+{
+    // All that there is to say will be said when it is done.
+    struct Silence {
+        Silence() { set_log_sink(nullptr); }
+        ~Silence() { set_log_sink(log_to_nbdkit); }
+    } silence;
+    if (TRY(has_data_file(store)))
+        return {};  // which would be made longer
+    RehearsalStore rehearsal(store);
+    const auto disk = TRY(Disk::open(rehearsal, disk_options()));
+    Result<void> done = disk->begin_writing();
+    if (!done && done.error().code == Errc::no_space)
+        done.error().what = config_.keys_that_change() + " asks for a change, and there is no room for it: " +
+                            done.error().what + "; make the device larger";
+    return done;
 }
 
 // --- Maintenance.

@@ -75,6 +75,7 @@ private:
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
+    Result<void> rehearse(ByteStore &store) REQUIRES(mutex_);
     Result<void> check_maintenance_key() REQUIRES(mutex_);
     Result<void> check_foreground() const REQUIRES(mutex_);
     bool maintain_at_prompt() const REQUIRES(mutex_);

@@ -65,6 +65,14 @@ sync "$device"
 same "$(length_of disk.qcow2)" $((12 << 20))
 same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
 
+step "full: what there is no room for is refused at the prompt, and not one byte is changed"
+before=$(sha256sum "$device")
+refused "$device: bitmap= asks for a change, and there is no room for it: .*make the device larger" \
+    file "$device" bitmap=b0 bitmap=new
+refused "$device: qcow2-resize= asks for a change, and there is no room for it: " file "$device" qcow2-resize=5T
+sync "$device"
+same "$(sha256sum "$device")" "$before"
+
 step "for reading, not one byte"
 sync "$device"
 before=$(sha256sum "$device")
