@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/operations.h"
 #include "core/bitmap/request.h"
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
@@ -42,7 +43,7 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
 {
     if (image.why_read_only())
         return image.why_read_only();
-    if (tracker.why_read_only())
+    if (tracker.why_read_only() && !options.mends_bitmaps)
         return tracker.why_read_only();
     if (options.read_only)
         return Error(Errc::read_only, "the disk is served read-only");
@@ -90,14 +91,20 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
 {
     Opened opened = TRY(open_image(store, options));
     // A directory that cannot be read makes the disk read-only; that is told below.
-    if (const auto directory = BitmapDirectory::load(*opened.image); directory && !options.read_only)
-        TRY(check_request(request_of(options), *opened.image, *directory));
+    const BitmapRequest request = request_of(options);
+    const auto directory = BitmapDirectory::load(*opened.image);
+    if (directory && !options.read_only)
+        TRY(check_request(request, *opened.image, *directory));
     std::unique_ptr<Disk> disk(new Disk(store, options, std::move(opened)));
     if (options.read_only)
         return disk;
+    const bool recovers = options.recover_all_dirty &&
+                          (!directory || asks_for_change(request, *disk->image_, *directory));
     const bool grows = disk->image_->disk_size() < options.size_min;
     if (disk->why_read_only_ && !options.bitmaps.empty())
         return Error(*disk->why_read_only_).in("bitmap= asks for a change");
+    if (disk->why_read_only_ && recovers)
+        return Error(*disk->why_read_only_).in("bitmap-recover=all-dirty asks for a change");
     if (disk->why_read_only_ && grows)
         return Error(*disk->why_read_only_).in("qcow2-resize= asks for a change");
     if (grows)
@@ -134,7 +141,8 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     Passage passage(gate_);
     if (!image_ || options_.snapshot)
         return {};
-    std::vector<ReportLine> lines = report_bitmaps(*image_, how_much);
+    const bool will_recover = options_.recover_all_dirty && !begun_ && !why_read_only_;
+    std::vector<ReportLine> lines = report_bitmaps(*image_, how_much, will_recover);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
         lines.push_back({LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
                                               " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
@@ -142,24 +150,13 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     return lines;
 }
 
-std::vector<std::string> Disk::kept_granularities() const
+std::vector<std::string> Disk::announcements() const
 {
     Passage passage(gate_);
-    if (!image_ || !options_.bitmap_granularity_bits)
+    if (!image_ || why_read_only_)
         return {};
     const auto directory = BitmapDirectory::load(*image_);
-    if (!directory)
-        return {};  // told elsewhere
-    const std::uint64_t asked = std::uint64_t(1) << *options_.bitmap_granularity_bits;
-    std::vector<std::string> lines;
-    for (const std::string &name : options_.bitmaps) {
-        const BitmapDirectoryEntry *entry = directory->find(name);
-        if (entry && entry->granularity() != asked)
-            lines.push_back("bitmap " + quote(name) + " keeps its granularity of " +
-                            std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
-                            std::to_string(asked) + " is for bitmaps that are made");
-    }
-    return lines;
+    return directory ? qcow2::announcements(request_of(options_), *image_, *directory) : std::vector<std::string>();
 }
 
 Result<void> Disk::begin_writing()
@@ -176,6 +173,9 @@ Result<void> Disk::begin_writing()
     const BitmapDirectory directory = TRY(BitmapDirectory::load(*image_));
     if (asks_for_change(request, *image_, directory))
         TRY(restructure_alone([&](Image &image) { return fulfil(request, image); }));
+    TRY(take_back_alone());
+    serving_ = true;
+    make_room_for_bits();
     if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
         log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
                     "after a clean stop only (bitmap-sync=on-close)");
@@ -200,8 +200,8 @@ Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)
 }
 
 // Every change comes this way: first the bitmaps, then the image (B1, B6).
-template <class Change>
-Result<void> Disk::change(Range range, bool fua, Change change)
+template <class Place, class Change>
+Result<void> Disk::change(Range range, bool fua, Place place, Change change)
 {
     Passage passage(gate_);
     TRY(check_range(range));
@@ -212,7 +212,7 @@ Result<void> Disk::change(Range range, bool fua, Change change)
     const Activity::Scope under_way(changes_);
     if (settled_.load())
         settled_ = false;
-    TRY(tracker_->before_change(range));
+    TRY(tracker_->before_change(range, place));
     TRY(change());
     if (fua)
         TRY(image_->flush());
@@ -221,7 +221,8 @@ Result<void> Disk::change(Range range, bool fua, Change change)
 
 Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
 {
-    return change(Range::of(offset.value, bytes.size()), fua,
+    const Range range = Range::of(offset.value, bytes.size());
+    return change(range, fua, [&] { return image_->place_write(range); },
                   [&] { return image_->write(offset, bytes); });
 }
 
@@ -234,13 +235,14 @@ Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flag
         if (!why_read_only_ && !TRY(image_->zero_is_fast(range, flags.may_unmap)))
             return Error(Errc::unsupported, "zeros would have to be written");
     }
-    return change(range, flags.fua, [&] { return image_->zero(range, flags.may_unmap); });
+    return change(range, flags.fua, [&] { return image_->place_zero(range, flags.may_unmap); },
+                  [&] { return image_->zero(range, flags.may_unmap); });
 }
 
 Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 {
     const Range range = Range::of(offset.value, length);
-    return change(range, fua, [&] { return image_->trim(range); });
+    return change(range, fua, [&] { return image_->place_trim(range); }, [&] { return image_->trim(range); });
 }
 
 Result<void> Disk::flush()
@@ -283,7 +285,10 @@ Result<void> Disk::settle()
         return {};
     Exclusive alone(gate_);
     TRY(readable());
-    return why_read_only_ ? Result<void>() : settle_alone();
+    if (why_read_only_)
+        return {};
+    TRY(settle_alone());
+    return take_back_alone();
 }
 
 Result<void> Disk::settle_alone()
@@ -297,11 +302,33 @@ Result<void> Disk::settle_alone()
     return {};
 }
 
+// B7: what was given up for lack of room is valid again, all dirty, when there is
+// room. That there is none yet is no failure.
+Result<void> Disk::take_back_alone()
+{
+    if (why_read_only_ || !tracker_->gave_up())
+        return {};
+    if (!TRY(tracker_->has_room()))
+        return image_->settle();
+    TRY(settle_alone());
+    Result<void> done = change_structure(recover_given_up);
+    return done || done.error().code != Errc::no_space ? done : Result<void>();
+}
+
 Result<void> Disk::cool()
 {
-    Passage passage(gate_);
+    {
+        Passage passage(gate_);
+        TRY(readable());
+        if (why_read_only_)
+            return {};
+        TRY(tracker_->cool());
+        if (!tracker_->gave_up())
+            return {};
+    }
+    Exclusive alone(gate_);
     TRY(readable());
-    return why_read_only_ ? Result<void>() : tracker_->cool();
+    return take_back_alone();
 }
 
 Result<void> Disk::restructure(const Restructuring &operation)
@@ -319,6 +346,14 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     TRY(image_->begin_writing());
     begun_ = true;
     TRY(settle_alone());
+    TRY(take_back_alone());
+    if (why_read_only_)
+        return *why_read_only_;
+    return change_structure(operation);
+}
+
+Result<void> Disk::change_structure(const Restructuring &operation)
+{
     Result<void> done = operation(*image_);
     // Clusters that came into the allocator's hands, whatever became of it.
     if (const auto settled = image_->settle(); !settled)
@@ -350,7 +385,25 @@ Result<void> Disk::open_anew()
         image_->store().fail(*cause);
     if (why_read_only_)
         log_warning("the disk is served read-only from now on: " + why_read_only_->what);
-    return why_read_only_ || cause ? Result<void>() : image_->begin_writing();
+    if (why_read_only_ || cause)
+        return {};
+    TRY(image_->begin_writing());
+    if (serving_)
+        make_room_for_bits();
+    return {};
+}
+
+// B7. Whatever was to be done before this is done, and stays so if this fails: then a
+// place is looked for when there are bits.
+void Disk::make_room_for_bits()
+{
+    if (why_read_only_)
+        return;
+    Result<void> made = tracker_->begin_writing();
+    if (made)
+        made = image_->settle();
+    if (!made)
+        log_debug("a place for the last bits of bitmaps: " + made.error().what);
 }
 
 Result<void> Disk::check_resize(std::uint64_t size) const

@@ -78,6 +78,9 @@ struct DiskOptions {
     std::uint64_t size_min = 0;
     // Nothing will be written; the keys that ask for a change are ignored.
     bool read_only = false;
+    // Not to be served: bitmaps are to be removed, and what is wrong with them
+    // does not forbid that.
+    bool mends_bitmaps = false;
 };
 
 struct ZeroFlags {
@@ -112,13 +115,14 @@ public:
     // how_much: and how much of each is dirty, which takes reading all of them.
     std::vector<ReportLine> report(bool how_much) const;
 
-    // A line for each bitmap that exists with another granularity than is asked
-    // for: it is kept.
-    std::vector<std::string> kept_granularities() const;
+    // Lines for the person at the terminal, before begin_writing(): which bitmaps
+    // are kept otherwise than asked for, and which are made and cannot know what
+    // was written before. None on a read-only disk.
+    std::vector<std::string> announcements() const;
 
     // Once, before the first write, zero or trim: makes the disk as large, and
-    // recovers and makes the bitmaps, as the options ask. Nothing to do on a
-    // read-only disk.
+    // recovers and makes the bitmaps, as the options ask; each enabled one gets a
+    // place for its last bits (B7). Nothing to do on a read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
@@ -147,7 +151,8 @@ public:
     Result<void> settle();
 
     // To be called every few seconds: parts of the disk that are not written to
-    // any more are not reported as changed after a crash.
+    // any more are not reported as changed after a crash; bitmaps that were given
+    // up for lack of room become valid again, with all bits set, if there is room.
     Result<void> cool();
 
     // Changes the structure of the image: its size, snapshots, bitmaps (H1).
@@ -190,16 +195,19 @@ private:
 
     static Result<Opened> open_image(ByteStore &store, const DiskOptions &options);
 
-    template <class Change>
-    Result<void> change(Range range, bool fua, Change change);
+    template <class Place, class Change>
+    Result<void> change(Range range, bool fua, Place place, Change change);
     // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     Result<void> check_range(Range range) const;
     Result<void> settle_alone();
+    Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
+    Result<void> change_structure(const Restructuring &operation);
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
     Result<void> open_anew();
+    void make_room_for_bits();
 
     ByteStore &store_;
     const DiskOptions options_;
@@ -208,7 +216,8 @@ private:
     mutable Gate gate_{Rank::gate};
 
     // Change while the gate is closed.
-    bool begun_ = false;                  // begin_writing() has been here
+    bool begun_ = false;                  // something may have been written
+    bool serving_ = false;                // begin_writing() has been here
     std::unique_ptr<Image> image_;        // these two are there unless broken_
     std::unique_ptr<Tracker> tracker_;
     std::optional<Error> why_read_only_;

@@ -109,6 +109,22 @@ Result<void> set_maintenance(Config &config, Maintenance maintenance)
     return {};
 }
 
+Result<void> take_bitmap_remove(Config &config, const char *value)
+{
+    if (*value == '\0')
+        return invalid("bitmap-remove=: the name of a bitmap is missing");
+    return set_maintenance(config, remove_maintenance(std::string("bitmap-remove=") + value, value));
+}
+
+// Never by half a word: all bitmaps are lost.
+Result<void> take_bitmap_remove_all(Config &config, const char *value)
+{
+    const std::string key = std::string("bitmap-remove-all=") + value;
+    if (std::string_view(value) != "yes")
+        return invalid(key + ": the word must be yes");
+    return set_maintenance(config, remove_maintenance(key, std::nullopt));
+}
+
 Result<void> take_qcow2_check(Config &config, const char *value)
 {
     const std::string_view word = value;
@@ -216,6 +232,10 @@ constexpr Key keys[] = {
      "Granularity of bitmaps that bitmap= makes, 512 to 2G."},
     {"bitmap-recover", "keep|all-dirty", take_bitmap_recover,
      "Inconsistent bitmaps stay (default), or get all bits set."},
+    {"bitmap-remove", "<NAME>", take_bitmap_remove,
+     "Serve nothing; take this bitmap out of the image, and exit."},
+    {"bitmap-remove-all", "yes", take_bitmap_remove_all,
+     "Serve nothing; take all bitmaps out of the image, and exit."},
     {"bitmap-sync", "durable|on-close", take_bitmap_sync,
      "Bitmaps survive a crash (default), or as with QEMU."},
     {"qcow2-cache", "<SIZE>", take_qcow2_cache,

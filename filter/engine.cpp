@@ -16,6 +16,7 @@
 #include "core/base/arith.h"
 #include "core/base/log.h"
 #include "core/check/repair.h"
+#include "core/format/header.h"
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
@@ -25,6 +26,8 @@
 #include "filter/local_file.h"
 #include "filter/local_store.h"
 #include "filter/next_store.h"
+#include "filter/rehearsal_store.h"
+#include "filter/report.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -45,6 +48,13 @@ void say_each_line(std::string_view text)
         log_warning(std::string(text.substr(0, end)));
         text.remove_prefix(std::min(end + 1, text.size()));
     }
+}
+
+Result<bool> has_data_file(ByteStore &store)
+{
+    Buffer bytes(std::min<std::uint64_t>(store.size(), sizeof(on_disk::Header)));
+    TRY(store.read(0, bytes).in("header"));
+    return (TRY(decode_header(bytes).in("header")).incompatible_features & incompatible::external_data_file) != 0;
 }
 
 }  // namespace
@@ -174,19 +184,45 @@ Result<void> Engine::check_image()
     const auto disk = TRY(Disk::open(*store, options).in(path));
     if (for_reading)
         return {};
-    say_what_is_kept(*disk);
+    announce(*disk);
     if (options.size_min != 0 && align_up(options.size_min, limits::sector) < disk->size())
         log_warning(path + ": the disk has " + std::to_string(disk->size()) +
                     " bytes already, and stays so; qcow2-resize=" +
                     std::to_string(options.size_min) + " is less");
+    report(*disk, true);
     if (disk->why_read_only() && !read_only_said_) {
         log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
         read_only_said_ = true;
     }
-    if (!disk->why_read_only() && TRY(needs_repair(*store)))
+    if (disk->why_read_only())
+        return {};
+    if (TRY(needs_repair(*store))) {
         log_warning(path + ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
                            "before the first client is let in");
-    return {};
+        return {};
+    }
+    return file_->regular() || config_.keys_that_change().empty() ? Result<void>() : rehearse(*store).in(path);
+}
+
+// What the keys ask for is done for the first client. On a block device, which does
+// not grow, there may be no room for it: then every client would be refused, and so
+// the server is, now. It is tried in memory.
+Result<void> Engine::rehearse(ByteStore &store)
+{
+    // All that there is to say will be said when it is done.
+    struct Silence {
+        Silence() { set_log_sink(nullptr); }
+        ~Silence() { set_log_sink(log_to_nbdkit); }
+    } silence;
+    if (TRY(has_data_file(store)))
+        return {};  // which would be made longer
+    RehearsalStore rehearsal(store);
+    const auto disk = TRY(Disk::open(rehearsal, disk_options()));
+    Result<void> done = disk->begin_writing();
+    if (!done && done.error().code == Errc::no_space)
+        done.error().what = config_.keys_that_change() + " asks for a change, and there is no room for it: " +
+                            done.error().what + "; make the device larger";
+    return done;
 }
 
 // --- Maintenance.
@@ -295,6 +331,8 @@ Result<void> Engine::maintain(ByteStore &store)
     const Maintenance &maintenance = *config_.maintenance;
     DiskOptions options = disk_options();
     options.bitmaps.clear();
+    options.recover_all_dirty = false;
+    options.mends_bitmaps = maintenance.mends_bitmaps;
     options.snapshot.reset();
     options.size_min = 0;
     options.read_only = !maintenance.changes;
@@ -351,7 +389,7 @@ std::string Engine::why_size_is_kept() const
 
 Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
-    store_ = TRY(NextStore::open(backend, read_only, serialised_));
+    store_ = TRY(NextStore::open(backend, read_only, serialised_, file_.get()));
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
@@ -431,31 +469,39 @@ void Engine::abandon()
 }
 
 // The file may have been replaced since we looked at it. The layer has opened
-// the one that has the name now, and that one is to be locked.
-void Engine::find_file()
+// the one that had the name then, and that one is to be locked. Whether it is the
+// one that we have its descriptors tell; the name is asked where they do not.
+Result<void> Engine::find_file()
 {
-    if (config_.files.size() != 1 || (file_ && file_->still_named()))
-        return;
+    if (config_.files.size() != 1)
+        return {};
+    const LocalFile::Held held = file_ ? file_->held_by_layer() : LocalFile::Held::no;
+    if (held != LocalFile::Held::no && (held != LocalFile::Held::unknown || file_->still_named()))
+        return {};
+    auto file = LocalFile::open(config_.files.front());
+    if (!file && file.error().code == Errc::io)
+        return std::move(file).error();  // not now
     lock_.reset();
     file_.reset();
-    auto file = LocalFile::open(config_.files.front());
     if (!file) {
         log_debug("no lock: " + file.error().what);
-        return;
+        return {};
     }
     file_ = std::move(*file);
     lock_ = std::make_unique<ImageLock>(*file_);
+    return {};
 }
 
 // As the layer holds the file, so do we: two servers may well have overlays on
 // one base. Before the first byte is read.
 Result<void> Engine::hold_file()
 {
-    find_file();
+    TRY(find_file());
     if (!file_ || !config_.lock)
         return {};
     switch (file_->held_by_layer()) {
-    case LocalFile::Held::no: break;
+    case LocalFile::Held::no:
+    case LocalFile::Held::unknown: break;
     case LocalFile::Held::for_reading: return lock_->take(ImageLock::Kind::reader);
     case LocalFile::Held::for_writing: return lock_->take(ImageLock::Kind::writer);
     }
@@ -467,21 +513,22 @@ Result<void> Engine::hold_file()
 }
 
 // Once: at the prompt if it is known there.
-void Engine::say_what_is_kept(const Disk &disk)
+void Engine::announce(const Disk &disk)
 {
-    if (!kept_said_)
-        for (const std::string &line : disk.kept_granularities())
+    if (!announced_)
+        for (const std::string &line : disk.announcements())
             log_warning(line);
-    kept_said_ = true;
+    announced_ = true;
 }
 
-// Each line once.
-void Engine::report()
+// Each line once: warnings at the prompt, if they are known there, the rest when
+// all that the keys ask for has been done.
+void Engine::report(const Disk &disk, bool at_prompt)
 {
     // How much is dirty takes reading all of the bitmaps.
-    const bool how_much = asks_to_be_verbose(server_arguments());
-    for (const ReportLine &line : disk_->report(how_much)) {
-        if (!reported_.insert(line.text).second)
+    const bool how_much = !at_prompt && asks_to_be_verbose(server_arguments());
+    for (const ReportLine &line : disk.report(how_much)) {
+        if ((at_prompt && line.level != LogLevel::warning) || !reported_.insert(line.text).second)
             continue;
         line.level == LogLevel::warning ? log_warning(line.text) : log_debug(line.text);
     }
@@ -490,10 +537,10 @@ void Engine::report()
 void Engine::say_what_is_there(bool read_only)
 {
     if (!read_only)
-        say_what_is_kept(*disk_);
+        announce(*disk_);
     // Else when what the keys ask for has been done.
     if (read_only || disk_->why_read_only())
-        report();
+        report(*disk_, false);
     if (!disk_->why_read_only())
         return;
     if (!read_only && !read_only_said_)
@@ -508,7 +555,7 @@ Result<void> Engine::begin_writing()
     if (writing_ || disk_->why_read_only())
         return {};
     TRY(disk_->begin_writing());
-    report();
+    report(*disk_, false);
     idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;
     return {};

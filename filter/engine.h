@@ -77,6 +77,7 @@ private:
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);
     Result<void> check_image() REQUIRES(mutex_);
+    Result<void> rehearse(ByteStore &store) REQUIRES(mutex_);
     Result<void> check_maintenance_key() REQUIRES(mutex_);
     Result<void> check_foreground() const REQUIRES(mutex_);
     bool maintain_at_prompt() const REQUIRES(mutex_);
@@ -91,10 +92,10 @@ private:
     Result<void> repair_if_dirty(ByteStore &store, DiskOptions options) REQUIRES(mutex_);
     void abandon() REQUIRES(mutex_);
     bool may_open_anew() const REQUIRES(mutex_);
-    void find_file() REQUIRES(mutex_);
+    Result<void> find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
-    void say_what_is_kept(const Disk &disk) REQUIRES(mutex_);
-    void report() REQUIRES(mutex_);
+    void announce(const Disk &disk) REQUIRES(mutex_);
+    void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
 
@@ -110,7 +111,7 @@ private:
     unsigned clients_ GUARDED_BY(mutex_) = 0;
     unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
-    bool kept_said_ GUARDED_BY(mutex_) = false;
+    bool announced_ GUARDED_BY(mutex_) = false;
     std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed; or of close()
     std::set<std::string> reported_ GUARDED_BY(mutex_);  // lines, said once each
     int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed

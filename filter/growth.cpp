@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <string>
 
 #include "core/base/arith.h"
@@ -33,11 +34,12 @@ using ProofBlock = std::array<std::uint8_t, proof_bytes>;
 Error not_proven(const std::string &why) { return Error(Errc::unsupported, why); }
 
 // A failure on the way. Trouble that may pass proves nothing and disproves
-// nothing: it stays what it is.
+// nothing.
 Error as_unproven(Error error)
 {
-    const bool may_pass = error.code == Errc::no_space || error.code == Errc::io;
-    return may_pass ? std::move(error) : not_proven(error.what);
+    if (error.code != Errc::unsupported && error.code != Errc::io)
+        error.code = Errc::no_space;
+    return error;
 }
 
 Result<void> same_bytes(NextContext &context, const LocalFile &file, std::uint64_t offset,
@@ -71,6 +73,21 @@ Result<void> reads_zero(NextContext &context, std::uint64_t from, std::uint64_t 
         if (distance >= to - from - sample)
             distance = to - from - sample;
     }
+}
+
+// False: there are none. (More than 256 bytes at once may be cut short by a signal.)
+bool fill_randomly(ProofBlock &block)
+{
+    constexpr std::size_t at_once = 256;
+    static_assert(proof_bytes % at_once == 0);
+    for (std::size_t at = 0; at < proof_bytes;) {
+        const ssize_t n = ::getrandom(&block[at], at_once, 0);
+        if (n == -1 && errno != EINTR)
+            return false;
+        if (n == static_cast<ssize_t>(at_once))
+            at += at_once;
+    }
+    return true;
 }
 
 // Puts the length back unless all went well.
@@ -111,30 +128,38 @@ std::vector<std::uint64_t> growth_steps(std::uint64_t size, std::uint64_t size_m
     return lengths;
 }
 
-Result<void> Growth::check_file(const NextContext &context) const
+// Proofs 1 to 3. size: what we take for the length of the file.
+Result<void> Growth::check_file(const NextContext &context, std::uint64_t size) const
 {
     if (!context.can_write())
         return not_proven("the layer below is read-only");
-    if (!file_.regular() || !file_.writable())
-        return not_proven(file_.path() + " is not a regular file that may be written");
-    if (!file_.still_named())
-        return not_proven(file_.path() + " is another file now");
-    if (file_.held_by_layer() != LocalFile::Held::for_writing)
+    if (!file_.writable())
+        return not_proven(file_.path() + " may not be written");
+    const LocalFile::Held held = file_.held_by_layer();
+    if (held == LocalFile::Held::unknown)
+        return Error(Errc::no_space, "it cannot be found out now how the layer below holds " + file_.path());
+    if (held != LocalFile::Held::for_writing)
         return not_proven("the layer below does not hold " + file_.path() + " for writing");
     const std::uint64_t length = TRY(file_.length());
-    if (length != context.size())
-        return not_proven("the layer below has " + std::to_string(context.size()) + " bytes, and " +
-                          file_.path() + " has " + std::to_string(length));
+    if (file_.regular() && length != size)
+        return not_proven("the layer below has " + std::to_string(size) + " bytes, and " + file_.path() +
+                          " has " + std::to_string(length));
     return {};
 }
 
-Result<void> Growth::check(NextContext &context) const
+Result<void> Growth::check_ends(NextContext &context, std::uint64_t size) const
 {
-    TRY(check_file(context));
-    const std::uint64_t length = context.size();
-    const std::uint64_t sample = std::min<std::uint64_t>(length, 4096);
+    const std::uint64_t sample = std::min<std::uint64_t>(size, 4096);
     TRY(same_bytes(context, file_, 0, sample));
-    return same_bytes(context, file_, length - sample, sample);
+    return same_bytes(context, file_, size - sample, sample);
+}
+
+Result<void> Growth::check(NextContext &context)
+{
+    TRY(check_file(context, context.size()));
+    TRY(check_ends(context, context.size()));
+    ends_compared_ = true;
+    return {};
 }
 
 // Proof 4. The random bytes vanish by cutting the file, not by writing zeros:
@@ -149,7 +174,7 @@ Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64
         return not_proven("the layer below has become read-only");
     TRY(reads_zero(context, from, to));
     ProofBlock random, found;
-    if (::getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+    if (!fill_randomly(random))
         return not_proven("there are no random bytes");
     TRY(context.write(to - proof_bytes, random));
     TRY(file_.read(to - proof_bytes, found));
@@ -161,40 +186,76 @@ Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64
     return reads_zero(context, to - proof_bytes, to);
 }
 
-Result<std::unique_ptr<NextContext>> Growth::try_to_grow(std::uint64_t from, std::uint64_t to,
-                                                         const OpenContext &open)
+// The layer goes by the name, which may lead elsewhere by now, or nowhere. Nobody
+// else opens or closes contexts meanwhile, so another descriptor on this file is
+// the new one's.
+Result<std::unique_ptr<NextContext>> Growth::open_on_file(const OpenContext &open) const
+{
+    std::unique_ptr<NextContext> none;
+    if (open) {
+        const unsigned before = file_.holders().writing;
+        auto context = open();
+        const LocalFile::Holders now = file_.holders();
+        if (context && now.writing == before + 1)
+            return context;
+        if (context && now.all_seen && !may_reach_beyond() && file_.still_named())
+            return not_proven("the layer below opens another file than " + file_.path());
+        log_debug(context ? "the name leads to another file than " + file_.path() + " did" : context.error().what);
+    }
+    if (!may_reach_beyond())
+        return Error(Errc::no_space, "the layer below cannot be opened anew, and it is not proven that it shows " +
+                                         file_.path());
+    return none;
+}
+
+Result<Growth::Grown> Growth::try_to_grow(std::uint64_t from, std::uint64_t to, const OpenContext &open)
 {
     Undo undo(file_, from);
     TRY(file_.truncate(to));
-    if (!file_.still_named())
-        return not_proven(file_.path() + " is another file now");
-    auto context = TRY(open());
-    TRY(prove(*context, from, to));
+    auto context = TRY(open_on_file(open));
+    if (context)
+        TRY(prove(*context, from, to));
     undo.forget();
-    return context;
+    return Grown{std::move(context), to};
 }
 
-Result<std::unique_ptr<NextContext>> Growth::grow(NextContext &old, std::uint64_t size_min,
-                                                  const OpenContext &open)
+Result<Growth::Grown> Growth::grow(const NextContext &old, std::uint64_t size, std::uint64_t size_min,
+                                   const OpenContext &open)
 {
-    if (const auto checked = check_file(old); !checked)
+    if (!file_.regular())
+        return Error(Errc::no_space, file_.path() + " ends at " + hex(size));
+    if (const auto checked = check_file(old, size); !checked)
         return as_unproven(checked.error());
     std::string why;
-    for (const std::uint64_t length : growth_steps(old.size(), size_min)) {
-        auto context = try_to_grow(old.size(), length, open);
-        if (context) {
+    for (const std::uint64_t length : growth_steps(size, size_min)) {
+        auto grown = try_to_grow(size, length, open);
+        if (grown) {
             if (added_to_ == 0)
-                added_from_ = old.size();
+                added_from_ = size;
             added_to_ = length;
-            return context;
+            return grown;
         }
-        why = context.error().what;
+        why = grown.error().what;
         log_debug("growing to " + hex(length) + ": " + why);
-        if (context.error().code != Errc::no_space)
-            return as_unproven(std::move(context).error());
+        if (grown.error().code != Errc::no_space)
+            return as_unproven(std::move(grown).error());
     }
     return Error(Errc::no_space,
                  "the file cannot grow to " + std::to_string(size_min) + " bytes: " + why);
+}
+
+Result<Growth::Grown> Growth::follow(NextContext &old, std::uint64_t size, const OpenContext &open)
+{
+    const std::uint64_t length = TRY(file_.length());
+    if (file_.regular() || length <= size)
+        return Grown{nullptr, size};
+    TRY(check_file(old, size));
+    auto context = TRY(open_on_file(open));
+    if (context && context->size() != length)
+        context.reset();
+    if (!context && !may_reach_beyond())
+        return Error(Errc::no_space, "it is not proven that the layer below shows " + file_.path());
+    return Grown{std::move(context), length};
 }
 
 Result<void> Growth::cut(std::uint64_t size)

@@ -155,28 +155,50 @@ bool LocalFile::still_named() const
     return ::stat(path_.c_str(), &status) == 0 && is_same(status);
 }
 
+void LocalFile::count_holder(int descriptor, Holders &holders) const
+{
+    struct stat status;
+    if (descriptor == descriptor_ || ::fstat(descriptor, &status) == -1 || !is_same(status))
+        return;
+    if (const std::optional<int> mode = access_mode(descriptor))
+        ++(*mode == O_RDONLY ? holders.reading : holders.writing);
+}
+
+// All numbers that a descriptor can have are tried where these are few. /proc, which
+// lists them, takes a descriptor: that is the very thing that may be missing. Where
+// there may be millions there is one to spare.
+LocalFile::Holders LocalFile::holders() const
+{
+    constexpr rlim_t few = 1 << 16;
+    rlimit limit;
+    const rlim_t end = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
+    Holders holders;
+    if (end > few) {
+        if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd")); directory) {
+            while (const dirent *entry = ::readdir(directory.get())) {
+                char *rest;
+                const long descriptor = std::strtol(entry->d_name, &rest, 10);
+                if (*rest == '\0')
+                    count_holder(static_cast<int>(descriptor), holders);
+            }
+            return holders;
+        }
+        log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
+        holders.all_seen = false;
+    }
+    for (int descriptor = 0; descriptor < static_cast<int>(std::min(end, few)); ++descriptor)
+        count_holder(descriptor, holders);
+    return holders;
+}
+
 LocalFile::Held LocalFile::held_by_layer() const
 {
-    const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd"));
-    Held held = Held::no;
-    if (!directory) {
-        log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
-        return held;
-    }
-    while (const dirent *entry = ::readdir(directory.get())) {
-        char *end;
-        const long descriptor = std::strtol(entry->d_name, &end, 10);
-        struct stat status;
-        if (*end != '\0' || descriptor == descriptor_ ||
-            ::fstat(static_cast<int>(descriptor), &status) == -1 || !is_same(status))
-            continue;
-        const std::optional<int> mode = access_mode(static_cast<int>(descriptor));
-        if (mode && *mode != O_RDONLY)
-            return Held::for_writing;
-        if (mode)
-            held = Held::for_reading;
-    }
-    return held;
+    const Holders found = holders();
+    if (found.writing != 0)
+        return Held::for_writing;
+    if (!found.all_seen)
+        return Held::unknown;
+    return found.reading != 0 ? Held::for_reading : Held::no;
 }
 
 Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const

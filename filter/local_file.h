@@ -44,11 +44,17 @@ public:
     int why_not_writable() const { return why_not_writable_; }
 
     Result<std::uint64_t> length() const;
-    // The path still leads to this very file.
+    // The path leads to this very file now. False too if that cannot be found out.
     bool still_named() const;
 
-    // How other descriptors of this process, which are the layer's, hold it.
-    enum class Held { no, for_reading, for_writing };
+    // The other descriptors of this process that are open on this very file, which
+    // are the layer's. No new one is needed to find out, as long as there are few.
+    struct Holders {
+        unsigned reading = 0, writing = 0;
+        bool all_seen = true;  // false: there may be more
+    };
+    Holders holders() const;
+    enum class Held { no, for_reading, for_writing, unknown };
     Held held_by_layer() const;
 
     // The same for two names of one file, or two nodes of one block device.
@@ -77,6 +83,7 @@ private:
                                                     int why_not_writable);
     LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status);
     bool is_same(const struct stat &other) const;
+    void count_holder(int descriptor, Holders &holders) const;
     Error failed(const std::string &what, int cause) const;
 
     const std::string path_;

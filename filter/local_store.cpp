@@ -67,6 +67,12 @@ Result<void> LocalStore::grow(std::uint64_t size_min)
     return {};
 }
 
+void LocalStore::follow(std::uint64_t size)
+{
+    Locked lock(mutex_);
+    size_ = std::max<std::uint64_t>(size_, size);
+}
+
 Result<void> LocalStore::cut(std::uint64_t size) { return shorten(std::max(size, fresh_from_)); }
 
 Result<void> LocalStore::shorten(std::uint64_t size)

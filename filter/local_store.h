@@ -37,6 +37,9 @@ public:
     Result<void> shorten(std::uint64_t size) override;
     bool read_only() const override;
 
+    // Somebody has made it longer.
+    void follow(std::uint64_t size);
+
 private:
     LocalFile &file_;
     std::atomic<std::uint64_t> size_;

@@ -3,7 +3,10 @@
 
 #include "filter/maintenance.h"
 
+#include <algorithm>
+
 #include "core/base/log.h"
+#include "core/bitmap/operations.h"
 #include "core/check/check.h"
 
 namespace qcow2 {
@@ -26,12 +29,23 @@ Result<Maintenance::Outcome> cannot_be_followed(Error error)
                                 Maintenance::corrupt};
 }
 
+// A bitmap is nothing that could be repaired.
+std::string text_of(const CheckReport &report)
+{
+    const bool bitmaps = std::ranges::any_of(report.findings, [](const CheckFinding &found) {
+        return name_of(found.finding).starts_with("bitmap") && found.finding != Finding::bitmap_directory_padding;
+    });
+    return report.text() + (bitmaps ? "bitmap-remove=NAME removes a bitmap that nobody can use, "
+                                      "bitmap-remove-all=yes all of them\n"
+                                    : "");
+}
+
 Result<Maintenance::Outcome> report(ByteStore &store)
 {
     auto found = check(store);
     if (!found)
         return cannot_be_followed(std::move(found).error());
-    return Maintenance::Outcome{found->text(), exit_code_of(*found)};
+    return Maintenance::Outcome{text_of(*found), exit_code_of(*found)};
 }
 
 Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
@@ -39,9 +53,9 @@ Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
     auto repaired = repair(store, kind);
     if (!repaired)
         return cannot_be_followed(std::move(repaired).error());
-    std::string text = repaired->before.text();
+    std::string text = repaired->changed ? repaired->before.text() : text_of(repaired->before);
     if (repaired->changed)
-        text += "repaired; now:\n" + repaired->after.text();
+        text += "repaired; now:\n" + text_of(repaired->after);
     return Maintenance::Outcome{text, exit_code_of(repaired->after)};
 }
 
@@ -132,7 +146,39 @@ Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options
     return Maintenance::Outcome{text};
 }
 
+// What is lost with the bitmap of this name, or with all of them; lines.
+std::string what_is_lost(const Disk &disk, const std::optional<std::string> &name)
+{
+    std::string text;
+    for (const ReportLine &line : disk.report(true))
+        if (!name || line.text.starts_with("bitmap " + quote(*name) + ","))
+            text += "removed: " + line.text + "\n";
+    return text.empty() ? "removed: bitmaps whose directory could not be read\n" : text;
+}
+
+Result<Maintenance::Outcome> remove_bitmaps(ByteStore &store, const DiskOptions &options,
+                                            const std::optional<std::string> &name)
+{
+    const auto disk = TRY(Disk::open(store, options));
+    const std::string text = what_is_lost(*disk, name);
+    TRY(disk->restructure([&](Image &image) { return name ? drop_bitmap(image, *name) : drop_all_bitmaps(image); }));
+    TRY(disk->close());
+    return Maintenance::Outcome{text};
+}
+
 }  // namespace
+
+Maintenance remove_maintenance(std::string key, std::optional<std::string> name)
+{
+    Maintenance maintenance;
+    maintenance.key = std::move(key);
+    maintenance.changes = true;
+    maintenance.mends_bitmaps = true;
+    maintenance.work = [name = std::move(name)](ByteStore &store, const DiskOptions &options) {
+        return remove_bitmaps(store, options, name);
+    };
+    return maintenance;
+}
 
 Maintenance revert_maintenance(std::string key, std::string id_or_name)
 {

@@ -36,6 +36,8 @@ struct Maintenance {
     bool changes = false;  // it writes to the image; the server must not be read-only
     // A dirty image (lazy refcounts) is repaired before the work, if it changes.
     bool repaired_first = true;
+    // What is wrong with bitmaps does not keep it from its work.
+    bool mends_bitmaps = false;
     // The store is the image's, the options are fit for Disk::open() (without
     // bitmap=). Whoever opens a disk closes it. One thread.
     std::function<Result<Outcome>(ByteStore &, const DiskOptions &)> work;
@@ -43,6 +45,9 @@ struct Maintenance {
 
 // qcow2-check=report (nullopt), leaks, all.
 Maintenance check_maintenance(std::string key, std::optional<RepairKind> kind);
+
+// bitmap-remove=NAME; nullopt: bitmap-remove-all=yes.
+Maintenance remove_maintenance(std::string key, std::optional<std::string> name);
 
 // qcow2-revert=ID-or-NAME.
 Maintenance revert_maintenance(std::string key, std::string id_or_name);

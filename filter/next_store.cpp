@@ -62,10 +62,13 @@ private:
 };
 
 Result<std::unique_ptr<NextStore>> NextStore::open(nbdkit_backend *backend, bool read_only,
-                                                   bool serialised)
+                                                   bool serialised, const LocalFile *file)
 {
     std::unique_ptr<NextStore> store(new NextStore(backend, read_only, serialised));
+    const unsigned before = file ? file->holders().writing : 0;
     store->context_ = TRY(store->open_context());
+    if (file && file->holders().writing == before + 1)
+        store->opened_ = file;
     store->current_ = store->context_.get();
     store->size_ = store->context_->size();
     store->rotational_ = store->context_->rotational();
@@ -94,16 +97,19 @@ Result<std::unique_ptr<NextContext>> NextStore::open_context()
 
 void NextStore::allow_growth(LocalFile &file)
 {
-    growth_.emplace(file);
+    file_ = &file;
+    growth_.emplace(file, opened_ == &file);
     const Result<void> proven = growth_->check(*context_);
     if (!proven) {
         why_no_growth_ = proven.error().what;
-        log_debug("the file below will not grow: " + why_no_growth_);
+        log_debug("the file below will not grow" +
+                  std::string(proven.error().code == Errc::unsupported ? ": " : ", as far as is known now: ") +
+                  why_no_growth_);
     }
-    can_grow_ = proven.has_value();
+    can_grow_ = proven || proven.error().code != Errc::unsupported;
     // The same proof: the layer's bytes are those of the file. Each barrier
     // looks for itself besides.
-    if (proven && file.writable())
+    if (proven && file.regular() && file.writable())
         barrier_.emplace(file);
 }
 
@@ -114,32 +120,54 @@ Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
     const std::uint64_t size = context.size();
     const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
     TRY(context.read(offset, bytes.first(there)));
+    if (there == bytes.size())
+        return {};
+    if (LocalStore *const beyond = beyond_current_.load(std::memory_order_acquire))
+        return beyond->read(offset + there, bytes.subspan(there));
     std::ranges::fill(bytes.subspan(there), 0);
     return {};
+}
+
+template <class Layer, class Beyond>
+Result<void> NextStore::at_both(Range range, Layer layer, Beyond beyond)
+{
+    NextContext &context = current();
+    LocalStore *const own = beyond_current_.load(std::memory_order_acquire);
+    const std::uint64_t end = context.size();
+    TRY(checked(range.begin, range.length(), own ? std::max(end, own->size()) : end));
+    if (range.begin < end || range.empty())
+        TRY(layer(context, Range{range.begin, std::min(range.end, end)}));
+    return range.end <= end ? Result<void>() : beyond(*own, Range{std::max(range.begin, end), range.end});
+}
+
+Result<void> NextStore::write_at_both(std::uint64_t offset, Bytes bytes)
+{
+    const auto part = [&](Range range) { return bytes.subspan(range.begin - offset, range.length()); };
+    return at_both(
+        Range::of(offset, bytes.size()), [&](NextContext &layer, Range r) { return layer.write(r.begin, part(r)); },
+        [&](LocalStore &own, Range r) { return own.write(r.begin, part(r)); });
 }
 
 Result<void> NextStore::write(std::uint64_t offset, Bytes bytes)
 {
     const Passage passage(inside_);
-    NextContext &context = current();
-    TRY(checked(offset, bytes.size(), context.size()));
-    return context.write(offset, bytes);
+    return write_at_both(offset, bytes);
 }
 
 Result<void> NextStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
 {
     const Passage passage(inside_);
-    NextContext &context = current();
-    TRY(checked(offset, length, context.size()));
-    return context.zero(Range::of(offset, length), may_unmap);
+    return at_both(
+        Range::of(offset, length), [&](NextContext &layer, Range r) { return layer.zero(r, may_unmap); },
+        [&](LocalStore &own, Range r) { return own.zero(r.begin, r.length(), may_unmap); });
 }
 
 Result<void> NextStore::discard(std::uint64_t offset, std::uint64_t length)
 {
     const Passage passage(inside_);
-    NextContext &context = current();
-    TRY(checked(offset, length, context.size()));
-    return context.discard(Range::of(offset, length));
+    return at_both(
+        Range::of(offset, length), [](NextContext &layer, Range r) { return layer.discard(r); },
+        [](LocalStore &own, Range r) { return own.discard(r.begin, r.length()); });
 }
 
 Result<void> NextStore::flush()
@@ -163,6 +191,8 @@ Result<void> NextStore::flush(NextContext &context)
         Result<void> done = flush_retired();
         if (done)
             done = context.flush();
+        if (LocalStore *const beyond = beyond_current_.load(std::memory_order_acquire); done && beyond)
+            done = beyond->flush();
         if (!done)
             flush_failed_ = true;
         else
@@ -185,9 +215,13 @@ Result<void> NextStore::flush_retired()
             return {};
         TRY(first->flush());
         std::unique_ptr<NextContext> flushed;
-        Locked lock(mutex_);
-        flushed = std::move(retired_.front());
-        retired_.erase(retired_.begin());
+        {
+            Locked lock(mutex_);
+            flushed = std::move(retired_.front());
+            retired_.erase(retired_.begin());
+        }
+        Locked closing(closing_);
+        flushed.reset();
     }
 }
 
@@ -195,13 +229,12 @@ Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
 {
     const Passage passage(inside_);
     NextContext &context = current();
-    TRY(checked(offset, bytes.size(), context.size()));
     if (flush_failed_.load())
         return flushed_or_lost(earlier_failure());
     const bool alone = barrier_ && bytes.size() <= Barrier::bytes_max &&
                        offset + bytes.size() <= flushed_size_.load() &&
                        barrier_->differs(offset, bytes);
-    TRY(context.write(offset, bytes));
+    TRY(write_at_both(offset, bytes));
     return flushed_or_lost(alone ? make_durable(context, offset, bytes) : flush(context));
 }
 
@@ -231,20 +264,55 @@ Result<void> NextStore::grow(std::uint64_t size_min)
     if (!can_grow())
         return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow" +
                                          (why_no_growth_.empty() ? "" : ": ") + why_no_growth_);
-    auto context = growth_->grow(*context_, size_min, [this] { return open_context(); });
-    if (context)
-        return switch_to(std::move(*context));
-    if (context.error().code != Errc::unsupported)
-        return std::move(context).error();
-    log_warning("the file will not grow from here on: " + context.error().what);
+    // What is reached by our own descriptor once is so to the end.
+    Growth::OpenContext open;
+    if (!beyond_)
+        open = [this] { return open_context(); };
+    Result<Growth::Grown> grown = Growth::Grown();
+    {
+        Locked closing(closing_);
+        grown = file_->regular() ? growth_->grow(*context_, size(), size_min, open)
+                                 : growth_->follow(*context_, size(), open);
+    }
+    if (grown && grown->length > size())
+        TRY(take_up(std::move(*grown), file_->regular()));
+    if (size_min <= size())
+        return {};
+    if (grown)
+        return Error(Errc::no_space, file_->path() + " ends at " + hex(size()));
+    if (grown.error().code != Errc::unsupported)
+        return std::move(grown).error();
+    log_warning("the file will not grow from here on: " + grown.error().what);
     can_grow_ = false;
-    why_no_growth_ = context.error().what;
+    why_no_growth_ = grown.error().what;
     return Error(Errc::no_space, why_no_growth_);
+}
+
+// fresh: what was added reads as zeros.
+Result<void> NextStore::take_up(Growth::Grown grown, bool fresh)
+{
+    if (fresh)
+        fresh_from_ = std::min<std::uint64_t>(fresh_from_.load(), size());
+    log_debug(file_->path() + " has " + std::to_string(grown.length) + " bytes now" +
+              (grown.context ? "" : "; what is new is reached by our own descriptor"));
+    if (grown.context)
+        return switch_to(std::move(grown.context));
+    reach_beyond(grown.length);
+    return {};
+}
+
+void NextStore::reach_beyond(std::uint64_t length)
+{
+    if (beyond_)
+        beyond_->follow(length);
+    else
+        beyond_.emplace(*file_, length);
+    beyond_current_.store(&*beyond_, std::memory_order_release);
+    size_ = length;
 }
 
 Result<void> NextStore::switch_to(std::unique_ptr<NextContext> context)
 {
-    fresh_from_ = std::min<std::uint64_t>(fresh_from_.load(), size());
     if (!context_->can_multi_conn()) {
         // A flush through the new one would not cover what went through the old.
         const Exclusive alone(inside_);

@@ -6,7 +6,9 @@
 // it reads as zeros, and cannot be written.
 //
 // All goes through one context, which is replaced by a new one when the file
-// below has grown. grow() may be called from any thread; one grows at a time.
+// below has grown. Where the layer cannot be opened anew (growth.h), what lies
+// behind its end is reached by our own descriptor. grow() may be called from any
+// thread; one grows at a time.
 
 #pragma once
 
@@ -23,6 +25,7 @@
 #include "core/base/mutex.h"
 #include "filter/barrier.h"
 #include "filter/growth.h"
+#include "filter/local_store.h"
 #include "filter/next_context.h"
 
 namespace qcow2 {
@@ -31,15 +34,16 @@ class LocalFile;
 
 class NextStore final : public ByteStore {
 public:
-    // serialised: nbdkit's thread model is less than parallel.
+    // serialised: nbdkit's thread model is less than parallel. file: what the layer
+    // will probably open, if that is known.
     static Result<std::unique_ptr<NextStore>> open(nbdkit_backend *backend, bool read_only,
-                                                   bool serialised);
+                                                   bool serialised, const LocalFile *file = nullptr);
     // Closes the contexts, then cuts the file if that was asked for.
     ~NextStore();
 
     // Before the store is used by others, and while nobody writes. Without it,
-    // or if the proof fails, the store has a fixed size. The file must outlive
-    // the store.
+    // or if the proof fails, the store has a fixed size. That of a block device is
+    // asked anew when room ends. The file must outlive the store.
     void allow_growth(LocalFile &file);
     bool rotational() const { return rotational_; }
 
@@ -73,6 +77,12 @@ private:
     }
     Result<std::unique_ptr<NextContext>> open_context();
     Result<void> switch_to(std::unique_ptr<NextContext> context);
+    Result<void> take_up(Growth::Grown grown, bool fresh);
+    void reach_beyond(std::uint64_t length);
+    // One of them for what the layer reaches, the other for what is behind.
+    template <class Layer, class Beyond>
+    Result<void> at_both(Range range, Layer layer, Beyond beyond);
+    Result<void> write_at_both(std::uint64_t offset, Bytes bytes);
     Result<void> flush(NextContext &context);
     Result<void> flush_retired() EXCLUDES(mutex_);
     Result<void> make_durable(NextContext &context, std::uint64_t offset, Bytes bytes);
@@ -90,6 +100,7 @@ private:
     NextCalls calls_;
     Gate inside_{Rank::store};  // who uses the current context
     std::atomic<NextContext *> current_{nullptr};
+    std::atomic<LocalStore *> beyond_current_{nullptr};  // or nothing is behind the layer
     std::atomic<std::uint64_t> size_{0};  // never more than that of the current one
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
@@ -104,6 +115,8 @@ private:
     std::atomic<std::uint64_t> flushed_size_{0};
     std::atomic<std::uint64_t> durable_alone_count_{0};
 
+    Mutex closing_{Rank::store};  // held while a context is opened, or a retired one closed
+
     Mutex mutex_{Rank::store};
     Condition changed_;
     bool growing_ GUARDED_BY(mutex_) = false;
@@ -112,8 +125,11 @@ private:
     std::vector<std::unique_ptr<NextContext>> retired_ GUARDED_BY(mutex_);
 
     // Only for the one who grows, or when the store is opened or closed.
+    const LocalFile *opened_ = nullptr;  // the file that the layer was seen to open
+    LocalFile *file_ = nullptr;
     std::optional<Growth> growth_;
     std::string why_no_growth_;
+    std::optional<LocalStore> beyond_;
     std::optional<Barrier> barrier_;  // constant once the store is used
     std::unique_ptr<NextContext> context_;
     std::optional<std::uint64_t> cut_to_;

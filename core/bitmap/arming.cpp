@@ -38,13 +38,14 @@ EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirect
 // batch that waits, so whoever is not done and does not wait leads his own.
 // (Not Cycles: a batch that failed stays failed for all of it, whatever a later one
 // says, for the changes of both rely on their own bits.)
-Result<void> Arming::arm(Range bytes)
+Result<bool> Arming::arm(Range bytes, bool may_give_up)
 {
     Locked lock(queue_);
     if (!next_)
         next_ = std::make_shared<Batch>();
     const std::shared_ptr<Batch> mine = next_;
     mine->ranges.push_back(bytes);
+    mine->may_give_up |= may_give_up;
     while (!mine->done) {
         if (running_) {
             ended_.wait(queue_);
@@ -72,7 +73,7 @@ void Arming::batch_ended(Batch &batch)
     ended_.notify_all();
 }
 
-Result<void> Arming::run(const Batch &batch)
+Result<bool> Arming::run(const Batch &batch)
 {
     Locked turn(turn_);
     waits_ += batch.ranges.size();
@@ -80,7 +81,8 @@ Result<void> Arming::run(const Batch &batch)
     const auto begun = std::chrono::steady_clock::now();
     std::vector<Write> images;
     gather(batch, images);
-    TRY(write_durably(images));
+    if (!TRY(write_durably(images, batch.may_give_up)))
+        return false;
     for (Write &write : images)
         if (!write.bitmap->lost)
             write.bitmap->bits.durable(write.image);
@@ -89,7 +91,7 @@ Result<void> Arming::run(const Batch &batch)
     const Result<void> bounded = keep_bounds(images);
     if (!bounded)
         log_debug("armed regions are kept: " + bounded.error().what);
-    return {};
+    return true;
 }
 
 void Arming::gather(const Batch &batch, std::vector<Write> &images)
@@ -97,7 +99,6 @@ void Arming::gather(const Batch &batch, std::vector<Write> &images)
     for (const auto &bitmap : bitmaps_) {
         if (bitmap->lost)
             continue;
-        bitmap->stored.reserve_last();
         std::set<std::uint64_t> pages;
         for (const Range &bytes : batch.ranges) {
             const Range touched = DirtyBits::pages_of(bytes.touched(bitmap->granularity));
@@ -110,35 +111,67 @@ void Arming::gather(const Batch &batch, std::vector<Write> &images)
     }
 }
 
-Result<void> Arming::write_durably(std::vector<Write> &images)
+Result<bool> Arming::write_durably(std::vector<Write> &images, bool may_give_up)
 {
     std::vector<SmallWrite> writes;
-    TRY(place(images, writes));
+    if (!TRY(place(images, writes, may_give_up)))
+        return false;
     if (tables_changed()) {
         // The new clusters are durable before they have a name.
         for (const SmallWrite &write : writes)
             TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
         TRY(image_.store().flush());
         ++barriers_;
-        return write_tables();
+        TRY(write_tables());
+        return true;
     }
-    return send(writes).in("bitmap data");
+    TRY(send(writes).in("bitmap data"));
+    return true;
 }
 
-Result<void> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes)
+Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes, bool may_give_up)
 {
     for (Write &write : images) {
         if (write.bitmap->lost)
             continue;
         Result<void> placed = write.bitmap->stored.place(write.image, writes);
         if (!placed && placed.error().code == Errc::no_space) {
-            TRY(give_up_(*write.bitmap));  // B7
-            write.bitmap->lost = true;
-            placed = {};
+            if (!may_give_up)
+                return false;
+            placed = give_up(*write.bitmap);
         }
         TRY(std::move(placed));
     }
+    return true;
+}
+
+// B7. Nobody may see that it is lost, nor may the table get its mark, before in_use is
+// durable: where the bitmap is valid no tail is all ones.
+Result<void> Arming::give_up(EnabledBitmap &bitmap)
+{
+    TRY(give_up_(bitmap));
+    bitmap.lost = true;
+    bitmap.stored.mark_given_up();
     return {};
+}
+
+Result<void> Arming::make_last_clusters()
+{
+    Locked turn(turn_);
+    for (const auto &bitmap : bitmaps_) {
+        Result<void> made = bitmap->stored.make_last();
+        if (!made && made.error().code == Errc::no_space) {
+            log_warning("bitmap " + quote(bitmap->name) + ": there is no room for its last bits (" +
+                        made.error().what + "); a change of the disk that needs them costs the bitmap, until "
+                        "there is room");
+            made = {};
+        }
+        TRY(std::move(made));
+    }
+    if (!tables_changed())
+        return {};
+    TRY(image_.store().flush());
+    return write_tables();
 }
 
 bool Arming::tables_changed() const
@@ -218,7 +251,27 @@ Result<void> Arming::keep_bounds(const std::vector<Write> &just_armed)
     return {};
 }
 
-Result<void> Arming::store()
+// B7: no room for bits on which no change relies, because each of those that set
+// them was refused, is no reason to give the bitmap up: they are forgotten.
+Result<void> Arming::place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use)
+{
+    EnabledBitmap &bitmap = *write.bitmap;
+    if (bitmap.lost)
+        return {};
+    const Result<void> placed = bitmap.stored.place(write.image, writes);
+    if (placed || placed.error().code != Errc::no_space)
+        return placed;
+    if (in_use)
+        return give_up(bitmap);
+    bitmap.bits.forget_refused(write.image.page);
+    auto image = bitmap.bits.settle(write.image.page);
+    if (!image)
+        return {};
+    write.image = std::move(*image);
+    return bitmap.stored.place(write.image, writes);
+}
+
+Result<void> Arming::store(bool in_use)
 {
     Locked turn(turn_);
     log_figures();
@@ -228,7 +281,8 @@ Result<void> Arming::store()
         for (std::uint64_t page = 0; page < bitmap->bits.pages() && !bitmap->lost; ++page)
             if (auto image = bitmap->bits.settle(page))
                 images.push_back({bitmap.get(), std::move(*image)});
-    TRY(place(images, writes));
+    for (Write &write : images)
+        TRY(place_exact(write, writes, in_use));
     for (const SmallWrite &write : writes)
         TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
     if (!writes.empty() || tables_changed())
@@ -237,10 +291,8 @@ Result<void> Arming::store()
         TRY(write_tables());
     for (const Write &write : images)
         write.bitmap->bits.written(write.image);
-    for (const auto &bitmap : bitmaps_) {
+    for (const auto &bitmap : bitmaps_)
         bitmap->bits.settled();
-        bitmap->stored.give_back_reserved();
-    }
     return {};
 }
 

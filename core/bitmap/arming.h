@@ -12,8 +12,10 @@
 // B3  Of one sector of a bitmap at most one write is in flight: who writes has
 //     the turn, an arming until its barrier has succeeded. Only then are the
 //     bits called durable.
-// B7  No room for a bitmap's cluster: its table entry becomes all ones; and if
-//     even that cannot be, the bitmap is marked in_use and is lost.
+// B7  No room for a bitmap's cluster: its table entry becomes all ones. The last
+//     one, which cannot, is made before the first change. If even that was not
+//     to be had, the bitmap is given up: marked in_use. Not before who changes
+//     something has said that his data have their place.
 // B8  store() makes the file exact.
 //
 // cool() takes the bits of regions to which nothing came lately out again. A
@@ -50,20 +52,26 @@ public:
     {
     }
 
+    // Before the first change: a place for the last bits of each bitmap. One
+    // that has none is warned of.
+    Result<void> make_last_clusters() EXCLUDES(turn_);
     // The bits of these bytes of the disk are precise already; returns when
-    // they are durable.
-    Result<void> arm(Range bytes) EXCLUDES(queue_, turn_);
+    // they are durable. False: there is no room for those of some bitmap, and it
+    // was not to be given up for that.
+    Result<bool> arm(Range bytes, bool may_give_up) EXCLUDES(queue_, turn_);
     // To be called every few seconds.
     Result<void> cool() EXCLUDES(turn_);
-    // Brings the file to exactly the precise bits, durably.
-    Result<void> store() EXCLUDES(turn_);
+    // Brings the file to exactly the precise bits, durably. in_use: the bitmaps
+    // are marked, so changes have relied on bits that are in memory alone.
+    Result<void> store(bool in_use) EXCLUDES(turn_);
 
 private:
     // Those who wait for the same barrier.
     struct Batch {
         std::vector<Range> ranges;
+        bool may_give_up = false;
         bool done = false;
-        Result<void> result;
+        Result<bool> result = false;
     };
     struct Write {
         EnabledBitmap *bitmap;
@@ -71,14 +79,17 @@ private:
     };
 
     void batch_ended(Batch &batch) REQUIRES(queue_);
-    Result<void> run(const Batch &batch) EXCLUDES(turn_);
+    Result<bool> run(const Batch &batch) EXCLUDES(turn_);
     std::uint64_t extra_bytes() const REQUIRES(turn_);
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);
     void gather(const Batch &batch, std::vector<Write> &images) REQUIRES(turn_);
-    Result<void> write_durably(std::vector<Write> &images) REQUIRES(turn_);
-    Result<void> place(std::vector<Write> &images, std::vector<SmallWrite> &writes) REQUIRES(turn_);
+    Result<bool> write_durably(std::vector<Write> &images, bool may_give_up) REQUIRES(turn_);
+    Result<bool> place(std::vector<Write> &images, std::vector<SmallWrite> &writes, bool may_give_up)
+        REQUIRES(turn_);
+    Result<void> give_up(EnabledBitmap &bitmap) REQUIRES(turn_);
+    Result<void> place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use) REQUIRES(turn_);
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);
     Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);

@@ -147,8 +147,8 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
     const std::uint64_t cluster_bits = geometry.cluster_size() * 8;
     std::vector<BitmapTableEntry> table(size.table_entries, BitmapTableEntry{HostOffset(), value});
     const std::uint64_t tail_bits = size.bits % cluster_bits;
-    if (value && tail_bits != 0) {  // the bits behind the last one must be zero
-        const BitVector last(tail_bits, true);
+    if (tail_bits != 0) {  // the bits behind the last one must be zero, and B7
+        const BitVector last(tail_bits, value);
         const Bytes piece = last.bytes();
         table.back() = {TRY(aside.write(Buffer(piece.begin(), piece.end())).in("bitmap data")), false};
     }
@@ -157,22 +157,25 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
 
 Result<BitmapClusters> BitmapClusters::of(Image &image, const BitmapDirectory &directory)
 {
-    BitmapClusters clusters(image);
+    BitmapClusters clusters(image, directory.clusters());
+    const auto count = [&](const HostRun &run) {
+        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+            ++clusters.uses_[cluster];
+    };
+    count(directory.clusters());
     for (const BitmapDirectoryEntry &entry : directory.entries) {
         const auto runs = clusters.runs_of(entry);
         if (!runs && runs.error().code == Errc::io)
             return runs.error();
         if (runs)
             for (const HostRun &run : *runs)
-                for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-                    ++clusters.uses_[cluster];
+                count(run);
     }
-    clusters.count_other(directory.clusters());
     TRY(clusters.count_tables());
     return clusters;
 }
 
-// Whatever else is there, as far as bitmaps have a cluster of it.
+// Whatever else is there, as far as bitmaps or their directory have a cluster of it.
 void BitmapClusters::count_other(HostRun run)
 {
     for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
@@ -281,6 +284,25 @@ Result<std::vector<BitmapTableEntry>> BitmapClusters::own_table(const BitmapDire
     return load_bitmap_table(image_, entry);
 }
 
+namespace {
+
+// A cluster that can be named: its refcount is durable (W1), and it has its room.
+Result<HostOffset> take_durably(Image &image)
+{
+    const HostRun run = TRY(image.allocator().take(1)).run;
+    const HostOffset offset = image.geometry().offset_of(run.first);
+    const Result<void> written =
+        image.store().write(offset.value, Buffer(image.geometry().cluster_size()));
+    if (!written) {
+        image.allocator().give_back(run);
+        return written.error();
+    }
+    TRY(image.store().flush());
+    return offset;
+}
+
+}  // namespace
+
 Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table)
 {
     const Geometry &geometry = image.geometry();
@@ -289,9 +311,10 @@ Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, 
     if (tail_bits != 0 && !table.back().has_cluster()) {
         // It needs a cluster, and any other does without.
         const auto some = std::ranges::find_if(table, &BitmapTableEntry::has_cluster);
-        if (some == table.end())
-            return Error(Errc::no_space, "there is no room for its last bits");
-        table.back() = std::exchange(*some, BitmapTableEntry{});
+        if (some != table.end())
+            table.back() = std::exchange(*some, BitmapTableEntry{});
+        else
+            table.back() = {TRY(take_durably(image).in("there is no room for its last bits")), false};
     }
     Buffer bytes(table.size() * 8);
     for (std::size_t i = 0; i < table.size(); ++i) {

@@ -40,7 +40,8 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
                                 BitmapDirectoryEntry &entry);
 
 // Sets all bits of an inconsistent bitmap where they are, durably. table: its own
-// (BitmapClusters). no_space: there is no cluster for the last bits.
+// (BitmapClusters). no_space: there is no cluster for the last bits, none to be
+// taken and none that other bits could do without.
 Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table);
 
 // Whose clusters are whose. A bitmap owns a cluster if nothing else names it, no
@@ -54,6 +55,9 @@ public:
     // Else they leak, and the log says so.
     void release(Aside &aside, const BitmapDirectoryEntry &entry) const;
 
+    // Whether nothing else has the clusters of the directory.
+    Result<bool> own_directory() const { return owns({directory_}); }
+
     // Whether its table can be followed, and leads to nothing that others have.
     Result<void> check(const BitmapDirectoryEntry &entry) const;
 
@@ -62,7 +66,7 @@ public:
     Result<std::vector<BitmapTableEntry>> own_table(const BitmapDirectoryEntry &entry) const;
 
 private:
-    explicit BitmapClusters(Image &image) : image_(image) {}
+    BitmapClusters(Image &image, HostRun directory) : image_(image), directory_(directory) {}
     Result<std::vector<HostRun>> runs_of(const BitmapDirectoryEntry &entry) const;
     Result<bool> owns(const std::vector<HostRun> &runs) const;
     void count_other(HostRun run);
@@ -70,7 +74,9 @@ private:
     Result<void> count_tables();
 
     Image &image_;
-    std::unordered_map<HostCluster, unsigned> uses_;  // by bitmaps, and of those by others
+    const HostRun directory_;
+    // By the directory and by bitmaps, and of those by others.
+    std::unordered_map<HostCluster, unsigned> uses_;
 };
 
 }  // namespace qcow2

@@ -6,8 +6,10 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
+#include "core/format/table_entry.h"
 
 namespace qcow2 {
 
@@ -26,13 +28,25 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
         return finding(Finding::bitmaps_extension_missing);
     if (!extension)
         return directory;
-    if (!bit) {
-        directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear); they "
-                           "are left alone, 'qemu-img check -r leaks' frees them";
-        return directory;
-    }
+    if (bit)
+        return load(image, *extension);
+    directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear: a program "
+                       "that does not know bitmaps has changed the image)";
+    auto old = load(image, *extension);
+    if (old)
+        directory.out_of_date_ = OutOfDate{std::move(old->entries), {}};
+    else if (old.error().code == Errc::io)
+        return std::move(old).error();
+    else
+        directory.out_of_date_ = OutOfDate{{}, std::move(old).error()};
+    return directory;
+}
+
+Result<BitmapDirectory> BitmapDirectory::load(Image &image, const Extension &extension)
+{
+    BitmapDirectory directory;
     const Geometry &geometry = image.geometry();
-    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension->data, geometry));
+    const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
     const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
     if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size, image.store().size()))
         return finding(Finding::bitmap_directory_past_end, where);
@@ -41,7 +55,23 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
     directory.entries = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
     directory.offset_ = bitmaps.bitmap_directory_offset;
     directory.clusters_ = {geometry.cluster_of(directory.offset_), geometry.clusters_for(bytes.size())};
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        if (entry.in_use() && entry.enabled() && !entry.finding && TRY(has_mark(image, entry)))
+            directory.given_up_.insert(entry.position);
     return directory;
+}
+
+Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry &entry)
+{
+    const Geometry &geometry = image.geometry();
+    const auto size = BitmapSize::of(image.disk_size(), entry.granularity_bits, geometry);
+    const std::uint64_t last = entry.bitmap_table_offset.value + (size.table_entries - 1) * 8;
+    const bool has_tail = size.bits % (geometry.cluster_size() * 8) != 0;
+    if (!has_tail || entry.bitmap_table_size != size.table_entries || !fits(last, 8, image.store().size()))
+        return false;
+    Buffer word(8);
+    TRY(image.store().read(last, word).in("bitmap table at " + hex(entry.bitmap_table_offset.value)));
+    return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 
 bool BitmapDirectory::has_for_qemu(std::string_view name) const

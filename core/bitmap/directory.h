@@ -14,6 +14,8 @@
 
 #pragma once
 
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,10 @@
 #include "core/image/aside.h"
 
 namespace qcow2 {
+
+// What helps where bitmaps are out of date.
+constexpr std::string_view out_of_date_cure =
+    "bitmap-recover=all-dirty makes them valid again with all bits set, bitmap-remove-all=yes removes them";
 
 class BitmapDirectory {
 public:
@@ -34,6 +40,16 @@ public:
     // may be, or there is none.
     const std::string &stale() const { return stale_; }
 
+    // An extension without autoclear bit 0: somebody has changed the image who
+    // does not know bitmaps. What its directory says the bitmaps were called is
+    // all that is believed of it: the clusters that it names may be the guest's
+    // by now (H4).
+    struct OutOfDate {
+        std::vector<BitmapDirectoryEntry> entries;
+        std::optional<Error> unreadable;  // then there are no entries
+    };
+    const std::optional<OutOfDate> &out_of_date() const { return out_of_date_; }
+
     // Where it is; HostOffset(0) if there is none. Positions of entries count
     // from here.
     HostOffset offset() const { return offset_; }
@@ -41,21 +57,34 @@ public:
 
     std::vector<BitmapDirectoryEntry> entries;
 
+    // An entry that is in_use because it was given up for lack of room: its table
+    // has the mark (StoredBitmap::mark_given_up()). Whatever it says, all bits set
+    // is right, and it needs nobody's word to become so.
+    bool given_up(const BitmapDirectoryEntry &entry) const { return given_up_.contains(entry.position); }
+
     // nullptr: there is no bitmap of this name. The first of several.
     BitmapDirectoryEntry *find(std::string_view name);
     const BitmapDirectoryEntry *find(std::string_view name) const;
     // Whether QEMU, which ends names at a NUL, would take one for this name.
     bool has_for_qemu(std::string_view name) const;
 
-    // Writes the entries aside, as a new directory, and lets the old one go.
-    // Done to the header area, the change makes the header name it; without
-    // entries, extension and autoclear bit 0 go (H4).
+    // Writes the entries aside, as a new directory, and lets the old one go; one
+    // that is out of date leaks. Done to the header area, the change makes the
+    // header name it; without entries, extension and autoclear bit 0 go (H4).
     Result<ImageHeader::Change> replace(Aside &aside) const;
+    // The old one may be somebody else's: it is to leak.
+    void leak_old() { clusters_ = {}; }
 
 private:
+    static Result<BitmapDirectory> load(Image &image, const Extension &extension);
+
+    static Result<bool> has_mark(Image &image, const BitmapDirectoryEntry &entry);
+
     HostOffset offset_;
     HostRun clusters_;
+    std::set<std::uint64_t> given_up_;  // positions
     std::string stale_;
+    std::optional<OutOfDate> out_of_date_;
 };
 
 }  // namespace qcow2

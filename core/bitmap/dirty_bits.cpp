@@ -292,6 +292,14 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
     return image;
 }
 
+void DirtyBits::forget_refused(std::uint64_t number)
+{
+    if (Page *page = loaded(number))
+        for_each_word_there(*page, {0, page_words}, [](std::uint64_t, Word word) {
+            word.precise.fetch_and(word.durable.load());
+        });
+}
+
 void DirtyBits::written(const PageImage &image)
 {
     Page &page = *loaded(image.page);

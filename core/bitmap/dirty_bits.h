@@ -90,6 +90,10 @@ public:
     // it is. Nobody else is inside.
     std::optional<PageImage> settle(std::uint64_t page);
 
+    // Those bits of this page go that are not durable: the changes that set them
+    // were refused. Nobody else is inside, and no bit counts by being in memory.
+    void forget_refused(std::uint64_t page);
+
     // It was written, and nothing else is true of what the file has.
     void written(const PageImage &image);
     // It was written, and is durable.

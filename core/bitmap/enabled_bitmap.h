@@ -25,7 +25,7 @@ struct EnabledBitmap {
     const std::uint64_t granularity;  // bytes
     StoredBitmap stored;
     DirtyBits bits;
-    // Marked in_use for good: there was no room to keep it true (B7).
+    // Given up: marked in_use, for there was no room to keep it true (B7).
     std::atomic<bool> lost{false};
 };
 

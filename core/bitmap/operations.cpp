@@ -17,10 +17,16 @@ namespace {
 
 std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
 
-constexpr const char *recovered_words = " was inconsistent, and is valid again with all bits set";
+// What is there and cannot be trusted is not taken for what was never there.
+Result<void> check_not_out_of_date(const BitmapDirectory &directory)
+{
+    return directory.out_of_date() ? Error(Errc::busy, directory.stale() + "; " + std::string(out_of_date_cure))
+                                   : Result<void>();
+}
 
 Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::string &name)
 {
+    TRY(check_not_out_of_date(directory).in(words_for(name)));
     BitmapDirectoryEntry *entry = directory.find(name);
     if (!entry)
         return Error(Errc::not_found, "there is no " + words_for(name));
@@ -41,6 +47,15 @@ Result<void> check_can_be_tracked(Image &image, const BitmapDirectory &directory
         return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
                                                              std::to_string(size.table_entries));
     return TRY(BitmapClusters::of(image, directory)).check(entry);
+}
+
+// Of an unknown type nobody knows what its table is.
+void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapDirectoryEntry &entry)
+{
+    if (entry.type == bitmap_type_dirty_tracking)
+        clusters.release(aside, entry);
+    else
+        log_warning(words_for(entry.name) + ": its clusters are not known, and leak");
 }
 
 // What its bits say is known, and may be changed.
@@ -102,6 +117,16 @@ BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t t
     return to;
 }
 
+void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how)
+{
+    const std::string valid_again = ", and is valid again with all bits set" + how;
+    if (directory.given_up(entry))
+        log_warning(words_for(entry.name) + " had been given up for lack of room" + valid_again);
+    else
+        log_debug(words_for(entry.name) + (directory.out_of_date() ? " was out of date" : " was inconsistent") +
+                  valid_again);
+}
+
 // As the entry would be; nullopt if it would not be sound even then.
 std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry, const Image &image)
 {
@@ -120,17 +145,24 @@ std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry,
     return e;
 }
 
+enum class Which { all, given_up };
+
 // Calls function(entry, as it would be) for all that can be recovered: of one
-// name only one may be valid.
+// name only one may be valid. What is out of date is so as a whole.
 template <class Function>
-Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image &image, Function function)
+Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image &image, Which which,
+                                  Function function)
 {
+    const bool out_of_date = directory.out_of_date().has_value();
+    const auto &entries = out_of_date ? directory.out_of_date()->entries : directory.entries;
     std::unordered_set<std::string_view> names;
-    for (const BitmapDirectoryEntry &entry : directory.entries)
-        if (!entry.in_use())
+    for (const BitmapDirectoryEntry &entry : entries)
+        if (!out_of_date && !entry.in_use())
             names.insert(entry.name);
-    for (const BitmapDirectoryEntry &entry : directory.entries) {
-        if (!entry.in_use())
+    for (const BitmapDirectoryEntry &entry : entries) {
+        if (!out_of_date && !entry.in_use())
+            continue;
+        if (which == Which::given_up && !directory.given_up(entry))
             continue;
         auto as_it_would_be = recovered(entry, image);
         if (as_it_would_be && names.insert(entry.name).second)
@@ -157,19 +189,42 @@ Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const N
     entry.name = bitmap.name;
     entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
     entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
-    TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
+    TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
 }
 
-Result<void> recover_all(Image &image, Aside &aside, BitmapDirectory &directory)
+bool has_recoverable(const BitmapDirectory &directory, const Image &image, Which which)
+{
+    bool some = false;
+    const auto done = for_each_recoverable(directory, image, which, [&](const auto &, const auto &) {
+        some = true;
+        return Result<void>();
+    });
+    return done && some;
+}
+
+void say_what_is_gone(const BitmapDirectory &directory)
+{
+    if (directory.out_of_date())
+        for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
+            if (!directory.find(entry.name))
+                log_warning(words_for(entry.name) + " was out of date, could not be made valid again, and is gone");
+}
+
+// H4: what an extension names that is out of date is not let go of.
+Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Which which)
 {
     const BitmapDirectory old = directory;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
-    return for_each_recoverable(old, image, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
-        clusters.release(aside, entry);
+    return for_each_recoverable(old, image, which, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
         TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
-        directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        if (old.out_of_date()) {
+            directory.entries.push_back(std::move(as_it_would_be));
+        } else {
+            clusters.release(aside, entry);
+            directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+        }
         return {};
     });
 }
@@ -189,6 +244,41 @@ Result<void> remove_bitmap(Image &image, const std::string &name)
     Aside aside(image);
     TRY(BitmapClusters::of(image, directory)).release(aside, *entry);
     directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
+    return commit(aside, directory);
+}
+
+Result<void> drop_bitmap(Image &image, const std::string &name)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    BitmapDirectoryEntry *entry = TRY(existing(directory, name));
+    for (BitmapDirectoryEntry &other : directory.entries)
+        if (other.name == name && (other.finding || other.in_use()) && !entry->finding && !entry->in_use())
+            entry = &other;
+    Aside aside(image);
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    release_or_leak(aside, clusters, *entry);
+    if (!TRY(clusters.own_directory()))
+        directory.leak_old();
+    directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
+    return commit(aside, directory);
+}
+
+Result<void> drop_all_bitmaps(Image &image)
+{
+    const HeaderArea area = image.header().area();
+    if (!area.find(ExtensionType::bitmaps) && !(area.header.autoclear_features & autoclear::bitmaps))
+        return Error(Errc::not_found, "the image has no bitmaps");
+    auto loaded = BitmapDirectory::load(image);
+    if (!loaded && loaded.error().code == Errc::io)
+        return std::move(loaded).error();
+    BitmapDirectory directory = loaded ? std::move(*loaded) : BitmapDirectory();
+    Aside aside(image);
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        release_or_leak(aside, clusters, entry);
+    if (!TRY(clusters.own_directory()))
+        directory.leak_old();
+    directory.entries.clear();
     return commit(aside, directory);
 }
 
@@ -225,7 +315,7 @@ Result<void> merge_bitmap(Image &image, const std::string &target_name, const st
 bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image)
 {
     bool is = false;
-    const auto done = for_each_recoverable(directory, image, [&](const auto &e, const auto &) {
+    const auto done = for_each_recoverable(directory, image, Which::all, [&](const auto &e, const auto &) {
         is |= &e == &entry;
         return Result<void>();
     });
@@ -234,55 +324,97 @@ bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry
 
 bool has_recoverable(const BitmapDirectory &directory, const Image &image)
 {
-    bool some = false;
-    const auto done = for_each_recoverable(directory, image, [&](const auto &, const auto &) {
-        some = true;
-        return Result<void>();
-    });
-    return done && some;
+    return has_recoverable(directory, image, Which::all);
+}
+
+bool has_recoverable_given_up(const BitmapDirectory &directory, const Image &image)
+{
+    return has_recoverable(directory, image, Which::given_up);
 }
 
 Result<void> recover_all_dirty(Image &image) { return recover_and_add(image, true, {}); }
 
+namespace {
+
 // While it is in_use nobody looks at what it says. Then the flags word makes it
-// valid, each bitmap for itself.
-Result<void> recover_in_place(Image &image)
+// valid, each bitmap for itself. Returns how many are.
+Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory, Which which)
 {
-    const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    std::size_t recovered = 0;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
-    return for_each_recoverable(directory, image, [&](const auto &entry, const auto &as_it_would_be) -> Result<void> {
+    TRY(for_each_recoverable(directory, image, which,
+                             [&](const auto &entry, const auto &as_it_would_be) -> Result<void> {
         auto table = clusters.own_table(entry);
         Result<void> set = table ? set_bits_in_place(image, entry, std::move(*table)) : Result<void>(table.error());
         if (set)
             set = change_flags(image, directory, entry, as_it_would_be.flags);
         if (!set && set.error().code != Errc::no_space)
             return set;
+        recovered += set.has_value();
         if (set)
-            log_debug(words_for(entry.name) + recovered_words + ", in place");
-        else
+            say_valid_again(directory, entry, ", in place");
+        else if (!directory.given_up(entry))
             log_warning(words_for(entry.name) + " stays inconsistent: " + set.error().what);
         return {};
-    });
+    }));
+    return recovered;
+}
+
+// Of the one by the commit of the other, too.
+Result<void> recover_and_add(Image &image, std::optional<Which> which, const std::vector<NewBitmap> &bitmaps)
+{
+    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    if (!which && bitmaps.empty())
+        return {};
+    if (!which)
+        TRY(check_not_out_of_date(directory));
+    const BitmapDirectory before = directory;
+    Aside aside(image);
+    if (which)
+        TRY(recover(image, aside, directory, *which));
+    for (const NewBitmap &bitmap : bitmaps)
+        TRY(add(image, aside, directory, bitmap));
+    if (directory.entries.empty())
+        return {};  // nothing of what is out of date can be recovered: it stays
+    TRY(commit(aside, directory));
+    say_what_is_gone(directory);
+    const std::size_t recovered = directory.entries.size() - bitmaps.size();
+    for (std::size_t i = 0; i < directory.entries.size(); ++i)
+        if (i >= recovered)
+            log_debug(words_for(directory.entries[i].name) + " was made");
+        else if (i >= before.entries.size())
+            say_valid_again(before, directory.entries[i], "");
+        else if (before.entries[i].flags != directory.entries[i].flags)
+            say_valid_again(before, before.entries[i], "");
+    return {};
+}
+
+}  // namespace
+
+Result<void> recover_in_place(Image &image)
+{
+    const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    if (directory.out_of_date())
+        log_warning(directory.stale() + ", and stay so: there is no room for a new directory");
+    else
+        TRY(recover_in_place(image, directory, Which::all));
+    return {};
+}
+
+Result<void> recover_given_up(Image &image)
+{
+    if (!has_recoverable_given_up(TRY(BitmapDirectory::load(image)), image))
+        return {};
+    Result<void> done = recover_and_add(image, Which::given_up, {});
+    if (done || done.error().code != Errc::no_space)
+        return done;
+    const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
+    return TRY(recover_in_place(image, directory, Which::given_up)) != 0 ? Result<void>() : done;
 }
 
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps)
 {
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    if (!recover && bitmaps.empty())
-        return {};
-    const std::vector<BitmapDirectoryEntry> before = directory.entries;
-    Aside aside(image);
-    if (recover)
-        TRY(recover_all(image, aside, directory));
-    for (const NewBitmap &bitmap : bitmaps)
-        TRY(add(image, aside, directory, bitmap));
-    TRY(commit(aside, directory));
-    for (std::size_t i = 0; i < directory.entries.size(); ++i)
-        if (i >= before.size())
-            log_debug(words_for(directory.entries[i].name) + " was made");
-        else if (before[i].flags != directory.entries[i].flags)
-            log_debug(words_for(directory.entries[i].name) + recovered_words);
-    return {};
+    return recover_and_add(image, recover ? std::optional(Which::all) : std::nullopt, bitmaps);
 }
 
 }  // namespace qcow2

@@ -24,14 +24,22 @@ struct NewBitmap {
     std::string name;
     std::optional<std::uint32_t> granularity_bits = {};  // nullopt: QEMU's default for the image
     bool enabled = true;
+    bool all_dirty = false;  // all bits set, or none
 };
 
-// Bitmaps without a bit set, all by one commit. If the extension that is there
-// is stale, the new directory takes its place and its clusters leak (H4).
+// All by one commit. busy: the bitmaps that are there are out of date.
 Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps);
 
 // Inconsistent ones, too. With the last one extension and autoclear bit go.
 Result<void> remove_bitmap(Image &image, const std::string &name);
+
+// For maintenance, where DiskOptions::mends_bitmaps: takes a bitmap out of the
+// image that nobody can use, a foreign one too. Of several of one name one that
+// has something wrong goes first. What may be others' of its clusters leaks.
+Result<void> drop_bitmap(Image &image, const std::string &name);
+// Extension and autoclear bit go, and all bitmaps with them, also where the
+// directory cannot be read or is out of date. not_found: there is nothing.
+Result<void> drop_all_bitmaps(Image &image);
 
 // A disabled bitmap keeps its bits and does not see changes.
 Result<void> enable_bitmap(Image &image, const std::string &name);
@@ -44,17 +52,25 @@ Result<void> clear_bitmap(Image &image, const std::string &name);
 // touches a dirty granule of the source gets dirty.
 Result<void> merge_bitmap(Image &image, const std::string &target, const std::string &source);
 
-// Makes inconsistent bitmaps valid again, with all bits set: a superset of
-// whatever changed. Those that cannot be (an unknown type, another bitmap of
-// the same name) stay as they are.
-// (entry: one of the directory's.)
+// Makes bitmaps that are inconsistent or out of date valid again, with all bits
+// set: a superset of whatever changed. Those that cannot be (an unknown type,
+// another bitmap of the same name) stay as they are if they are inconsistent, and
+// are gone if they are out of date: they leak, with the tables of those that
+// became valid again (H4).
+// (entry: one of the directory's, or of those that are out of date.)
 bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image);
 bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 Result<void> recover_all_dirty(Image &image);
 
 // Where there is no room for another table: in the clusters they have, one after
-// the other. What cannot be recovered so stays inconsistent, with a warning.
+// the other. What cannot be recovered so stays as it is, with a warning; what is
+// out of date has no clusters.
 Result<void> recover_in_place(Image &image);
+
+bool has_recoverable_given_up(const BitmapDirectory &directory, const Image &image);
+// Those alone that were given up for lack of room, by one commit or, if the room
+// does not suffice, in place. no_space: not one could be.
+Result<void> recover_given_up(Image &image);
 
 // Both by one commit, the first if asked for.
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps);

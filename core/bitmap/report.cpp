@@ -24,8 +24,16 @@ std::string size_in_words(std::uint32_t granularity_bits)
     return std::to_string(granularity) + "G";
 }
 
-ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry)
+constexpr const char *will_be_valid_words = "valid again, with all bits set, before the first client writes";
+
+ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
+                        bool will_recover)
 {
+    if (directory.given_up(entry) && is_recoverable(directory, entry, image))
+        return {LogLevel::warning, "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
+                                   "when there is room"};
+    if (will_recover && is_recoverable(directory, entry, image))
+        return {LogLevel::warning, std::string("inconsistent; ") + will_be_valid_words};
     std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
                        "is and not tracked; ";
     if (is_recoverable(directory, entry, image))
@@ -33,10 +41,11 @@ ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const Bi
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
 }
 
-ReportLine state_of(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool how_much)
+ReportLine state_of(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool how_much,
+                    bool will_recover)
 {
     if (entry.in_use())
-        return inconsistent(image, directory, entry);
+        return inconsistent(image, directory, entry, will_recover);
     if (entry.finding)
         return {LogLevel::warning,
                 "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
@@ -51,18 +60,34 @@ ReportLine state_of(Image &image, const BitmapDirectory &directory, const Bitmap
                                  std::to_string(dirty->bytes) + " bytes"};
 }
 
+std::string stale(const BitmapDirectory &directory, bool will_recover)
+{
+    std::string text = directory.stale();
+    if (!directory.out_of_date())
+        return text;
+    if (directory.out_of_date()->unreadable)
+        return text + ", and cannot be read: " + directory.out_of_date()->unreadable->what +
+               "; bitmap-remove-all=yes removes them";
+    std::string names;
+    for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
+        names += (names.empty() ? "" : ", ") + quote(entry.name);
+    if (will_recover)
+        return text + ": " + names + "; " + will_be_valid_words;
+    return text + ", kept as they are and not tracked: " + names + "; " + std::string(out_of_date_cure);
+}
+
 }  // namespace
 
-std::vector<ReportLine> report_bitmaps(Image &image, bool how_much)
+std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_recover)
 {
     const auto directory = BitmapDirectory::load(image);
     if (!directory)
         return {};  // why the disk is read-only, or a failure of reading: told elsewhere
     std::vector<ReportLine> lines;
     if (!directory->stale().empty())
-        lines.push_back({LogLevel::warning, directory->stale()});
+        lines.push_back({LogLevel::warning, stale(*directory, will_recover)});
     for (const BitmapDirectoryEntry &entry : directory->entries) {
-        ReportLine line = state_of(image, *directory, entry, how_much);
+        ReportLine line = state_of(image, *directory, entry, how_much, will_recover);
         line.text = "bitmap " + quote(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
                     line.text;
         lines.push_back(std::move(line));

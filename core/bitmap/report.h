@@ -20,6 +20,7 @@ struct ReportLine {
 
 // A line for each bitmap: name, granularity, state; how_much: how much is dirty
 // in the file, which is read for it; for an inconsistent one why, and what to do.
-std::vector<ReportLine> report_bitmaps(Image &image, bool how_much);
+// will_recover: what can become valid again is about to.
+std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_recover);
 
 }  // namespace qcow2

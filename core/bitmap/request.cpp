@@ -18,17 +18,50 @@ namespace {
 Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory,
                             const BitmapDirectoryEntry &entry)
 {
-    const bool recovered = request.recover_all_dirty && is_recoverable(directory, entry, image);
+    const bool recovered = (request.recover_all_dirty || directory.given_up(entry)) &&
+                           is_recoverable(directory, entry, image);
     if (entry.in_use() && !recovered)
         return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
                                  "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
                                  "bitmap --remove' makes room for a new one");
+    if (directory.out_of_date() && !recovered)
+        return Error(Errc::busy, "it is out of date, and cannot be made valid again: " +
+                                     std::string(entry.finding ? sentence_of(*entry.finding) : "another has its name") +
+                                     "; bitmap-remove-all=yes makes room for a new one");
     if (!entry.enabled())
         return Error(Errc::busy, "it is disabled, perhaps the frozen record of a backup; 'qemu-img bitmap "
                                  "--enable' enables it");
-    if (entry.finding && !entry.in_use())
+    if (entry.finding && !recovered)
         return finding(*entry.finding);
     return {};
+}
+
+// The one that has the name; of those that are out of date, too.
+const BitmapDirectoryEntry *find(const BitmapDirectory &directory, const std::string &name)
+{
+    if (!directory.out_of_date())
+        return directory.find(name);
+    const auto &entries = directory.out_of_date()->entries;
+    const auto found = std::ranges::find(entries, name, &BitmapDirectoryEntry::name);
+    return found == entries.end() ? nullptr : &*found;
+}
+
+bool has_for_qemu(const BitmapDirectory &directory, const std::string &name)
+{
+    const auto &entries = directory.out_of_date() ? directory.out_of_date()->entries : directory.entries;
+    return std::ranges::find(entries, name, &BitmapDirectoryEntry::name_for_qemu) != entries.end();
+}
+
+// Those that are to be made. Where nobody can read what there was, it may have
+// been one of them: all of it may have changed.
+std::vector<NewBitmap> absent_of(const BitmapRequest &request, const BitmapDirectory &directory)
+{
+    const bool unreadable = directory.out_of_date() && directory.out_of_date()->unreadable;
+    std::vector<NewBitmap> absent;
+    for (const std::string &name : request.names)
+        if (!find(directory, name))
+            absent.push_back({.name = name, .granularity_bits = request.granularity_bits, .all_dirty = unreadable});
+    return absent;
 }
 
 }  // namespace
@@ -39,24 +72,26 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
     const std::uint32_t granularity_bits =
         request.granularity_bits.value_or(default_granularity_bits(geometry));
     const std::uint64_t disk_size = std::max(image.disk_size(), request.disk_size_min);
-    std::size_t absent = 0;
+    const bool out_of_date = directory.out_of_date().has_value();
     for (const std::string &name : request.names) {
         const std::string context = "bitmap=" + quote(name);
         if (geometry.version < 3)
             return Error(Errc::unsupported,
                          context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
                                    "-o compat=1.1' makes it version 3");
-        if (const BitmapDirectoryEntry *entry = directory.find(name)) {
+        if (out_of_date && !request.recover_all_dirty)
+            return Error(Errc::busy, context + ": " + directory.stale() + "; " + std::string(out_of_date_cure));
+        if (const BitmapDirectoryEntry *entry = find(directory, name))
             TRY(check_existing(request, image, directory, *entry).in(context));
-        } else if (directory.has_for_qemu(name)) {
+        else if (has_for_qemu(directory, name))
             return Error(Errc::exists, context + ": there is a bitmap whose name has a NUL behind that, which "
                                                  "QEMU takes for the same name");
-        } else {
+        else
             TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
-            ++absent;
-        }
     }
-    if (directory.entries.size() + absent > limits::bitmaps_max)
+    const std::size_t absent = absent_of(request, directory).size();
+    const std::size_t kept = out_of_date ? directory.out_of_date()->entries.size() : directory.entries.size();
+    if (kept + absent > limits::bitmaps_max)
         return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
     if (absent != 0) {
         const auto change = [](HeaderArea &area) {
@@ -68,30 +103,51 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
     return {};
 }
 
+std::vector<std::string> announcements(const BitmapRequest &request, const Image &image,
+                                       const BitmapDirectory &directory)
+{
+    std::vector<std::string> lines;
+    if (request.granularity_bits) {
+        const std::uint64_t asked = std::uint64_t(1) << *request.granularity_bits;
+        for (const std::string &name : request.names)
+            if (const auto *entry = find(directory, name); entry && entry->granularity() != asked)
+                lines.push_back("bitmap " + quote(name) + " keeps its granularity of " +
+                                std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
+                                std::to_string(asked) + " is for bitmaps that are made");
+    }
+    for (const NewBitmap &made : absent_of(request, directory))
+        if (made.all_dirty)
+            lines.push_back("bitmap " + quote(made.name) + " is made with all bits set: what there was is out of "
+                            "date, and cannot be read");
+        else if (image.has_content())
+            lines.push_back("bitmap " + quote(made.name) + " is not there: it is made, empty, and knows nothing of "
+                            "what was written before");
+    return lines;
+}
+
 bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)
 {
     return (request.recover_all_dirty && has_recoverable(directory, image)) ||
-           std::ranges::any_of(request.names, [&](const auto &name) { return !directory.find(name); });
+           !absent_of(request, directory).empty();
 }
 
 Result<void> fulfil(const BitmapRequest &request, Image &image)
 {
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     TRY(check_request(request, image, directory));
-    const bool recover = request.recover_all_dirty && has_recoverable(directory, image);
-    std::vector<NewBitmap> absent;
-    for (const std::string &name : request.names)
-        if (!directory.find(name))
-            absent.push_back({name, request.granularity_bits});
+    const bool recover = request.recover_all_dirty && (directory.out_of_date() || has_recoverable(directory, image));
+    const std::vector<NewBitmap> absent = absent_of(request, directory);
     const Result<void> done = recover_and_add(image, recover, absent);
     if (done || !recover || done.error().code != Errc::no_space)
+        return done;
+    if (directory.out_of_date() && !request.names.empty())
         return done;
     TRY(recover_in_place(image));
     const BitmapDirectory recovered = TRY(BitmapDirectory::load(image));
     for (const std::string &name : request.names)
-        if (const BitmapDirectoryEntry *entry = recovered.find(name); entry && entry->in_use())
-            return Error(done.error())
-                .in("bitmap=" + quote(name) + ": it cannot be made valid again");
+        if (const BitmapDirectoryEntry *entry = recovered.find(name);
+            entry && entry->in_use() && !recovered.given_up(*entry))
+            return Error(done.error()).in("bitmap=" + quote(name) + ": it cannot be made valid again");
     return add_bitmaps(image, absent);
 }
 

@@ -25,6 +25,11 @@ struct BitmapRequest {
 // Whether it could be done: the error tells the cure. Writes nothing.
 Result<void> check_request(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory);
 
+// Lines for the person at the terminal, before anything is done: what is kept
+// otherwise than asked for, and what is made and cannot know the past.
+std::vector<std::string> announcements(const BitmapRequest &request, const Image &image,
+                                       const BitmapDirectory &directory);
+
 // Whether there is anything to do.
 bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory);
 

@@ -82,21 +82,13 @@ Result<HostRun> StoredBitmap::take_zeroed()
     return run;
 }
 
-void StoredBitmap::reserve_last()
+Result<void> StoredBitmap::make_last()
 {
     const std::uint64_t last = table_size_ - 1;
-    if (entry_of(last).has_cluster() || reserved_.count != 0 || !has_tail(last))
-        return;
-    if (const auto run = take_zeroed())
-        reserved_ = *run;
+    return entry_of(last).has_cluster() || !has_tail(last) ? Result<void>() : make_cluster(last);
 }
 
-void StoredBitmap::give_back_reserved()
-{
-    if (reserved_.count != 0)
-        image_.allocator().give_back(reserved_);
-    reserved_ = {};
-}
+void StoredBitmap::mark_given_up() { set_entry(table_size_ - 1, {.data = {}, .all_ones = true}); }
 
 BitmapTableEntry StoredBitmap::entry_of(std::uint64_t entry) const
 {
@@ -166,17 +158,12 @@ Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite>
 
 Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
 {
-    HostRun run;
-    if (entry == table_size_ - 1 && reserved_.count != 0) {
-        run = std::exchange(reserved_, {});
-    } else {
-        auto taken = take_zeroed();
-        if (!taken && taken.error().code == Errc::no_space && !has_tail(entry)) {
-            set_entry(entry, {.data = {}, .all_ones = true});  // B7
-            return {};
-        }
-        run = TRY(std::move(taken));
+    const auto taken = take_zeroed();
+    if (!taken && taken.error().code == Errc::no_space && !has_tail(entry)) {
+        set_entry(entry, {.data = {}, .all_ones = true});  // B7
+        return {};
     }
+    const HostRun run = TRY(std::move(taken));
     image_.metadata().add(run);
     set_entry(entry, {.data = geometry_.offset_of(run.first), .all_ones = false});
     return {};

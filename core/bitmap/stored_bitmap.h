@@ -40,10 +40,13 @@ public:
 
     const BitmapSize &size() const { return size_; }
 
-    // Makes sure that the last data cluster, whose tail must be zero and which
-    // can therefore not become an all-ones entry, has a cluster to go to (B7).
-    void reserve_last();
-    void give_back_reserved();
+    // Makes the last data cluster, whose tail must be zero, so that it cannot
+    // become an all-ones entry (B7); named by the table in memory. no_space.
+    Result<void> make_last();
+    // The mark of a bitmap that is given up: its table says that the last bits
+    // are all ones, which nobody would write where there is a tail. Only while
+    // it is in_use.
+    void mark_given_up() EXCLUDES(table_mutex_);
 
     // The bytes of a page of the bitmap, with a tail of zeros. An entry that has
     // become all ones is not believed before table_written(): the file may not
@@ -82,7 +85,6 @@ private:
     // Entries that are all ones here, and perhaps still 0 in the file.
     std::set<std::uint64_t> all_ones_unsure_ GUARDED_BY(table_mutex_);
     std::set<std::uint64_t> table_dirty_;  // sectors
-    HostRun reserved_;                     // for the last data cluster; count 0 or 1
 };
 
 }  // namespace qcow2

@@ -7,9 +7,17 @@
 
 #include "core/base/log.h"
 #include "core/bitmap/directory.h"
+#include "core/bitmap/operations.h"
 #include "core/format/findings.h"
 
 namespace qcow2 {
+
+namespace {
+
+// One bitmap that nobody can use must not take the disk.
+constexpr const char *remove_all_words = "; bitmap-remove-all=yes removes the bitmaps";
+
+}  // namespace
 
 Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std::uint64_t extra_bytes_max)
     : image_(image), sync_(sync), region_bytes_(region_bytes),
@@ -23,14 +31,16 @@ Result<void> Tracker::open()
     if (!directory) {
         if (directory.error().code == Errc::io)
             return directory.error();
-        why_read_only_ = std::move(directory).error();
+        why_read_only_ = Error(directory.error().code, directory.error().what + remove_all_words);
         return {};
     }
     directory_ = directory->offset();
     directory_clusters_ = directory->clusters();
+    found_given_up_ = has_recoverable_given_up(*directory, image_);
     entries_ = std::move(directory->entries);
     if (!image_.metadata().add(directory_clusters_)) {
         why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
+        why_read_only_->what += remove_all_words;
         return {};
     }
     for (std::size_t i = 0; i < entries_.size(); ++i)
@@ -58,7 +68,8 @@ void Tracker::open_bitmap(std::size_t i)
         return;
     not_followed_[i] = result.error();
     if (tracked && !why_read_only_)
-        why_read_only_ = std::move(result).error().in("bitmap " + quote(e.name));
+        why_read_only_ = Error(result.error().code, "bitmap " + quote(e.name) + ": " + result.error().what +
+                                                        "; bitmap-remove=NAME removes one bitmap");
 }
 
 std::vector<BitmapDirectoryEntry> Tracker::entries() const
@@ -89,15 +100,38 @@ Result<void> Tracker::set_in_use(bool in_use)
     return image_.store().flush();
 }
 
-// B7: there was no room even to say that everything is dirty.
+// B7: there is no room even to say that everything is dirty. Durable when it returns:
+// who sees that the bitmap is lost changes the disk without a look at it.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning("bitmap " + quote(bitmap.name) + " is lost: no room to keep it true; it is marked in_use");
+    log_warning("bitmap " + quote(bitmap.name) + " is given up: no room to keep it true. It is marked in_use, and "
+                "becomes valid again, with all bits set, when there is room");
     TRY(write_flags(bitmap, true));
     return image_.store().flush();
 }
 
-Result<void> Tracker::before_change(Range bytes)
+bool Tracker::gave_up() const
+{
+    return found_given_up_ || std::ranges::any_of(enabled_, [](const auto &bitmap) { return bitmap->lost.load(); });
+}
+
+// Zeros are written: a file may be longer than its file system has room for.
+Result<bool> Tracker::has_room()
+{
+    const auto taken = image_.allocator().take(1);
+    if (!taken)
+        return taken.error().code == Errc::no_space ? Result<bool>(false) : taken.error();
+    const Geometry &geometry = image_.geometry();
+    const auto written = image_.store().write(geometry.offset_of(taken->run.first).value,
+                                              Buffer(geometry.cluster_size()));
+    image_.allocator().give_back(taken->run);
+    if (!written && written.error().code != Errc::no_space)
+        return written.error();
+    return written.has_value();
+}
+
+// True if all of it is durable, or needs not be.
+Result<bool> Tracker::mark(Range bytes)
 {
     bool durable = true;
     for (const auto &bitmap : enabled_) {
@@ -108,9 +142,22 @@ Result<void> Tracker::before_change(Range bytes)
             return std::move(marked).error().in("bitmap " + quote(bitmap->name));
         durable &= *marked;
     }
-    if (durable)
+    return durable;
+}
+
+// B7: what only waits for a flush is room, and data go first.
+Result<void> Tracker::make_durable(Range bytes, const std::function<Result<void>()> &place)
+{
+    if (sync_ == BitmapSync::on_close)
+        return mark_all();
+    if (TRY(arming_.arm(bytes, false)))
         return {};
-    return sync_ == BitmapSync::durable ? arming_.arm(bytes) : mark_all();
+    TRY(image_.flush());
+    if (TRY(arming_.arm(bytes, false)))
+        return {};
+    TRY(place());
+    TRY(arming_.arm(bytes, true));
+    return {};
 }
 
 Result<void> Tracker::mark_all()
@@ -120,8 +167,6 @@ Result<void> Tracker::mark_all()
     Locked lock(marks_);
     if (in_use_)
         return {};
-    for (const auto &bitmap : enabled_)
-        bitmap->stored.reserve_last();
     may_be_in_use_ = true;
     TRY(set_in_use(true));  // B1
     in_use_ = true;
@@ -133,7 +178,7 @@ Result<void> Tracker::mark_all()
 Result<void> Tracker::store()
 {
     Locked lock(marks_);
-    TRY(arming_.store());
+    TRY(arming_.store(may_be_in_use_));
     if (!may_be_in_use_)
         return {};
     // If this fails, some marks may be off: the next change makes all anew (B1).

@@ -14,8 +14,10 @@
 //     consistent or marked.
 // B5  A bitmap found in_use is inconsistent: not tracked, kept as it is.
 // B6  Write, zero and trim are changes.
-// B7  A guest's write is never refused for lack of room for a bitmap; see
-//     Arming.
+// B7  A guest's write is never refused for lack of room for a bitmap, and no
+//     bitmap is given up for data that have no room either: they are placed
+//     first. What was given up becomes valid again, all dirty, when there is
+//     room (Disk). See Arming.
 // B8  After store() each bitmap is exactly the granules touched while it was
 //     enabled, plus what was set before.
 // H4  An extension found with autoclear bit 0 clear is never written to.
@@ -27,6 +29,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,8 +52,17 @@ public:
     Result<void> open();
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 
-    // B1, B2, B6: marks the bytes of this range, before they change.
-    Result<void> before_change(Range bytes);
+    // Once, before the first change (B7).
+    Result<void> begin_writing() { return arming_.make_last_clusters(); }
+
+    // B1, B2, B6: marks the bytes of this range, before they change. place: makes
+    // sure that the change will have the room that it needs; it is asked only if
+    // a bitmap has to be given up for it.
+    template <class Place>
+    Result<void> before_change(Range bytes, Place place)
+    {
+        return TRY(mark(bytes)) ? Result<void>() : make_durable(bytes, place);
+    }
 
     // To be called every few seconds: regions to which nothing was written
     // lately are not reported after a crash any more.
@@ -61,6 +73,11 @@ public:
 
     // True if there is a bitmap that is kept true.
     bool tracks() const { return !enabled_.empty(); }
+
+    // Some bitmap was given up for lack of room, now or before it was opened.
+    bool gave_up() const;
+    // Whether there is room for a cluster of a bitmap now.
+    Result<bool> has_room();
 
     // The directory as it is now, for those who change it; empty if it is not
     // used. Bitmaps that were lost are in_use (B7).
@@ -78,6 +95,8 @@ private:
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
     Result<void> set_in_use(bool in_use);
     Result<void> give_up(EnabledBitmap &bitmap);
+    Result<bool> mark(Range bytes);
+    Result<void> make_durable(Range bytes, const std::function<Result<void>()> &place);
     Result<void> mark_all() EXCLUDES(marks_);
 
     Image &image_;
@@ -88,6 +107,7 @@ private:
     HostRun directory_clusters_;
     std::vector<BitmapDirectoryEntry> entries_;       // as at open
     std::vector<std::optional<Error>> not_followed_;  // for each of entries_
+    bool found_given_up_ = false;
     Arming::Bitmaps enabled_;
     Arming arming_;
 

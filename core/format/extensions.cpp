@@ -77,9 +77,6 @@ Result<std::vector<Extension>> decode_extensions(Bytes cluster, std::uint64_t be
         at += record_head;
         if (!fits(at, length, std::min<std::uint64_t>(end, cluster.size())))
             return finding(Finding::extension_truncated, where);
-        if (type == ExtensionType::bitmaps && length != sizeof(on_disk::BitmapsExtension))
-            return finding(Finding::bitmaps_extension_length_wrong,
-                           where + ", " + std::to_string(length) + " bytes");
         if (stands_alone(type))
             for (const Extension &other : extensions)
                 if (other.type == type)

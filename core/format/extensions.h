@@ -72,7 +72,7 @@ struct HeaderArea {
 };
 
 // cluster: cluster 0, shorter if the file is. Extensions are checked for their
-// form; of the bitmaps extension only the length is checked here.
+// form; what stands in them is for those who use them.
 Result<HeaderArea> decode_header_area(Bytes cluster);
 
 // Cluster 0 anew. old: the cluster as it is; header fields that we do not know

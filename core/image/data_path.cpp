@@ -134,6 +134,11 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
 {
     const Range clusters = Range::of(offset.value, bytes.size()).touched(geometry_.cluster_size());
     RangeLock::Guard guard(in_flight_, clusters);
+    return write_new_locked(offset, bytes);
+}
+
+Result<std::uint64_t> DataPath::write_new_locked(GuestOffset offset, Bytes bytes)
+{
     MappedRun run = TRY(mapping_.map(offset, bytes.size()));
     if (may_write_in_place(run.mapping))
         return std::uint64_t(0);
@@ -172,6 +177,42 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     }
     TRY(name(first, target.run));
     return length;
+}
+
+Result<void> DataPath::place_write(Range range)
+{
+    while (!range.empty()) {
+        const GuestOffset offset(range.begin);
+        const MappedRun run = TRY(mapping_.map(offset, range.length()));
+        std::uint64_t length = run.length;
+        if (!may_write_in_place(run.mapping)) {
+            TRY(place_cluster(geometry_.cluster_of(offset)));
+            length = std::min(length, geometry_.cluster_size() - geometry_.in_cluster(offset));
+        }
+        range.begin += length;
+    }
+    return {};
+}
+
+// Its bytes are written anew where they may not be written in place: nobody else
+// writes them meanwhile, for that takes the lock.
+Result<void> DataPath::place_cluster(GuestCluster cluster)
+{
+    RangeLock::Guard guard(in_flight_, Range::of(cluster.value, 1));
+    const std::uint64_t begin = geometry_.offset_of(cluster).value;
+    const std::uint64_t end = std::min(begin + geometry_.cluster_size(), disk_size_);
+    Buffer bytes;
+    for (std::uint64_t at = begin; at < end;) {
+        const MappedRun run = TRY(mapping_.map(GuestOffset(at), end - at));
+        if (may_write_in_place(run.mapping)) {
+            at += run.length;
+            continue;
+        }
+        bytes.resize(run.length);
+        TRY(read(GuestOffset(at), bytes));
+        at += TRY(write_new_locked(GuestOffset(at), bytes));
+    }
+    return {};
 }
 
 // An external data file may be shorter than the disk, and than what is mapped.
@@ -298,6 +339,18 @@ Result<void> DataPath::zero_bytes(Range range)
     return {};
 }
 
+// What zero_bytes() will overwrite.
+Result<void> DataPath::place_zeros(Range range)
+{
+    while (!range.empty()) {
+        const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
+        if (!reads_as_zeros(run.mapping, range.begin))
+            TRY(place_write(Range::of(range.begin, run.length)));
+        range.begin += run.length;
+    }
+    return {};
+}
+
 // A raw data file must say itself that there are zeros. Where the bytes are they
 // are overwritten by zeros, which may be a hole; the mapping stays.
 Result<void> DataPath::zero_raw(Range range, bool may_unmap)
@@ -359,7 +412,7 @@ Result<void> DataPath::discard_in_data_file(Range range)
 }
 
 // range: bytes, whole clusters.
-Result<void> DataPath::change_clusters(Range range, const Mapping::Change &change)
+Result<void> DataPath::change_clusters(Range range, Step step, const Mapping::Change &change)
 {
     Range clusters = range.touched(geometry_.cluster_size());
     while (!clusters.empty()) {
@@ -383,7 +436,7 @@ Result<void> DataPath::change_clusters(Range range, const Mapping::Change &chang
                 continue;
             }
             TRY(mapping_.make_table(at));
-            at += TRY(mapping_.update(at, count, change));
+            at += step == Step::place ? count : TRY(mapping_.update(at, count, change));
         }
         clusters.begin = part.end;
     }
@@ -424,12 +477,28 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
     if (geometry_.data_file && may_unmap)
         TRY(discard_in_data_file(whole));
     if (geometry_.extended_l2)
-        TRY(change_parts(whole, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
+        TRY(change_parts(whole, Step::change, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
     else
-        TRY(change_clusters(whole, [&](GuestCluster, const ClusterMapping &was) {
+        TRY(change_clusters(whole, Step::change, [&](GuestCluster, const ClusterMapping &was) {
             return zeroed(was, may_unmap);
         }));
     return zero_bytes({whole.end, range.end});
+}
+
+Result<void> DataPath::place_zero(Range range, bool may_unmap)
+{
+    may_unmap &= !keep_clusters_;
+    const Range whole = whole_parts(range);
+    if (whole.empty() || must_write_zeros(may_unmap))
+        return place_zeros(range);
+    TRY(place_zeros({range.begin, whole.begin}));
+    if (geometry_.extended_l2)
+        TRY(change_parts(whole, Step::place, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
+    else
+        TRY(change_clusters(whole, Step::place, [&](GuestCluster, const ClusterMapping &was) {
+            return zeroed(was, may_unmap);
+        }));
+    return place_zeros({whole.end, range.end});
 }
 
 Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
@@ -479,9 +548,26 @@ Result<void> DataPath::trim(Range range)
     if (geometry_.data_file)
         TRY(discard_in_data_file(whole));
     if (geometry_.extended_l2)
-        return change_parts(whole, PartChange::trim);
-    return change_clusters(
-        whole, [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+        return change_parts(whole, Step::change, PartChange::trim);
+    return change_clusters(whole, Step::change,
+                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+}
+
+Result<void> DataPath::place_trim(Range range)
+{
+    const Range whole = whole_parts(range);
+    if (raw_data_file_)
+        return place_zeros(range);
+    if (keep_clusters_)
+        return geometry_.version < 3 || whole.empty()
+                   ? Result<void>()
+                   : place_zero({whole.begin, std::min(whole.end, disk_size_)}, false);
+    if (whole.empty() || (backing_ && geometry_.version < 3))
+        return {};
+    if (geometry_.extended_l2)
+        return change_parts(whole, Step::place, PartChange::trim);
+    return change_clusters(whole, Step::place,
+                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
 }
 
 }  // namespace qcow2

@@ -46,6 +46,11 @@ public:
     Result<void> zero(Range range, bool may_unmap);
     // Whole clusters inside the range lose their content; the rest stays.
     Result<void> trim(Range range);
+    // What such a change needs room for is there when these return, and the disk
+    // shows what it showed: so nothing of it has happened yet. no_space.
+    Result<void> place_write(Range range);
+    Result<void> place_zero(Range range, bool may_unmap);
+    Result<void> place_trim(Range range);
     // Whether zero() would write no guest bytes.
     Result<bool> zero_is_fast(Range range, bool may_unmap);
     // Brings the mapping of the range into memory.
@@ -62,6 +67,9 @@ private:
 
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
+    Result<std::uint64_t> write_new_locked(GuestOffset offset, Bytes bytes);
+    Result<void> place_cluster(GuestCluster cluster);
+    Result<void> place_zeros(Range range);
     bool reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offset) const;
     Result<void> read_backing(std::uint64_t offset, MutableBytes bytes);
     bool must_write_zeros(bool may_unmap) const;
@@ -83,12 +91,14 @@ private:
     Result<void> zero_raw(Range range, bool may_unmap);
     Result<std::uint64_t> zero_in_place(Range range, bool may_unmap);
     Result<void> discard_in_data_file(Range range);
-    Result<void> change_clusters(Range range, const Mapping::Change &change);
+    // Or only the tables that a change needs.
+    enum class Step { place, change };
+    Result<void> change_clusters(Range range, Step step, const Mapping::Change &change);
 
     // Extended L2 entries, in subclusters.cpp.
     enum class PartChange { zero, zero_and_keep, trim };
     Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
-    Result<void> change_parts(Range range, PartChange change);
+    Result<void> change_parts(Range range, Step step, PartChange change);
     Result<bool> parts_of_compressed(Range range);
     Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
 

@@ -278,6 +278,21 @@ Result<void> Image::trim(Range range)
     return change([&] { return data_.trim(range); });
 }
 
+Result<void> Image::place_write(Range range)
+{
+    return change([&] { return data_.place_write(range); });
+}
+
+Result<void> Image::place_zero(Range range, bool may_unmap)
+{
+    return change([&] { return data_.place_zero(range, may_unmap); });
+}
+
+Result<void> Image::place_trim(Range range)
+{
+    return change([&] { return data_.place_trim(range); });
+}
+
 Result<void> Image::flush()
 {
     return write_backs_.run([this] { return write_back(); });

@@ -63,6 +63,8 @@ public:
 
     const Geometry &geometry() const { return geometry_; }
     std::uint64_t disk_size() const { return disk_size_; }
+    // False: nobody has written to the disk, and nothing is behind it.
+    bool has_content() const { return mapping_.has_tables() || data_.backing_size() != 0; }
 
     // For the bitmaps, whose clusters are the image's.
     GuardedStore &store() { return store_; }
@@ -91,6 +93,10 @@ public:
     Result<void> write(GuestOffset offset, Bytes bytes);
     Result<void> zero(Range range, bool may_unmap);
     Result<void> trim(Range range);
+    // The first half of these: all that needs room, and nothing that shows.
+    Result<void> place_write(Range range);
+    Result<void> place_zero(Range range, bool may_unmap);
+    Result<void> place_trim(Range range);
     Result<bool> zero_is_fast(Range range, bool may_unmap) { return data_.zero_is_fast(range, may_unmap); }
     Result<void> look_up(Range range) { return data_.look_up(range); }
     // The first extent from the offset on, at most length_max (not 0) long.

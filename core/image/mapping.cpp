@@ -309,6 +309,12 @@ bool Mapping::has_table(GuestCluster cluster) const
     return l1_entry(cluster).present();
 }
 
+bool Mapping::has_tables() const
+{
+    Locked lock(cache_.mutex);
+    return std::ranges::any_of(l1_, &L1Entry::present);
+}
+
 Result<void> Mapping::make_table(GuestCluster cluster)
 {
     const std::uint64_t index = geometry_.l1_index(cluster);

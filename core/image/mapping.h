@@ -86,6 +86,8 @@ public:
     Result<void> make_table(GuestCluster cluster);
     // True if it exists (shared or not): nothing is mapped where it does not.
     bool has_table(GuestCluster cluster) const;
+    // There is any.
+    bool has_tables() const;
 
     // Changes the mapping of the first of these clusters, all in one L2 table,
     // which make_table() has made; returns how many (at least one), or fails

@@ -132,7 +132,7 @@ Result<bool> DataPath::parts_of_compressed(Range range)
 }
 
 // range: bytes, whole subclusters.
-Result<void> DataPath::change_parts(Range range, PartChange change)
+Result<void> DataPath::change_parts(Range range, Step step, PartChange change)
 {
     while (!range.empty()) {
         const GuestCluster cluster = geometry_.cluster_of(GuestOffset(range.begin));
@@ -153,6 +153,8 @@ Result<void> DataPath::change_parts(Range range, PartChange change)
                 if (was == ClusterMapping(changed_parts(was, mask, change)))
                     continue;
                 TRY(mapping_.make_table(cluster));
+                if (step == Step::place)
+                    continue;
                 TRY(mapping_.update(cluster, 1,
                                     [&](GuestCluster, const ClusterMapping &raw) -> ClusterMapping {
                                         return changed_parts(raw, mask, change);
@@ -161,8 +163,9 @@ Result<void> DataPath::change_parts(Range range, PartChange change)
             }
         }
         // A part of a compressed cluster.
+        const Range bytes{part.begin, std::min(part.end, disk_size_)};
         if (change != PartChange::trim)
-            TRY(zero_bytes({part.begin, std::min(part.end, disk_size_)}));
+            TRY(step == Step::place ? place_zeros(bytes) : zero_bytes(bytes));
     }
     return {};
 }

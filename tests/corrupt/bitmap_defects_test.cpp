@@ -6,6 +6,7 @@
 // core/check tells each one; the disk is read as if nothing were wrong, is not
 // written, and not one byte of the file changes.
 
+#include "core/bitmap/operations.h"
 #include "core/check/check.h"
 #include "core/disk.h"
 #include "tests/support/image_builder.h"
@@ -114,6 +115,71 @@ BOOST_AUTO_TEST_CASE(check_tells_and_the_disk_is_read_and_not_written)
         const StoreImage after = patient.store().image();
         BOOST_TEST((after.bytes == before.bytes && after.size == before.size), defect.name);
     }
+}
+
+// One bitmap that nobody can use must not take the disk: there is a way out, the
+// message says it, and it leads out.
+BOOST_AUTO_TEST_CASE(A5_bitmaps_that_nobody_can_use_are_removed_and_the_disk_is_written)
+{
+    enum class What { all, b0, b1 };
+    unsigned by_name = 0;
+    for (const Defect &defect : defects)
+        for (const What what : {What::all, What::b0, What::b1}) {
+            BOOST_TEST_INFO_SCOPE(defect.name);
+            Patient patient(two_bitmaps());
+            defect.make(patient);
+            const std::string why = must(Disk::open(patient.store(), {}))->why_read_only()->what;
+            const bool says_all = why.ends_with("; bitmap-remove-all=yes removes the bitmaps");
+            BOOST_TEST((says_all || why.ends_with("; bitmap-remove=NAME removes one bitmap")), why);
+            {
+                DiskOptions options;
+                options.mends_bitmaps = true;
+                const auto disk = must(Disk::open(patient.store(), options));
+                BOOST_REQUIRE(!disk->why_read_only());
+                const auto dropped = disk->restructure([&](Image &image) {
+                    return what == What::all ? drop_all_bitmaps(image)
+                                             : drop_bitmap(image, what == What::b0 ? "b0" : "b1");
+                });
+                if (what == What::all)
+                    BOOST_REQUIRE_MESSAGE(dropped, words(dropped));
+                must(disk->close());
+            }
+            const auto disk = must(Disk::open(patient.store(), {}));
+            if (what != What::all && disk->why_read_only())
+                continue;  // it was the other one, or none has a name
+            by_name += what != What::all;
+            BOOST_REQUIRE(!disk->why_read_only());
+            must(disk->begin_writing());
+            ReferenceDisk reference = patient.reference();
+            for (std::uint64_t at = 0; at < reference.size(); at += 1 << 20) {
+                reference.write(GuestOffset(at), Buffer(5000, 0x77));
+                must(disk->write(GuestOffset(at), Buffer(5000, 0x77), false));
+            }
+            must(disk->close());
+            const CheckReport report = must(check(patient.store()));
+            BOOST_TEST(report.leaks_at_worst(), report.text());
+            const auto again = must(Disk::open(patient.store(), {}));
+            Buffer found(reference.size());
+            must(again->read(GuestOffset(0), found));
+            BOOST_TEST(payload_difference(GuestOffset(0), reference.read(GuestOffset(0), found.size()),
+                                          found) == "");
+        }
+    BOOST_TEST(by_name >= 8u);
+}
+
+// It asks for a change: it is not served read-only as if nobody had asked.
+BOOST_AUTO_TEST_CASE(A5_all_dirty_is_refused_where_the_directory_cannot_be_read)
+{
+    Patient patient(two_bitmaps());
+    must(patient.store().write(patient.directory(), Buffer(2 * entry_size)));
+    DiskOptions options;
+    options.recover_all_dirty = true;
+    const auto opened = Disk::open(patient.store(), options);
+    BOOST_REQUIRE(!opened);
+    BOOST_TEST(opened.error().what.starts_with("bitmap-recover=all-dirty asks for a change: "), opened.error().what);
+    BOOST_TEST(opened.error().what.ends_with("bitmap-remove-all=yes removes the bitmaps"), opened.error().what);
+    options.read_only = true;
+    must(Disk::open(patient.store(), options));
 }
 
 // Nobody who opens the image can know it without walking all of it; the check does.

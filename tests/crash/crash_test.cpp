@@ -46,22 +46,31 @@ struct Kind {
     bool table_grows = false;  // the refcount table is almost full
     bool fixed = false;        // the store cannot grow, as a block device
     bool no_room = false;      // not a free cluster, and bits of many pages
+    bool no_room_for_bits = false;  // not a free cluster, and bits that need one
     bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
     bool on_close = false;     // bitmap-sync=on-close, always
     bool small_regions = false;  // and nothing else than bits that come and go
     std::uint64_t size = 0;    // of the disk; 0: any
     bool restructured = false;  // resized, snapshots made, applied and deleted
     std::optional<QemuMade> made = {};
+
+    bool full() const { return no_room || no_room_for_bits; }
 };
 
 // B7: a full file may have no room for a bitmap, which then is given up, aloud.
 // Whether that was heard in these lives.
 std::atomic<bool> given_up{false};
+std::atomic<unsigned> times_given_up{0};
+std::atomic<unsigned> times_taken_back{0};
 
 void listen(LogLevel, const std::string &line)
 {
-    if (line.find("is lost: no room") != line.npos)
+    if (line.find("is given up: no room") != line.npos) {
         given_up = true;
+        ++times_given_up;
+    }
+    if (line.find("had been given up for lack of room, and is valid again") != line.npos)
+        ++times_taken_back;
     if (std::getenv("QCOW2_LOG"))
         std::fprintf(stderr, "%s\n", line.c_str());
 }
@@ -93,7 +102,7 @@ class Lives {
 public:
     Lives(std::uint64_t seed, const Kind &kind)
         : kind_(kind), random_(seed),
-          sync_(kind.on_close || (!kind.small_regions && !kind.no_room && random_.one_in(4)) ? BitmapSync::on_close
+          sync_(kind.on_close || (!kind.small_regions && !kind.full() && random_.one_in(4)) ? BitmapSync::on_close
                                                                             : BitmapSync::durable),
           region_bytes_(kind.small_regions
                             ? 16384
@@ -106,7 +115,7 @@ public:
         reading_.files = beginning_.files.get();
         if (reading_.files)
             reading_.path = "/disk.qcow2";
-        if (kind.fixed && !kind.no_room)
+        if (kind.fixed && !kind.full())
             life_.cache.size = life_.durable.size =
                 align_up(beginning_.image.size + random_.below(1 << 20), 512);
     }
@@ -171,6 +180,22 @@ private:
             spec.bitmaps.assign(1, {});
             spec.bitmaps[0].granularity_bits = 9;
             spec.bitmaps[0].set = {{last, last + 1}};
+        }
+        if (kind.no_room_for_bits) {
+            // The last bits of one bitmap have a cluster, those of the others have none.
+            spec.version = 3;
+            spec.size = 2 << 20;
+            spec.free_every = 0;
+            spec.clusters.clear();
+            for (std::uint64_t cluster = 0; cluster < spec.size >> spec.cluster_bits; ++cluster)
+                if (cluster % 4 < 2)
+                    spec.clusters.emplace(cluster, Preset::data);
+            spec.bitmaps.assign(3, {});
+            for (unsigned i = 0; i < 3; ++i) {
+                spec.bitmaps[i].name = "b" + std::to_string(i);
+                spec.bitmaps[i].granularity_bits = 12;
+            }
+            spec.bitmaps[0].set = {{1, 3}};
         }
         if (kind.granularities) {
             if (spec.version == 2)
@@ -305,7 +330,12 @@ private:
                 if (kind_.restructured && random_.one_in(12))
                     restructure(disk);
                 fail_soon(step);
+                const std::uint64_t failures = driver.failures();
+                const unsigned given_up_before = times_given_up;
                 one_step(driver, step);
+                // B7: not for data that were not placed.
+                if (kind_.no_room_for_bits && driver.failures() != failures)
+                    BOOST_REQUIRE_EQUAL(times_given_up, given_up_before);
                 write_faults_.disarm();
             }
             return;
@@ -729,6 +759,16 @@ BOOST_AUTO_TEST_CASE(writes_that_fail_without_room)
 {
     run_all(12, {.cluster_bits = 13, .steps = 12, .failing_writes = true, .length_max = 700, .fixed = true,
                 .no_room = true});
+}
+
+// B7, where no cluster is left for the last bits: bitmaps are given up, and taken
+// back when something was trimmed.
+BOOST_AUTO_TEST_CASE(bits_that_have_no_room)
+{
+    times_given_up = times_taken_back = 0;
+    run_all(6, {.cluster_bits = 12, .length_max = 9000, .fixed = true, .no_room_for_bits = true});
+    BOOST_TEST(times_given_up > 0u);
+    BOOST_TEST(times_taken_back > 0u);
 }
 
 BOOST_AUTO_TEST_CASE(a_store_that_cannot_grow) { run_all(3, {.fixed = true}); }

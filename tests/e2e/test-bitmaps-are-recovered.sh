@@ -3,7 +3,8 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # A crash of QEMU marks all bitmaps in_use. The server says so, which and what helps;
-# bitmap-recover=all-dirty makes them valid again, all dirty, once.
+# bitmap-recover=all-dirty makes them valid again, all dirty, once. So with bitmaps
+# that are out of date.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -75,9 +76,21 @@ stop
 server_said "bitmap 'b0', granularity 64K: enabled, tracked; dirty: 1 granule, 65536 bytes"
 server_said "bitmap 'frozen', granularity 512: disabled, kept as it is; dirty: 204800 granules, 104857600 bytes"
 
-step "bitmaps that nothing vouches for"
-printf '\0' | dd of=disk.qcow2 bs=1 seek=95 conv=notrunc status=none
+step "out of date is not empty: another program wrote, and cleared autoclear bit 0"
+poke disk.qcow2 95 1 0
+before=$(file_state disk.qcow2)
+refused "bitmap='b0': the bitmaps of the image are out of date .autoclear bit 0 is clear: .*bitmap-recover=all-dirty .*bitmap-remove-all=yes" \
+    file disk.qcow2 bitmap=b0
+same "$(file_state disk.qcow2)" "$before"
 serve file disk.qcow2
+client <<<'h.pwrite(b"n", 40 << 20)'
+stop
+server_said "the bitmaps of the image are out of date .*not tracked: 'b0', 'frozen'; bitmap-recover=all-dirty"
+serve file disk.qcow2 bitmap=b0 bitmap-recover=all-dirty
 client <<<'h.pread(512, 0)'
 stop
-server_said "the bitmaps of the image are out of date .autoclear bit 0 is clear."
+same "$(bitmap_info disk.qcow2 b0)" "65536 auto"
+same "$(dirty_map b0 disk.qcow2)" "0+104857600"
+same "$(dirty_map frozen disk.qcow2)" "0+104857600"
+# What the old extension named may have been the guest's: it leaks.
+check_image_leaks_at_worst disk.qcow2

@@ -3,7 +3,8 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # bitmap=NAME that cannot be: on version 2, on a disabled bitmap, on one that was not
-# stored. The message says what helps, and what helps does.
+# stored. The message says what helps, and what helps does. And what is said at the
+# prompt of bitmaps that are made, or not tracked.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -87,3 +88,70 @@ stop
 ! grep -q "keeps its granularity" main.log || fail "$(cat main.log)"
 same "$(bitmap_info disk.qcow2 b0)" "4096 auto"
 same "$(dirty_map b0 disk.qcow2)" "2097152+4096"
+
+# prompt ARGUMENTS...: a daemon, which has a terminal until it is one.
+prompt()
+{
+    "${nbdkit_command[@]}" -U "$tmp/prompt.sock" -P "$tmp/prompt.pid" --filter="$FILTER" "$@" >prompt.out 2>&1
+    wait_until "the daemon" test -s prompt.pid
+    local pid
+    pid=$(cat prompt.pid)
+    kill "$pid"
+    wait_until "the end of the daemon" eval "! kill -0 $pid 2>/dev/null"
+    rm -f prompt.pid prompt.sock
+}
+prompt_said() { grep -qE -- "$1" prompt.out || fail "not at the prompt: '$1', but:"$'\n'"$(cat prompt.out)"; }
+prompt_silent() { [ ! -s prompt.out ] || fail "$(cat prompt.out)"; }
+
+step "A2: made, and it is said: the disk has data, and no such bitmap"
+made="warning: .*bitmap 'backup' is not there: it is made, empty, and knows nothing of what was written before"
+make_qcow2 disk.qcow2 64M
+prompt file disk.qcow2 bitmap=backup
+prompt_silent
+qemu-io -f qcow2 -c 'write 0 64k' disk.qcow2 >/dev/null
+prompt file disk.qcow2 bitmap=backup
+prompt_said "$made"
+prompt -r file disk.qcow2
+prompt_silent
+serve file disk.qcow2 bitmap=backup
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+same "$(grep -c "knows nothing of" main.log)" 1
+prompt file disk.qcow2 bitmap=backup
+prompt_silent
+make_qcow2 overlay.qcow2 64M backing_file=disk.qcow2,backing_fmt=qcow2
+prompt file overlay.qcow2 qcow2-files=. bitmap=backup
+prompt_said "$made"
+# Where it is only known when the first client comes.
+truncate -s 4M disk.qcow2
+serve --filter=offset file disk.qcow2 range=4M bitmap=other
+client <<<'h.pread(512, 0); h.shutdown()'
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+same "$(grep -c "bitmap 'other' is not there: it is made" main.log)" 1
+
+step "A2: not tracked, and it is said: inconsistent, foreign, out of date"
+qemu-io -f qcow2 -c 'write 5M 1M' -c 'sigraise 9' disk.qcow2 >qemu-io.out 2>&1 || :
+prompt file disk.qcow2
+prompt_said "warning: .*bitmap 'backup', granularity 64K: inconsistent .*kept as it is and not tracked"
+prompt file disk.qcow2 bitmap=backup bitmap-recover=all-dirty
+prompt_said "bitmap 'backup', granularity 64K: inconsistent; valid again, with all bits set, before the first"
+serve file disk.qcow2
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+same "$(grep -c "bitmap 'backup'" main.log)" 1
+cp disk.qcow2 old.qcow2
+poke old.qcow2 95 1 0
+prompt file old.qcow2
+prompt_said "warning: .*the bitmaps of the image are out of date .*'backup', 'other'; bitmap-recover=all-dirty"
+prompt file old.qcow2 bitmap=backup bitmap-recover=all-dirty
+prompt_said "are out of date .*: 'backup', 'other'; valid again, with all bits set, before the first"
+# A type that nobody knows.
+serve file disk.qcow2 bitmap-recover=all-dirty
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+qemu-img bitmap --disable disk.qcow2 other
+directory=$(grep -abo other disk.qcow2 | tail -n 1 | cut -d: -f1)
+poke disk.qcow2 $((directory - 24 + 16)) 1 77
+prompt file disk.qcow2
+prompt_said "warning: .*bitmap 'other', granularity 64K: foreign, kept as it is and not used"

@@ -14,6 +14,26 @@ mkdir small
 mount -t tmpfs -o size=6M none small 2>/dev/null || skip "no file system can be mounted here"
 cleanup_fn umount "$tmp/small"
 
+step "it is full when the bitmap that was made needs its first bits"
+make_qcow2 small/disk.qcow2 64M
+qemu-io -f qcow2 -c 'write 0 1M' small/disk.qcow2 >/dev/null
+serve file small/disk.qcow2 bitmap=b0
+client <<<'h.pread(512, 0); h.shutdown()'
+stop
+dd if=/dev/zero of=small/other bs=4096 2>/dev/null || true
+serve file small/disk.qcow2 bitmap=b0
+client <<'PYTHON'
+h.pwrite(b"y" * 1000, 5000)
+h.flush()
+fails(errno.ENOSPC, h.pwrite, b"n" * 65536, 32 << 20)
+h.shutdown()
+PYTHON
+stop
+same "$(bitmap_info small/disk.qcow2 b0)" "65536 auto"
+same "$(dirty_map b0 small/disk.qcow2 | head -n 1)" "0+65536"
+rm small/other small/disk.qcow2
+
+step "it is full when data need room"
 make_qcow2 small/disk.qcow2 64M
 serve file small/disk.qcow2 bitmap=b0
 fill

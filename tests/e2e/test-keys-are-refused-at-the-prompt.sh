@@ -55,6 +55,10 @@ for value in 3000 0 256 4G -1 x '' 64kk; do
         bitmap=b0 bitmap-granularity=$value
 done
 refused "bitmap-recover=all: the word must be keep or all-dirty" file disk.qcow2 bitmap-recover=all
+refused "bitmap-remove=: the name of a bitmap is missing" file disk.qcow2 bitmap-remove=
+for value in no true ''; do
+    refused "bitmap-remove-all=$value: the word must be yes" file disk.qcow2 bitmap-remove-all=$value
+done
 refused "bitmap-sync=never: the word must be durable or on-close" file disk.qcow2 bitmap-sync=never
 for value in 0 x '' -4M 99999999999999999999; do
     refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
@@ -89,5 +93,5 @@ step "the help"
 "${nbdkit_command[@]}" --filter="$FILTER" file --help >help
 # All that there are.
 same "$(grep -oE '^ *(bitmap|qcow2)[a-z0-9-]*=' help | tr -d ' =' | LC_ALL=C sort)" "$(tr ' ' '\n' <<<"bitmap\
- bitmap-granularity bitmap-recover bitmap-sync qcow2-cache qcow2-check qcow2-create qcow2-discard\
+ bitmap-granularity bitmap-recover bitmap-remove bitmap-remove-all bitmap-sync qcow2-cache qcow2-check qcow2-create qcow2-discard\
  qcow2-files qcow2-lock qcow2-resize qcow2-revert qcow2-shrink qcow2-snapshot")"

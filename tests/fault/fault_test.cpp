@@ -83,7 +83,7 @@ std::ostream &operator<<(std::ostream &out, const Keeping &keeping)
 
 // B7: without room a bitmap may be given up, aloud.
 bool given_up = false;
-void listen(LogLevel, const std::string &line) { given_up |= line.find("is lost: no room") != line.npos; }
+void listen(LogLevel, const std::string &line) { given_up |= line.find("is given up: no room") != line.npos; }
 
 // One disk that lives through a fault.
 class Trial {

@@ -13,11 +13,11 @@ using namespace qcow2::test;
 
 namespace {
 
-void fail(const ImageSpec &spec, const Structural::Operation &operation, Random &random,
+void fail(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation, Random &random,
           const DiskOptions &options = {})
 {
     BOOST_TEST_INFO_SCOPE(spec.text());
-    const Structural structural(build_image(spec).image, operation, options,
+    const Structural structural(image, operation, options,
                                 {.growth_step = random.pick<std::uint64_t>({1, 65536})});
     const std::uint64_t trials = structural.fail_at_every_io();
     BOOST_TEST_MESSAGE(trials << " faults");
@@ -37,7 +37,7 @@ BOOST_AUTO_TEST_CASE(a_bitmap_is_made)
         spec.version = 3;
         DiskOptions options;
         options.bitmaps = {"made"};
-        fail(spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+        fail(spec, build_image(spec).image, [](Disk &disk) { return disk.begin_writing(); }, random, options);
     }
 }
 
@@ -49,7 +49,7 @@ BOOST_AUTO_TEST_CASE(each_operation_on_bitmaps)
             BOOST_TEST_INFO_SCOPE(operation.name);
             Random random(seed);
             const ImageSpec spec = spec_for(operation, random);
-            fail(spec, operation.on_disk(), random);
+            fail(spec, image_for(operation, spec), operation.on_disk(), random);
         }
 }
 

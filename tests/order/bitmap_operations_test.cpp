@@ -172,16 +172,94 @@ BOOST_AUTO_TEST_CASE(H4_an_extension_that_nothing_vouches_for_is_never_written_t
     BOOST_TEST(image.bitmaps().empty());
     BOOST_TEST((bytes_at(directory) == old_directory && bytes_at(table) == old_table));
 
-    // A new bitmap comes with a directory of its own; the old clusters leak.
-    must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }));
+    // Resized, and switched to a snapshot, it is as before, too.
+    must(image.open().resize(9 << 20));
+    must(image.open().create_snapshot({"s", 1700000000, 0}));
+    must(image.open().revert("s"));
+    BOOST_TEST((bytes_at(directory) == old_directory && bytes_at(table) == old_table));
+
+    // Valid again it comes with a directory and a table of its own; the old clusters leak.
+    must(image.run(recover_all_dirty));
     const auto bitmaps = image.bitmaps();
     BOOST_REQUIRE(bitmaps.size() == 1u);
-    BOOST_TEST(bitmaps[0].bits.none());
+    BOOST_TEST(bitmaps[0].bits.all());
     BOOST_TEST((bytes_at(directory) == old_directory && bytes_at(table) == old_table));
-    BOOST_TEST(image.checked().leaks == 3u);
+    const CheckReport report = image.checked();
+    BOOST_TEST(report.leaks_at_worst(), report.text());
+    BOOST_TEST(report.leaks == 3u);
     const StoreImage now = image.memory().image();
     ImageView view(now);
     BOOST_TEST(must(must(ImageReader::open(view)).refcount(geometry.cluster_of(table))) == 1u);
+}
+
+// The kind: what is there and cannot be trusted is taken for what was never there.
+BOOST_AUTO_TEST_CASE(A1_what_is_out_of_date_is_not_taken_for_what_was_never_there)
+{
+    Altered image(with_bitmaps({named("b0"), named("off", false), named("torn", true, true), named("type")}));
+    image.in_entry(3, 16, {77});
+    image.poke(autoclear_byte, {0});
+    const auto request = [&](std::vector<std::string> names, bool recover) {
+        DiskOptions options;
+        options.bitmaps = std::move(names);
+        options.recover_all_dirty = recover;
+        return Disk::open(image.memory(), options);
+    };
+    const StoreImage before = image.memory().image();
+    for (const std::string name : {"b0", "off", "another"}) {
+        const auto opened = request({name}, false);
+        refused(opened, Errc::busy, "bitmap='" + name + "': the bitmaps of the image are out of date");
+        refused(opened, Errc::busy, "bitmap-recover=all-dirty makes them valid again");
+        refused(opened, Errc::busy, "bitmap-remove-all=yes removes them");
+    }
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::busy, "out of date");
+    refused(image.run([](Image &i) { return remove_bitmap(i, "b0"); }), Errc::busy, "out of date");
+    refused(request({"off"}, true), Errc::busy, "bitmap='off': it is disabled");
+    refused(request({"type"}, true), Errc::busy, "cannot be made valid again: the type of a bitmap is not known");
+    BOOST_TEST((image.memory().image().bytes == before.bytes));
+    for (const ReportLine &line : must(request({}, false))->report(false)) {
+        BOOST_TEST((line.level == LogLevel::warning));
+        BOOST_TEST(line.text.find("'b0', 'off', 'torn', 'type'; bitmap-recover") != std::string::npos, line.text);
+    }
+    {
+        const auto disk = must(request({"b0", "new"}, true));
+        must(disk->begin_writing());
+        must(disk->close());
+    }
+    const auto bitmaps = image.bitmaps();
+    BOOST_REQUIRE(bitmaps.size() == 4u);
+    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, bitmap_flags::auto_, bitmap_flags::auto_};
+    for (std::size_t i = 0; i < 4; ++i) {
+        BOOST_TEST(bitmaps[i].entry.flags == flags[i], bitmaps[i].entry.name);
+        BOOST_TEST((i == 3 ? bitmaps[i].bits.none() : bitmaps[i].bits.all()), bitmaps[i].entry.name);
+    }
+    BOOST_TEST(image.checked().leaks_at_worst());
+}
+
+// Who knows what it was? All of it may have changed.
+BOOST_AUTO_TEST_CASE(A1_where_the_directory_cannot_be_read_a_bitmap_that_is_asked_for_is_all_dirty)
+{
+    Altered image(with_bitmaps({named("b0")}));
+    image.poke(autoclear_byte, {0});
+    image.poke(image.directory().value, Buffer(64));
+    DiskOptions options;
+    options.bitmaps = {"b0"};
+    refused(Disk::open(image.memory(), options), Errc::busy, "out of date");
+    const auto serve = [&] {
+        Disk &disk = image.open(options);
+        for (const ReportLine &line : disk.report(false))
+            BOOST_TEST(line.text.find("cannot be read: bitmap directory at 0x") != std::string::npos, line.text);
+        must(disk.begin_writing());
+        must(disk.close());
+    };
+    // Nobody is asked for: nothing that could be recovered.
+    options.recover_all_dirty = true;
+    options.bitmaps = {};
+    serve();
+    BOOST_TEST(image.bitmaps().empty());
+    options.bitmaps = {"b0"};
+    serve();
+    BOOST_REQUIRE(image.bitmaps().size() == 1u);
+    BOOST_TEST(image.bitmaps()[0].bits.all());
 }
 
 BOOST_AUTO_TEST_CASE(what_is_foreign_is_kept_and_neither_used_nor_changed)

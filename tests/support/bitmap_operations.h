@@ -10,6 +10,7 @@
 
 #include "core/bitmap/operations.h"
 #include "tests/support/image_builder.h"
+#include "tests/support/must.h"
 #include "tests/support/structural.h"
 
 namespace qcow2::test {
@@ -18,6 +19,7 @@ struct BitmapOperation {
     const char *name;
     Result<void> (*operation)(Image &);
     bool only = false;  // the image has no bitmap but "b0"
+    bool out_of_date = false;
 
     Structural::Operation on_disk() const
     {
@@ -38,8 +40,20 @@ inline const std::vector<BitmapOperation> &bitmap_operations()
         {"merge fine to coarse", [](Image &i) { return merge_bitmap(i, "b0", "off"); }},
         {"merge coarse to fine", [](Image &i) { return merge_bitmap(i, "off", "b0"); }},
         {"recover", [](Image &i) { return recover_all_dirty(i); }},
+        {"recover what is out of date", [](Image &i) { return recover_all_dirty(i); }, false, true},
+        {"drop an inconsistent one", [](Image &i) { return drop_bitmap(i, "torn"); }},
+        {"drop all", drop_all_bitmaps},
     };
     return all;
+}
+
+inline StoreImage image_for(const BitmapOperation &operation, const ImageSpec &spec)
+{
+    constexpr std::uint64_t autoclear_byte = 95;
+    MemoryStore store(build_image(spec).image);
+    if (operation.out_of_date)
+        must(store.write(autoclear_byte, Buffer(1)));
+    return store.image();
 }
 
 inline ImageSpec spec_for(const BitmapOperation &operation, Random &random)

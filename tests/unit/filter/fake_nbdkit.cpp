@@ -27,6 +27,7 @@ struct FakeContext : nbdkit_next_ops {
     FakeLayer *layer;
     bool prepared = false;
     bool for_reading = false;
+    int descriptor = -1;
     std::uint64_t size = 0;
     bool size_asked = false, can_write_asked = false, can_flush_asked = false, can_trim_asked = false,
          can_zero_asked = false;
@@ -213,12 +214,17 @@ int FakeMemory::write(std::uint64_t offset, Bytes from)
 }
 
 FakeFile::FakeFile(const std::string &path, bool for_writing)
-    : descriptor_(::open(path.c_str(), (for_writing ? O_RDWR : O_RDONLY) | O_CLOEXEC))
+    : path_(path), for_writing_(for_writing), descriptor_(open_again())
 {
     INVARIANT(descriptor_ != -1);
 }
 
 FakeFile::~FakeFile() { ::close(descriptor_); }
+
+int FakeFile::open_again()
+{
+    return ::open(path_.c_str(), (for_writing_ ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+}
 
 std::uint64_t FakeFile::size()
 {
@@ -316,7 +322,11 @@ nbdkit_next *nbdkit_next_context_open(nbdkit_backend *backend, int readonly, con
     context->layer = layer;
     context->for_reading = readonly;
     context->prepared = true;
-    const int refused = call(context, "open", {}, &ignored, [] { return 0; });
+    const int refused = call(context, "open", {}, &ignored, [&] {
+        errno = 0;
+        context->descriptor = layer->bytes.open_again();
+        return context->descriptor == -1 ? errno : 0;
+    });
     context->prepared = false;
     if (refused == -1) {
         delete context;
@@ -331,6 +341,8 @@ void nbdkit_next_context_close(nbdkit_next *next)
 {
     INVARIANT(!context_of(next).prepared);
     --layer_of(next).contexts_open;
+    if (context_of(next).descriptor != -1)
+        ::close(context_of(next).descriptor);
     delete &context_of(next);
 }
 

@@ -33,6 +33,9 @@ public:
     virtual std::uint64_t size() = 0;
     virtual int read(std::uint64_t offset, MutableBytes bytes) = 0;  // 0 or an errno
     virtual int write(std::uint64_t offset, Bytes bytes) = 0;
+    // For a context: another descriptor, by the name; -1 with an errno, or without
+    // one if this is no file.
+    virtual int open_again() { return -1; }
 };
 
 class FakeMemory : public FakeBytes {
@@ -45,7 +48,7 @@ public:
     Buffer bytes;
 };
 
-// A file, as the file plugin would serve it: a descriptor of its own.
+// A file, as the file plugin would serve it: each context has a descriptor.
 class FakeFile : public FakeBytes {
 public:
     FakeFile(const std::string &path, bool for_writing);
@@ -53,8 +56,11 @@ public:
     std::uint64_t size() override;
     int read(std::uint64_t offset, MutableBytes to) override;
     int write(std::uint64_t offset, Bytes from) override;
+    int open_again() override;
 
 private:
+    const std::string path_;
+    const bool for_writing_;
     const int descriptor_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "filter/growth.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
@@ -17,6 +18,7 @@
 #include "core/base/arith.h"
 #include "filter/next_store.h"
 #include "tests/support/must.h"
+#include "tests/support/random.h"
 #include "tests/unit/filter/fake_nbdkit.h"
 
 using namespace qcow2;
@@ -42,7 +44,7 @@ struct Served {
 
     std::unique_ptr<NextStore> open()
     {
-        auto store = must(NextStore::open(layer.backend(), false, false));
+        auto store = must(NextStore::open(layer.backend(), false, false, local.get()));
         store->allow_growth(*local);
         return store;
     }
@@ -78,7 +80,7 @@ void check_fixed(Served &served, FakeBytes &bytes)
 {
     FakeLayer layer(bytes);
     {
-        const auto store = must(NextStore::open(layer.backend(), false, false));
+        const auto store = must(NextStore::open(layer.backend(), false, false, served.local.get()));
         store->allow_growth(*served.local);
         const std::uint64_t size = store->size();
         BOOST_CHECK(store->grow(size + 64 * K).error().code == Errc::no_space);
@@ -231,18 +233,113 @@ BOOST_AUTO_TEST_CASE(a_layer_that_keeps_its_size)
     served.check_untouched();
 }
 
-BOOST_AUTO_TEST_CASE(a_file_that_was_replaced_under_its_name)
+// The descriptor proves which file it is. Its name is another one, or leads to
+// another file; what was added is reached all the same, and nothing else is touched.
+BOOST_AUTO_TEST_CASE(A4_a_file_grows_under_any_name)
+{
+    for (const bool replaced : {true, false}) {
+        Served served(200 * K + 8);
+        const TemporaryFile other(0);
+        BOOST_REQUIRE_EQUAL(FakeFile(other.path(), true).write(0, served.before), 0);
+        const std::string name = served.file.path(), kept = name + ".kept";
+        Buffer model;
+        {
+            const auto store = served.open();
+            BOOST_REQUIRE_EQUAL(::rename(name.c_str(), kept.c_str()), 0);
+            if (replaced)
+                BOOST_REQUIRE_EQUAL(::rename(other.path().c_str(), name.c_str()), 0);
+            must(store->grow(M));
+            BOOST_CHECK(store->can_grow());
+            BOOST_CHECK_EQUAL(store->size(), served.bytes.size());
+            BOOST_CHECK_EQUAL(store->fresh_from(), 200 * K + 8);
+            model = served.before;
+            model.resize(store->size());
+            // On both sides of the end that the layer sees, and across it.
+            for (const std::uint64_t seed : seeds(1)) {
+                Random random(seed);
+                for (int step = 0; step < 300; ++step) {
+                    const Range range = random.range(400 * K, 50000, 512);
+                    Buffer bytes(range.length(), static_cast<std::uint8_t>(step | 1));
+                    switch (random.below(4)) {
+                    case 0: must(store->write(range.begin, bytes)); break;
+                    case 1: must(store->write_durable(range.begin, bytes)); break;
+                    case 2:
+                        must(store->zero(range.begin, range.length(), random.coin()));
+                        bytes.assign(bytes.size(), 0);
+                        break;
+                    default:
+                        must(store->read(range.begin, bytes));
+                        BOOST_REQUIRE(std::ranges::equal(bytes, sub(Bytes(model), range.begin, range.length())));
+                        continue;
+                    }
+                    std::ranges::copy(bytes, model.begin() + static_cast<std::ptrdiff_t>(range.begin));
+                }
+            }
+            must(store->discard(199 * K, 2 * K));
+            must(store->read(199 * K, sub(MutableBytes(model), 199 * K, 2 * K)));
+            BOOST_CHECK(store->write(store->size() - 1, Buffer(2)).error().code == Errc::no_space);
+            must(store->flush());
+            // And once more.
+            must(store->grow(store->size() + 1));
+            must(store->write(store->size() - 1, Buffer(1, 7)));
+            model.resize(store->size());
+            model.back() = 7;
+            must(store->flush());
+            BOOST_CHECK_EQUAL(served.layer.contexts_open, 1);
+        }
+        Buffer found(model.size());
+        BOOST_REQUIRE_EQUAL(served.bytes.read(0, found), 0);
+        BOOST_CHECK(found == model);
+        BOOST_CHECK_EQUAL(served.bytes.size(), model.size());
+        if (replaced)
+            served.check_untouched();  // what has the name now
+        ::unlink(kept.c_str());
+    }
+}
+
+// So where the layer cannot be opened anew because there is no descriptor left: the
+// proof needs none, and nothing is concluded from that.
+BOOST_AUTO_TEST_CASE(B6_a_file_grows_without_a_new_descriptor)
 {
     Served served(200 * K);
-    const TemporaryFile other(0);
-    BOOST_REQUIRE_EQUAL(FakeFile(other.path(), true).write(0, served.before), 0);
     const auto store = served.open();
-    BOOST_REQUIRE_EQUAL(::rename(other.path().c_str(), served.file.path().c_str()), 0);
+    rlimit before;
+    BOOST_REQUIRE_EQUAL(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    rlimit few = before;
+    few.rlim_cur = 200;
+    BOOST_REQUIRE_EQUAL(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    std::vector<int> all;
+    for (int descriptor; (descriptor = ::dup(0)) != -1;)
+        all.push_back(descriptor);
+    BOOST_REQUIRE_EQUAL(errno, EMFILE);
+    const Result<void> grown = store->grow(M);
+    const Result<void> written = store->write(M - K, Buffer(K, 9));
+    const Result<void> flushed = store->flush();
+    for (const int descriptor : all)
+        ::close(descriptor);
+    BOOST_REQUIRE_EQUAL(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    must(grown);
+    must(written);
+    must(flushed);
     BOOST_CHECK(store->can_grow());
+    BOOST_CHECK_EQUAL(served.file.content()[M - 1], 9);
+    must(store->grow(9 * M));
+}
+
+// It was not seen to be this very file that the layer opened: then only a new context
+// proves it.
+BOOST_AUTO_TEST_CASE(A4_what_was_not_seen_to_be_the_file_is_not_reached_beyond)
+{
+    Served served(200 * K);
+    const std::string kept = served.file.path() + ".kept";
+    const auto store = must(NextStore::open(served.layer.backend(), false, false));
+    store->allow_growth(*served.local);
+    BOOST_REQUIRE_EQUAL(::rename(served.file.path().c_str(), kept.c_str()), 0);
     BOOST_CHECK(store->grow(M).error().code == Errc::no_space);
-    BOOST_CHECK(!store->can_grow());
-    served.check_untouched();
     BOOST_CHECK_EQUAL(served.bytes.size(), 200 * K);
+    // Not now is not never.
+    BOOST_REQUIRE_EQUAL(::rename(kept.c_str(), served.file.path().c_str()), 0);
+    must(store->grow(M));
 }
 
 BOOST_AUTO_TEST_CASE(lack_of_space_is_tried_in_smaller_steps_and_may_pass)
@@ -273,7 +370,9 @@ BOOST_AUTO_TEST_CASE(any_failure_is_undone)
             served.layer.multi_conn = multi_conn;
             auto store = served.open();
             int calls = 0;
-            served.layer.before = [&](const char *, const Range &) { return ++calls == failing ? EIO : 0; };
+            served.layer.before = [&](const char *call, const Range &) {
+                return std::string(call) != "open" && ++calls == failing ? EIO : 0;
+            };
             const Result<void> grown = store->grow(M);
             served.layer.before = nullptr;
             if (grown || grown.error().code == Errc::lost) {
@@ -363,7 +462,7 @@ BOOST_AUTO_TEST_CASE(many_read_write_flush_and_grow_at_once)
         for (const bool serialised : {true, false}) {
             Served served(200 * K);
             served.layer.multi_conn = multi_conn;
-            auto store = must(NextStore::open(served.layer.backend(), false, serialised));
+            auto store = must(NextStore::open(served.layer.backend(), false, serialised, served.local.get()));
             store->allow_growth(*served.local);
             std::vector<std::thread> threads;
             for (std::uint64_t i = 0; i < 4; ++i) {
