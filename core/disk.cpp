@@ -9,6 +9,7 @@
 #include "core/bitmap/request.h"
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
+#include "core/check/lost_names.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
 #include "core/image/resize.h"
@@ -51,6 +52,26 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
     return std::nullopt;
 }
 
+// Where refcounts count what is behind the end of the file something may be named
+// there as well, or its growth was lost in a crash: then nothing is.
+std::optional<std::string> missing_in(ByteStore &store, const Image &image)
+{
+    if (!image.counts_behind_end())
+        return std::nullopt;
+    const std::string ends = "the file ends at " + hex(store.size()) + ", before what is counted in it";
+    const auto lost = find_lost_names(store);
+    if (!lost)
+        return ends + ", and what is missing cannot be told: " + lost.error().what;
+    if (lost->count == 0) {
+        log_debug(ends + "; nothing is named there");
+        return std::nullopt;
+    }
+    return ends + ": it was cut, or copied in part. " + std::to_string(lost->count) +
+           (lost->count == 1 ? " name leads" : " names lead") + " behind its end, the first is " + lost->first +
+           ". What was there is lost: to read or write it is an error, and stays one when the file "
+           "grows. Only a whole copy of the file has it";
+}
+
 Result<std::uint64_t> whole_sectors(std::uint64_t size)
 {
     if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
@@ -65,6 +86,7 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
       options_(options),
       cluster_size_(opened.image->geometry().cluster_size()),
       can_flush_(store.can_flush()),
+      what_is_missing_(missing_in(store, *opened.image)),
       image_(std::move(opened.image)),
       tracker_(std::move(opened.tracker)),
       why_read_only_(why_read_only_of(store, options, *image_, *tracker_))
@@ -168,8 +190,7 @@ Result<void> Disk::begin_writing()
     TRY(readable());
     if (why_read_only_)
         return {};
-    TRY(image_->begin_writing());
-    begun_ = true;
+    TRY(begin_alone());
     if (image_->disk_size() < options_.size_min)
         TRY(resize_alone(options_.size_min).in("qcow2-resize="));
     const BitmapRequest request = request_of(options_);
@@ -180,6 +201,19 @@ Result<void> Disk::begin_writing()
         log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
                     "after a clean stop only (bitmap-sync=on-close)");
     return why_read_only_ ? Result<void>() : image_->settle();
+}
+
+// W7: what is lost is put out of reach before the file grows.
+Result<void> Disk::begin_alone()
+{
+    if (!begun_ && image_->counts_behind_end()) {
+        TRY(image_->clear_unknown_bits());  // H4
+        TRY(put_lost_names_out_of_reach(image_->store()).in("the end of the file is missing"));
+        TRY(image_->reload_tables());
+    }
+    TRY(image_->begin_writing());
+    begun_ = true;
+    return {};
 }
 
 // A disk may have shrunk since the client asked for its size.
@@ -212,6 +246,8 @@ Result<void> Disk::change(Range range, bool fua, Change change)
     const Activity::Scope under_way(changes_);
     if (settled_.load())
         settled_ = false;
+    if (image_->growth_is_held())
+        TRY(image_->flush());
     TRY(tracker_->before_change(range));
     TRY(change());
     if (fua)
@@ -288,7 +324,7 @@ Result<void> Disk::settle()
 
 Result<void> Disk::settle_alone()
 {
-    if (settled_)
+    if (settled_ && !image_->growth_is_held())
         return {};
     TRY(image_->flush());
     TRY(tracker_->store());
@@ -316,8 +352,7 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     if (why_read_only_)
         return *why_read_only_;
     TRY(image_->state());
-    TRY(image_->begin_writing());
-    begun_ = true;
+    TRY(begin_alone());
     TRY(settle_alone());
     Result<void> done = operation(*image_);
     // Clusters that came into the allocator's hands, whatever became of it.

@@ -105,6 +105,9 @@ public:
     // And whether a flush had failed before that: then the image is not to be
     // opened again, for nobody knows what was lost (W5).
     bool failed_after_flush() const;
+    // Set if the file ends before what the image names in it, because it was cut:
+    // the sentence for the person at the terminal. What was there is an error.
+    const std::optional<std::string> &what_is_missing() const { return what_is_missing_; }
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states,
@@ -117,8 +120,8 @@ public:
     std::vector<std::string> kept_granularities() const;
 
     // Once, before the first write, zero or trim: makes the disk as large, and
-    // recovers and makes the bitmaps, as the options ask. Nothing to do on a
-    // read-only disk.
+    // recovers and makes the bitmaps, as the options ask. What a file that was cut
+    // has lost is made sure to stay an error. Nothing to do on a read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
@@ -195,6 +198,7 @@ private:
     // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     Result<void> check_range(Range range) const;
+    Result<void> begin_alone();
     Result<void> settle_alone();
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> check_resize_alone(std::uint64_t size) const;
@@ -205,6 +209,7 @@ private:
     const DiskOptions options_;
     const std::uint64_t cluster_size_;
     const bool can_flush_;
+    const std::optional<std::string> what_is_missing_;
     mutable Gate gate_{Rank::gate};
 
     // Change while the gate is closed.

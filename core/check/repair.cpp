@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/check/active_tree.h"
 #include "core/check/header_sector.h"
+#include "core/check/lost_names.h"
 #include "core/check/rebuild.h"
 #include "core/check/sectors.h"
 
@@ -72,6 +73,8 @@ private:
 
     Result<void> put_right(const CheckReport &before);
     Result<void> begin_writing();
+    Result<void> put_lost_names_away();
+    Result<void> make_room(Rebuild &anew);
     Result<void> look();
     bool structure_is_sound() const;
     bool block_is_sound(std::uint64_t offset) const;
@@ -94,6 +97,8 @@ private:
     bool blocks_missing_ = false;  // one that no block can
     bool too_wide_ = false;
     std::vector<HostRun> unused_;  // with a refcount and without a name
+
+    bool lost_names_are_away_ = false;
 };
 
 Result<RepairReport> Repair::run()
@@ -116,6 +121,8 @@ Result<RepairReport> Repair::run()
 Result<void> Repair::put_right(const CheckReport &before)
 {
     const bool all_followed = follows_everything(before);
+    if (kind_ == RepairKind::all)
+        TRY(put_lost_names_away());
     counts_.emplace(walk_, kind_, all_followed);
     tree_.emplace(store_, walk_, *counts_, kind_);
     TRY(look());
@@ -130,6 +137,8 @@ Result<void> Repair::put_right(const CheckReport &before)
     Result<void> planned;
     if (rebuild)
         planned = anew.plan();
+    if (rebuild && planned)
+        planned = make_room(anew);
     if (rebuild && planned) {
         TRY(begin_writing());
         TRY(anew.write());
@@ -160,6 +169,23 @@ Result<void> Repair::begin_writing()
     if (!(walk_.header().autoclear_features & ~autoclear::known))
         return {};
     return change_header(store_, [](Header &header) { header.autoclear_features &= autoclear::known; });  // H4
+}
+
+Result<void> Repair::put_lost_names_away()
+{
+    if (lost_names_are_away_ || walk_.lost().count == 0)
+        return {};
+    TRY(begin_writing());
+    TRY(put_lost_names_out_of_reach(store_, walk_));
+    lost_names_are_away_ = true;
+    return {};
+}
+
+Result<void> Repair::make_room(Rebuild &anew)
+{
+    TRY(put_lost_names_away());
+    TRY(anew.place(!walk_.lost().in_header));
+    return {};
 }
 
 Result<void> Repair::look()

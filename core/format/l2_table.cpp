@@ -42,12 +42,15 @@ HostRun named_clusters(const ClusterMapping &mapping, const Geometry &geometry)
     if (geometry.data_file)
         return {};
     if (const auto *compressed = std::get_if<Compressed>(&mapping)) {
+        if (compressed->host >= out_of_reach_from(true, geometry))
+            return {};
         const Range touched = Range::of(compressed->host.value, compressed->bytes_max)
                                   .touched(geometry.cluster_size());
         return {HostCluster(touched.begin), touched.length()};
     }
     const HostOffset host = host_cluster(mapping);
-    return host.value == 0 ? HostRun{} : HostRun{geometry.cluster_of(host), 1};
+    const bool names = host.value != 0 && host < out_of_reach_from(false, geometry);
+    return !names ? HostRun{} : HostRun{geometry.cluster_of(host), 1};
 }
 
 }  // namespace qcow2

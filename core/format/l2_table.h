@@ -52,7 +52,8 @@ private:
 HostOffset host_cluster(const ClusterMapping &mapping);
 
 // The host clusters that a mapping names, and that are counted for it: none in
-// an external data file. Compressed data name every cluster that they touch.
+// an external data file. Compressed data name every cluster that they touch; what
+// is out of reach names nothing.
 HostRun named_clusters(const ClusterMapping &mapping, const Geometry &geometry);
 
 }  // namespace qcow2

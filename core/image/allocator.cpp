@@ -295,6 +295,12 @@ Result<void> Allocator::settle()
     return refcounts_.write_back();
 }
 
+Result<bool> Allocator::counts_behind_end()
+{
+    Locked lock(mutex_);
+    return refcounts_.counts_from(file_end());
+}
+
 Result<std::uint64_t> Allocator::used_end()
 {
     Locked lock(mutex_);

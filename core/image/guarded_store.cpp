@@ -61,8 +61,15 @@ Result<void> GuardedStore::pad_last_cluster(std::uint64_t offset, std::uint64_t 
     const std::uint64_t size = below_.size();
     if (offset + length <= size || align_down(offset, cluster_size_) >= size)
         return {};
-    return unless_lost(below_.grow(align_up(size, cluster_size_)))
-        .in("padding the last cluster of the file");
+    return grow_below(align_up(size, cluster_size_)).in("padding the last cluster of the file");
+}
+
+Result<void> GuardedStore::grow_below(std::uint64_t size_min)
+{
+    if (size_min > below_.size() && growth_is_held())
+        return Error(Errc::io, "the file is not enlarged before the names that lead behind its end "
+                               "are put out of reach");
+    return unless_lost(below_.grow(size_min));
 }
 
 Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
@@ -115,7 +122,7 @@ Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
 Result<void> GuardedStore::grow(std::uint64_t size_min)
 {
     TRY(before_change());
-    return unless_lost(below_.grow(size_min));
+    return grow_below(size_min);
 }
 
 Result<void> GuardedStore::cut(std::uint64_t size)

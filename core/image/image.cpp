@@ -120,6 +120,12 @@ Result<void> Image::open_tables(const State &state, const ImageOptions &options)
     Result<void> writable = allocator_.open();
     if (!writable && dirty && options.repaired_first)
         writable = {};
+    if (writable) {
+        const auto behind = allocator_.counts_behind_end();
+        counts_behind_end_ = behind && *behind;
+        if (!behind)
+            writable = behind.error();
+    }
     if (writable)
         writable = note_snapshots(header, !options.read_only);
     TRY(mapping_.open(state.l1_table_offset, state.l1_size));
@@ -186,14 +192,21 @@ Result<void> Image::note_l2_tables(const Snapshot &snapshot)
     return for_each_l1_entry(store_, snapshot.l1_table_offset, snapshot.l1_size, visit);
 }
 
-Result<void> Image::begin_writing()
+Result<void> Image::clear_unknown_bits()
 {
     if (header_.header().incompatible_features & incompatible::dirty)
         return finding(Finding::dirty_bit_set);
-    if (header_.header().autoclear_features & ~autoclear::known)
-        TRY(header_.commit([](HeaderArea &area) {
-            area.header.autoclear_features &= autoclear::known;  // H4
-        }));
+    if (!(header_.header().autoclear_features & ~autoclear::known))
+        return {};
+    return header_.commit([](HeaderArea &area) {
+        area.header.autoclear_features &= autoclear::known;  // H4
+    });
+}
+
+Result<void> Image::begin_writing()
+{
+    TRY(clear_unknown_bits());
+    mapping_.put_lost_names_out_of_reach();
     const std::uint64_t l1_entries = geometry_.l1_entries_for(disk_size_);
     if (mapping_.l1_entries() < l1_entries)
         TRY(mapping_.grow_l1(l1_entries));
@@ -221,7 +234,9 @@ Result<void> Image::change(Operation operation)
 {
     TRY(state());  // also for what changes nothing but tables in memory
     Result<void> result = operation();
-    if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
+    // (If the file was not to grow before that, it may now.)
+    if (!result && (store_.growth_is_held() ||
+                    (result.error().code == Errc::no_space && mapping_.has_released()))) {
         TRY(flush());
         result = operation();
     }
@@ -287,6 +302,7 @@ Result<void> Image::write_sealed(const Mapping::Sealed &sealed)
 Result<void> Image::write_back()
 {
     Mapping::Sealed sealed = mapping_.seal();
+    const std::uint64_t lost_names = sealed.lost_names;
     std::vector<HostRun> released;
     Result<void> written;
     try {
@@ -298,6 +314,7 @@ Result<void> Image::write_back()
     }
     mapping_.unseal(std::move(sealed), written.has_value());
     TRY(std::move(written));
+    store_.let_grow(lost_names);
     if (released.empty())
         return {};
 
