@@ -23,6 +23,8 @@
 //
 // O1  One flush goes before the first write.
 //     Lost names are put out of reach, durable, before the file grows.
+// W6  Bits 63 that must go from tables which are shared and have other things
+//     wrong: in place, durable.
 // H1  Where refcount structures or bit 63 must change, all of it is made aside,
 //     in clusters that nothing names: refcount table and blocks, and the L1
 //     table and those L2 tables that change. When it is durable, one write of
@@ -51,7 +53,7 @@ struct RepairReport {
 };
 
 // An error: the image cannot be followed at all, the store cannot be read or
-// written, refcounts would not fit their width (unsupported; nothing was
+// written, refcounts would not fit their width (unsupported; no refcount was
 // written), no room (no_space). After an error in the middle the image is no
 // worse than it was, in the sense of the above.
 Result<RepairReport> repair(ByteStore &store, RepairKind kind);

@@ -175,8 +175,14 @@ Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1
 
 Result<void> ImageWalk::walk_l2_tables()
 {
-    for (const auto &[table, named] : l2_tables_)
+    const auto found = [this] {
+        return findings_.report().corruptions - findings_.report().count_of(Finding::copied_flag_wrong);
+    };
+    for (auto &[table, named] : l2_tables_) {
+        const std::uint64_t before = found();
         TRY(walk_l2(table, named));
+        named.bad_entries = found() != before;
+    }
     return {};
 }
 

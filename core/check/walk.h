@@ -36,6 +36,7 @@ public:
     struct Named {
         std::uint64_t times = 0;
         std::uint64_t active = 0;
+        bool bad_entries = false;  // besides wrong bits 63
     };
 
     explicit ImageWalk(ByteStore &store)
@@ -67,6 +68,20 @@ public:
     const Lost &lost() const { return lost_; }
     bool is_lost_l2_entry(std::uint64_t raw) const;
 
+    // Whether a range lies inside the file. It begins there, and may end inside the
+    // cluster that the file ends in, or (as with QEMU) a little into the next.
+    bool is_inside(HostOffset offset, std::uint64_t bytes) const
+    {
+        std::uint64_t end;
+        return offset.value < file_size_ && !__builtin_add_overflow(offset.value, bytes, &end) &&
+               (end <= file_size_ || end - file_size_ < geometry_.cluster_size());
+    }
+    // A table has to be there as a whole.
+    bool is_there(HostOffset table, std::uint64_t bytes) const
+    {
+        return bytes == 0 || fits(table.value, bytes, store_.size());
+    }
+
     // Each name that the refcount structure has: of the table's clusters and of
     // the blocks, as cluster numbers.
     const std::vector<std::uint64_t> &refcount_clusters() const { return refcount_clusters_; }
@@ -96,20 +111,6 @@ private:
         } kind;
         HostOffset offset;  // of the word, or of the L2 table
     };
-
-    // Whether a range lies inside the file. It begins there, and may end inside the
-    // cluster that the file ends in, or (as with QEMU) a little into the next. A
-    // table has to be there as a whole.
-    bool is_inside(HostOffset offset, std::uint64_t bytes) const
-    {
-        std::uint64_t end;
-        return offset.value < file_size_ && !__builtin_add_overflow(offset.value, bytes, &end) &&
-               (end <= file_size_ || end - file_size_ < geometry_.cluster_size());
-    }
-    bool is_there(HostOffset table, std::uint64_t bytes) const
-    {
-        return bytes == 0 || fits(table.value, bytes, store_.size());
-    }
 
     // Counts names for each cluster of a range. False, and a finding, if the
     // range lies outside the file.
