@@ -3,14 +3,38 @@
 
 #include "filter/idle.h"
 
+#include <atomic>
 #include <csignal>
+#include <utility>
+
+#include <nbdkit-filter.h>
 
 #include "core/base/log.h"
 #include "filter/report.h"
 
+// -D qcow2bitmap.settle_signal=N: for tests, which cannot rely on time. The disk
+// is idle when this signal comes, and never by itself.
+extern "C" {
+NBDKIT_DLL_PUBLIC extern int qcow2bitmap_debug_settle_signal;
+int qcow2bitmap_debug_settle_signal = 0;
+}
+
 namespace qcow2 {
 
 namespace {
+
+std::atomic<unsigned> signals{0};
+static_assert(std::atomic<unsigned>::is_always_lock_free);
+
+void count_signal(int) { ++signals; }
+
+void handle_signal(int number)
+{
+    struct sigaction action = {};
+    action.sa_handler = count_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(number, &action, nullptr);
+}
 
 // We look this often within the quiet time.
 constexpr int looks = 4;
@@ -18,10 +42,35 @@ constexpr int looks = 4;
 // And after so many of them what was not written to any more cools down.
 constexpr int looks_between_coolings = 8;
 
+// Whether the disk has been quiet for some looks, one after the other.
+class Quiet {
+public:
+    explicit Quiet(const Disk &disk) : disk_(disk), changes_(disk.changes()) {}
+
+    void begin() { quiet_looks_ = 0; }
+
+    bool look()
+    {
+        if (qcow2bitmap_debug_settle_signal != 0)
+            return std::exchange(signals_, signals.load()) != signals_;
+        const std::uint64_t before = std::exchange(changes_, disk_.changes());
+        quiet_looks_ = changes_ == before && !disk_.changing() ? quiet_looks_ + 1 : 0;
+        return quiet_looks_ >= looks;
+    }
+
+private:
+    const Disk &disk_;
+    std::uint64_t changes_;
+    unsigned signals_ = 0;
+    int quiet_looks_ = 0;
+};
+
 }  // namespace
 
 IdleThread::IdleThread(Disk &disk, std::chrono::milliseconds quiet) : disk_(disk), quiet_(quiet)
 {
+    if (qcow2bitmap_debug_settle_signal != 0)
+        handle_signal(qcow2bitmap_debug_settle_signal);
     // Signals are for the threads of the server.
     sigset_t all, before;
     sigfillset(&all);
@@ -77,18 +126,14 @@ void IdleThread::answer()
 
 void IdleThread::run()
 {
-    std::uint64_t seen = disk_.changes();
-    int quiet_looks = 0;
+    Quiet quiet(disk_);
     for (int look = 1; wait(); ++look) {
         answer();
         if (look % looks_between_coolings == 0)
             cool();
-        const std::uint64_t changes = disk_.changes();
-        quiet_looks = changes == seen && !disk_.changing() ? quiet_looks + 1 : 0;
-        seen = changes;
-        if (quiet_looks >= looks && !disk_.settled()) {
+        if (quiet.look() && !disk_.settled()) {
             settle();
-            quiet_looks = 0;
+            quiet.begin();
         }
     }
 }

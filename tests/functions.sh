@@ -103,6 +103,10 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/qcow2bitmap-test.XXXXXX")
 cleanup_fn rm -rf "$tmp"
 cd "$tmp"
 
+# pause SECONDS: as sleep does, which would be a process each time.
+mkfifo "$tmp/nothing-comes"
+pause() { ! read -r -t "$1" <>"$tmp/nothing-comes"; }
+
 # --- Servers.
 
 declare -A server_pids=()
@@ -112,16 +116,17 @@ wait_until()
 {
     local what=$1 tries
     shift
-    for tries in $(seq 400); do
+    for ((tries = 0; tries < 1000; tries++)); do
         ! "$@" || return 0
-        sleep 0.025
+        pause 0.01
     done
     fail "waited too long ($tries times) for: $what"
 }
 
-# nbdkit, as the filter needs it if it was compiled with a sanitizer. (env becomes
-# nbdkit, with the same process number.)
-nbdkit_command=(env ${SANITIZER_PRELOAD:+"LD_PRELOAD=$SANITIZER_PRELOAD"} nbdkit)
+# nbdkit, as the filter needs it if it was compiled with a sanitizer, and with memory
+# that is never zero by chance. (env becomes nbdkit, with the same process number.)
+nbdkit_command=(env ${SANITIZER_PRELOAD:+"LD_PRELOAD=$SANITIZER_PRELOAD"}
+    ${FILTER_MALLOC_PERTURB:+"MALLOC_PERTURB_=$FILTER_MALLOC_PERTURB"} nbdkit)
 
 # uri [NAME]
 uri() { echo "nbd+unix:///?socket=$tmp/${1:-main}.sock"; }
@@ -146,12 +151,19 @@ server_is_up_or_gone() { [ -s "$tmp/$1.pid" ] || ! kill -0 "${server_pids[$1]}" 
 
 # serve_plain NAME ARGUMENTS...: nbdkit without our filter, or with it in any
 # place of the arguments, as --filter=$FILTER. It takes a disk to be idle after
-# IDLE_MS, a minute if that is not set.
+# IDLE_MS, a minute if that is not set; "asked": when SIGUSR1 comes, and never by
+# itself.
 serve_plain()
 {
     local name=$1 idle=()
     shift
-    [[ " $* " != *" --filter=$FILTER "* ]] || idle=(-D "qcow2bitmap.idle_ms=${IDLE_MS:-60000}")
+    if [[ " $* " != *" --filter=$FILTER "* ]]; then
+        :
+    elif [ "${IDLE_MS-}" = asked ]; then
+        idle=(-D qcow2bitmap.idle_ms=40 -D "qcow2bitmap.settle_signal=$(kill -l USR1)")
+    else
+        idle=(-D "qcow2bitmap.idle_ms=${IDLE_MS:-60000}")
+    fi
     start "$name" "${nbdkit_command[@]}" -f -U "$tmp/$name.sock" -P "$tmp/$name.pid" "${idle[@]}" "$@"
 }
 
@@ -342,7 +354,7 @@ same_disk()
 # commas: "65536 auto", "65536 in-use,auto"; nothing if there is no such bitmap.
 bitmap_info()
 {
-    qemu-img info -U -f qcow2 --output=json "$1" | "$PYTHON" -c '
+    qemu-img info -U -f qcow2 --output=json "$1" | "$PYTHON" -IS -c '
 import json, sys
 info = json.load(sys.stdin)
 for bitmap in info.get("format-specific", {}).get("data", {}).get("bitmaps", []):
@@ -380,21 +392,23 @@ make_qcow2() { qemu-img create -q -f qcow2 ${3:+-o "$3"} "$1" "$2"; }
 # poke FILE OFFSET BYTES VALUE: a big-endian number of so many bytes.
 poke()
 {
-    "$PYTHON" -c '
-import sys
-name, offset, size, value = sys.argv[1], *(int(word, 0) for word in sys.argv[2:])
-with open(name, "r+b") as file:
-    file.seek(offset)
-    file.write(value.to_bytes(size, "big"))' "$@"
+    local digits
+    # (A number in hex may be longer than bash can count.)
+    if [[ $4 =~ ^0x[0-9a-fA-F]+$ ]]; then
+        printf -v digits '%*s' $((2 * $3)) "${4#0x}"
+        digits=${digits// /0}
+    else
+        printf -v digits '%0*x' $((2 * $3)) $(($4))
+    fi
+    [ ${#digits} -eq $((2 * $3)) ] || fail "poke: $4 has more than $3 bytes"
+    printf "$(sed 's/../\\x&/g' <<<"$digits")" |
+        dd of="$1" bs="$3" seek=$(($2)) oflag=seek_bytes conv=notrunc status=none
 }
 
 # peek FILE OFFSET BYTES
 peek()
 {
-    "$PYTHON" -c '
-import sys
-name, offset, size = sys.argv[1], *(int(word, 0) for word in sys.argv[2:])
-with open(name, "rb") as file:
-    file.seek(offset)
-    print(int.from_bytes(file.read(size), "big"))' "$@"
+    local digits
+    digits=$(od -A n -v -t x1 -j $(($2)) -N "$3" "$1" | tr -d ' \n')
+    printf '%u\n' $((16#$digits))
 }

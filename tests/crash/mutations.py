@@ -13,6 +13,7 @@
 # The environment (see Makefile.am): COMPILE, LINK, OBJECTS, LIBRARIES, and
 # srcdir, the folder tests/ of the sources. Works in the folder it is started in.
 
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -204,26 +205,35 @@ def build(folder, files):
     return program
 
 
+def try_mutation(name, files, order):
+    """Whether it was found, and a line that says how."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(pathlib.Path(folder), files)
+        how = survives(program, order)
+    verdict = "PASS" if how else "FAIL"
+    return bool(how), (f"{verdict}: {name} ({time.monotonic() - began:.0f} s): "
+                       f"{how or 'no test has found it'}")
+
+
 def main():
     wanted = os.environ.get("MUTATION", "")
     all_cases = cases("crash/crash_tests")
-    found = lost = 0
-    for name, files, first in MUTATIONS:
+    # That all can be made is known before the first is tried.
+    for _, files, _ in MUTATIONS:
         for path, changes in files.items():
             mutated(path, changes)
-        if wanted not in name:
-            continue
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            program = build(pathlib.Path(folder), files)
-            how = survives(program, first + [case for case in all_cases if case not in first])
-        seconds = f"({time.monotonic() - began:.0f} s)"
-        if how:
-            found += 1
-            print(f"PASS: {name} {seconds}: {how}", flush=True)
-        else:
-            lost += 1
-            print(f"FAIL: {name} {seconds}: no test has found it", flush=True)
+    found = lost = 0
+    # One for each processor.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        tries = [pool.submit(try_mutation, name, files,
+                             first + [case for case in all_cases if case not in first])
+                 for name, files, first in MUTATIONS if wanted in name]
+        for done in concurrent.futures.as_completed(tries):
+            was_found, line = done.result()
+            found += was_found
+            lost += not was_found
+            print(line, flush=True)
     print(f"{found} passed, {lost} failed, 0 skipped")
     return lost != 0 or found == 0
 

@@ -51,7 +51,7 @@ def nbdkit(path, *arguments):
     """Exit status, and what it printed and said. It must end by itself."""
     done = subprocess.run(["nbdkit", "-f", "-U", "-", f"--filter={os.environ['FILTER']}", "file", path,
                            *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=60)
+                          stderr=subprocess.STDOUT, timeout=60, env=environment_of("nbdkit"))
     return done.returncode, done.stdout.decode(errors="replace")
 
 

@@ -15,16 +15,22 @@ namespace {
 
 constexpr std::uint64_t sector_size = 512;
 
+// Of whole sectors. Four sums side by side: one alone waits for itself, and this
+// is what a verdict takes its time for.
 std::uint64_t hash_of(Bytes bytes)
 {
-    std::uint64_t hash = 0x51c0f11e;
-    for (std::size_t i = 0; i + 8 <= bytes.size(); i += 8) {
-        std::uint64_t word;
-        std::memcpy(&word, bytes.data() + i, 8);
+    std::uint64_t lanes[4] = {0x51c0f11e, 0x9ae16a3b, 0xc949c7de, 0xb492b66f};
+    const auto mix = [](std::uint64_t hash, std::uint64_t word) {
         hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-        hash ^= hash >> 29;
+        return hash ^ hash >> 29;
+    };
+    for (std::size_t i = 0; i + sizeof lanes <= bytes.size(); i += sizeof lanes) {
+        std::uint64_t words[4];
+        std::memcpy(words, bytes.data() + i, sizeof words);
+        for (int lane = 0; lane < 4; ++lane)
+            lanes[lane] = mix(lanes[lane], words[lane]);
     }
-    return hash;
+    return mix(mix(mix(lanes[0], lanes[1]), lanes[2]), lanes[3]);
 }
 
 }  // namespace

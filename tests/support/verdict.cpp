@@ -136,12 +136,15 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
 
     std::string fault;
     std::vector<std::uint64_t> changed;
+    Buffer was;
     const auto read = [&](GuestOffset offset, MutableBytes bytes) {
         if (offset.value >= before.size())  // cut off by now: zeros
             return;
         if (const auto result = guest->read(offset, bytes); !result && fault.empty())
             fault = result.error().what;
-        if (before.read(offset, bytes.size()) != Buffer(bytes.begin(), bytes.end()))
+        was.resize(bytes.size());
+        before.bytes().read(offset.value, was);
+        if (!std::equal(was.begin(), was.end(), bytes.begin()))
             changed.push_back(offset.value / 512);
     };
     const std::string data = history.verdict(event, before, read);

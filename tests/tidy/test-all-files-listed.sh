@@ -8,12 +8,11 @@
 . "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
 
 for folder in core filter man tests; do
+    listed=$(tr -s '[:space:]=' '\n' <"$folder/Makefile.am" | LC_ALL=C sort -u)
     while read -r file; do
-        name=${file#"$folder"/}
-        [ "$name" != Makefile.am ] || continue
-        grep -qE "(^|[[:space:]=])${name//./\\.}([[:space:]]|\$)" "$folder/Makefile.am" ||
-            problem "$folder/Makefile.am does not list $name"
-    done < <(tree_files "$folder")
+        problem "$folder/Makefile.am does not list $file"
+    done < <(tree_files "$folder" | sed "s|^$folder/||" | grep -vxF -e Makefile.am | LC_ALL=C sort |
+        LC_ALL=C comm -23 - <(echo "$listed"))
 done
 
 for makefile in core/Makefile.am filter/Makefile.am tests/Makefile.am; do

@@ -8,53 +8,47 @@
 
 . "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
 
-# floor_of FILE: the name of the floor that a file stands on.
-floor_of()
-{
-    case $1 in
-        core/disk*.h|core/disk*.cpp) echo disk ;;
-        core/*/*) local rest=${1#core/}; echo "${rest%%/*}" ;;
-        filter/*) echo filter ;;
-        tests/*) echo tests ;;
-        *) echo unknown ;;
-    esac
-}
+tree_files core filter tests | grep -E '\.(h|cpp)$' >"${TMPDIR:-/tmp}/floors.$$"
+trap 'rm -f "${TMPDIR:-/tmp}/floors.$$"' EXIT
 
-# may_include FLOOR: the floors below it, and itself.
-may_include()
-{
-    case $1 in
-        base) echo "base" ;;
-        format) echo "base format" ;;
-        image) echo "base format image" ;;
-        check) echo "base format check" ;;
-        bitmap) echo "base format image bitmap" ;;
-        disk) echo "base format image check bitmap disk" ;;
-        control) echo "base format image check bitmap disk control" ;;
-        filter) echo "base format image check bitmap disk control filter" ;;
-        tests) echo "base format image check bitmap disk control filter tests" ;;
-    esac
-}
-
-while read -r file; do
-    case $file in *.h|*.cpp) ;; *) continue ;; esac
-    floor=$(floor_of "$file")
-    allowed=" $(may_include "$floor") "
-    [ "$floor" != unknown ] && [ "$allowed" != "  " ] ||
-        { problem "$file: stands on no floor"; continue; }
-    while IFS=: read -r line header; do
-        [ -f "$header" ] || { problem "$file:$line: \"$header\" is no file, seen from the root"; continue; }
-        case $allowed in
-            *" $(floor_of "$header") "*) ;;
-            *) problem "$file:$line: $floor may not include $header" ;;
-        esac
-    done < <(sed -n -E '/^[[:space:]]*#[[:space:]]*include[[:space:]]*"/{=;s/.*"(.*)".*/\1/;p}' "$file" | paste -d: - -)
-    case $floor in
-        filter|tests) ;;
-        *)
-            ! grep -nE '#[[:space:]]*include[[:space:]]*<nbdkit' "$file" ||
-                problem "$file: only filter/ knows nbdkit" ;;
-    esac
-done < <(tree_files core filter tests)
+while read -r line; do
+    problem "$line"
+done < <(xargs awk '
+    # The name of the floor that a file stands on.
+    function floor_of(file,  part) {
+        split(file, part, "/")
+        if (file ~ /^core\/disk[^\/]*\.(h|cpp)$/) return "disk"
+        if (part[1] == "core" && part[3] != "") return part[2]
+        return part[1] == "filter" || part[1] == "tests" ? part[1] : "unknown"
+    }
+    BEGIN {
+        # The floors below it, and itself.
+        below["base"] = "base"
+        below["format"] = "base format"
+        below["image"] = "base format image"
+        below["check"] = "base format check"
+        below["bitmap"] = "base format image bitmap"
+        below["disk"] = "base format image check bitmap disk"
+        below["control"] = below["disk"] " control"
+        below["filter"] = below["control"] " filter"
+        below["tests"] = below["filter"] " tests"
+        for (i = 1; i < ARGC; i++) is_file[ARGV[i]] = 1
+    }
+    FNR == 1 {
+        floor = floor_of(FILENAME)
+        if (!(floor in below)) print FILENAME ": stands on no floor"
+    }
+    !/^[[:space:]]*#[[:space:]]*include/ { next }
+    match($0, /".*"/) {
+        header = substr($0, RSTART + 1, RLENGTH - 2)
+        if (!(header in is_file))
+            print FILENAME ":" FNR ": \"" header "\" is no file, seen from the root"
+        else if (index(" " below[floor] " ", " " floor_of(header) " ") == 0)
+            print FILENAME ":" FNR ": " floor " may not include " header
+        next
+    }
+    /<nbdkit/ && floor != "filter" && floor != "tests" {
+        print FILENAME ":" FNR ": only filter/ knows nbdkit"
+    }' <"${TMPDIR:-/tmp}/floors.$$")
 
 finish
