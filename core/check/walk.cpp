@@ -165,7 +165,8 @@ Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1
             // Trees may share tables, but none has two parts in one.
             if (active && named.active != 0)
                 findings_.add_lazily(Finding::tables_overlap, where);
-            ++named.times;
+            if (++named.times == 1)
+                named.l1_index = i;
             named.active += active;
         }
         return {};
@@ -219,16 +220,21 @@ Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
     const std::uint32_t allocated = static_cast<std::uint32_t>(entry.second);
     if ((allocated & entry.second >> 32) != 0 || (absent && allocated != 0))
         findings_.add_lazily(Finding::l2_subclusters_wrong, where);
+    // (A zero cluster at offset 0 has none.)
+    const GuestOffset guest = geometry_.offset_of(
+        GuestCluster(named.l1_index * geometry_.l2_entries() + entry.index));
+    const bool zero = (entry.raw & l2_entry_zero) && !geometry_.extended_l2;
+    if (has_data_file() && !absent && host.value != guest.value && (host.value != 0 || !zero))
+        findings_.add_lazily(Finding::data_file_offset_wrong, where);
     if (host.value == 0)
         return {};
     if (!geometry_.is_aligned(host))
         findings_.add_lazily(Finding::l2_entry_unaligned, where);
-    if (has_data_file()) {
-        // Nobody counts those clusters, and nobody shares them.
-        if (!copied)
-            findings_.add_lazily(Finding::copied_flag_wrong, where);
+    // Nobody counts those clusters, and nobody shares them.
+    if (has_data_file() && !copied)
+        findings_.add_lazily(Finding::copied_flag_wrong, where);
+    if (has_data_file())
         return {};
-    }
     const bool there = count({Place::Kind::l2_entry, entry.table}, host, geometry_.cluster_size(),
                              Use::guest, Finding::data_cluster_past_end, where, named.times);
     if (there && named.active)

@@ -36,6 +36,7 @@ public:
     struct Named {
         std::uint64_t times = 0;
         std::uint64_t active = 0;
+        std::uint64_t l1_index = 0;  // of the first name
         bool bad_entries = false;  // besides wrong bits 63
     };
 

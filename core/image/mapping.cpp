@@ -162,10 +162,13 @@ Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster c
             : decode_l2_entry(load_be64(entry), geometry_);
     if (!mapping)
         return std::move(mapping).in(where());
+    if (geometry_.data_file) {
+        TRY(check_place_in_data_file(*mapping, geometry_.offset_of(cluster)).in(where()));
+        return mapping;
+    }
     const auto *compressed = std::get_if<Compressed>(&*mapping);
     const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
-    if (geometry_.data_file ? host.value != 0 && host.value != geometry_.offset_of(cluster).value
-                            : host.value >= store_.size())
+    if (host.value >= store_.size())
         return finding(Finding::data_cluster_past_end,
                        where() + ", host offset " + hex(was_at(host, compressed, geometry_).value));
     return mapping;

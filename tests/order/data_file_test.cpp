@@ -193,6 +193,33 @@ BOOST_AUTO_TEST_CASE(clusters_of_a_data_file_keep_bit_63)
     BOOST_TEST(pair.patient().word(pair.patient().l2(300)) == (copied | 300 * cluster_size));
 }
 
+// Bit 63 without an offset is the first cluster, wherever in the disk it stands.
+BOOST_AUTO_TEST_CASE(a_cluster_that_the_disk_has_at_another_place_is_an_error)
+{
+    for (const std::uint64_t raw :
+         {copied, copied | 3 * cluster_size, copied | 3 * cluster_size | 1}) {
+        Pair pair(1 << 20, {0});
+        pair.patient().put(pair.patient().l2(5), raw);
+        const Buffer first(cluster_size, 7);
+        must(pair.disk().write(GuestOffset(0), first, true));
+        Buffer bytes(512);
+        for (const auto &result :
+             {pair.disk().read(GuestOffset(5 * cluster_size), bytes),
+              pair.disk().write(GuestOffset(5 * cluster_size), bytes, false),
+              pair.disk().zero(GuestOffset(5 * cluster_size), 512, {}),
+              pair.disk().trim(GuestOffset(5 * cluster_size), cluster_size, false),
+              pair.disk().resize(5 * cluster_size + 512)}) {
+            BOOST_REQUIRE(!result);
+            BOOST_CHECK(result.error().code == Errc::corrupt);
+            const std::string &what = result.error().what;
+            BOOST_TEST(what.find("host offset") != std::string::npos, what);
+        }
+        Buffer found(cluster_size);
+        must(pair.disk().read(GuestOffset(0), found));
+        BOOST_TEST((found == first));
+    }
+}
+
 // What is mapped may lie behind its end.
 BOOST_AUTO_TEST_CASE(a_data_file_that_is_too_short_grows)
 {
