@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
+#include "core/format/limits.h"
 
 namespace qcow2 {
 
@@ -174,10 +175,11 @@ Result<std::uint64_t> DataPath::write_new(GuestOffset offset, Bytes bytes)
     return length;
 }
 
-// An external data file may be shorter than the disk, and than what is mapped.
+// An external data file may be shorter than the disk, and than what is mapped. It
+// ends inside a sector at most where the disk does (W8).
 Result<void> DataPath::reach(std::uint64_t end)
 {
-    end = std::min(end, disk_size_);
+    end = std::min(align_up(end, limits::sector), disk_size_);
     return geometry_.data_file && end > data_.size() ? data_.grow(end) : Result<void>();
 }
 

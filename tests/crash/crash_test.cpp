@@ -50,6 +50,7 @@ struct Kind {
     bool on_close = false;     // bitmap-sync=on-close, always
     bool small_regions = false;  // and nothing else than bits that come and go
     std::uint64_t size = 0;    // of the disk; 0: any
+    bool ends_inside_a_sector = false;  // the file, of a small disk
     bool restructured = false;  // resized, snapshots made, applied and deleted
     std::optional<QemuMade> made = {};
 };
@@ -126,9 +127,12 @@ public:
 private:
     static ImageSpec spec_of(Random &random, const Kind &kind)
     {
-        ImageSpec spec = random_spec(random, kind.cluster_bits,
-                                     kind.cluster_bits >= 18 ? std::uint64_t(6) << kind.cluster_bits
-                                                             : 1 << 20);
+        std::uint64_t size_max = 1 << 20;
+        if (kind.cluster_bits >= 18)
+            size_max = std::uint64_t(6) << kind.cluster_bits;
+        if (kind.ends_inside_a_sector)
+            size_max = std::uint64_t(24) << kind.cluster_bits;
+        ImageSpec spec = random_spec(random, kind.cluster_bits, size_max);
         if (kind.table_grows) {
             spec.version = 3;
             spec.refcount_order = 6;
@@ -141,6 +145,7 @@ private:
         }
         if (kind.size != 0)
             spec.size = kind.size;
+        spec.unpadded_end |= kind.ends_inside_a_sector;
         if (kind.restructured)
             spec.size = align_up(spec.size, 512);
         // Threads change nothing else than snapshots: 1 bit would forbid them all.
@@ -693,6 +698,12 @@ BOOST_AUTO_TEST_CASE(largest_clusters)
 BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
 {
     run_all(3, {.cluster_bits = 9, .length_max = 20000, .table_grows = true});
+}
+
+// W8. Small, so that what is at the end is soon written to.
+BOOST_AUTO_TEST_CASE(a_file_that_ends_inside_a_sector)
+{
+    run_all(6, {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }
