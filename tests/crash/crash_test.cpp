@@ -230,7 +230,7 @@ private:
     }
 
     // From here on times are those of this life.
-    std::uint64_t now() const { return base_ + store_->now(); }
+    std::uint64_t tick() { return base_ + store_->tick(); }
 
     void live(bool first)
     {
@@ -267,16 +267,16 @@ private:
             return;
         }
         if (!disk_options.bitmaps.empty())
-            before_.bitmaps().at("made").made_at = now();
+            before_.bitmaps().at("made").made_at = tick();
         forget_lost_snapshots(*disk);
         change(*disk);
         // Sometimes the life ends well; the crash comes before, or after.
         if (random_.coin()) {
-            const std::uint64_t time = now();
+            const std::uint64_t time = tick();
             const Result<void> closed = disk->close();
             BOOST_REQUIRE_MESSAGE(closed || may_be_full() || may_fail(), words(closed));
             if (closed)
-                history_.flushed(time, now());
+                history_.flushed(time, tick());
         }
     }
 
@@ -295,7 +295,7 @@ private:
 
     DiskDriver::Clock clock()
     {
-        return {[this] { return now(); }, &history_,
+        return {[this] { return tick(); }, &history_,
                 [this](std::uint64_t begun, std::uint64_t returned) {
                     history_.flushed(begun, returned);
                 }};
@@ -426,14 +426,15 @@ private:
         ReferenceDisk after = current_;
         ReferenceDisk before = stages_.empty() ? before_ : stages_.back().before;
         const auto operation = draw(after, before);
-        const std::uint64_t begun = now();
+        const std::uint64_t begun = tick();
         const auto change = history_.begin(begun, GuestOffset(0),
                                            std::max(after.size(), current_.size()), after);
         if (!done(operation()))
             return;
-        history_.end_durable(now(), change);
-        history_.flushed(begun, now());
-        stages_.push_back({begun, now(), std::move(before)});
+        const std::uint64_t returned = tick();
+        history_.end_durable(returned, change);
+        history_.flushed(begun, returned);
+        stages_.push_back({begun, returned, std::move(before)});
         current_ = std::move(after);
         BOOST_REQUIRE_EQUAL(disk.size(), current_.size());
     }
@@ -450,7 +451,7 @@ private:
         }
         const std::string name = "s" + std::to_string(++snapshots_made_);
         if (done(disk.create_snapshot({name, 1700000000, 0})) && kind_.threads == 1)
-            snapshots_.insert({name, {current_, now()}});
+            snapshots_.insert({name, {current_, tick()}});
     }
 
     // What `before_` may be at an event, the older first.
