@@ -63,6 +63,7 @@ private:
     Result<std::uint64_t> write_in_place(GuestOffset offset, Bytes bytes);
     Result<std::uint64_t> write_new(GuestOffset offset, Bytes bytes);
     bool reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offset) const;
+    Result<std::uint64_t> zeros_of(const MappedRun &run, std::uint64_t offset) const;
     Result<void> read_backing(std::uint64_t offset, MutableBytes bytes);
     bool must_write_zeros(bool may_unmap) const;
     ClusterMapping zeroed(const ClusterMapping &was, bool may_unmap) const;
@@ -80,13 +81,14 @@ private:
     // Bytes of the guest, whole clusters (or subclusters).
     Range whole_parts(Range range) const;
     Result<void> zero_bytes(Range range);
+    Result<void> name_zeros(std::uint64_t offset);
     Result<void> zero_raw(Range range, bool may_unmap);
     Result<std::uint64_t> zero_in_place(Range range, bool may_unmap);
     Result<void> discard_in_data_file(Range range);
     Result<void> change_clusters(Range range, const Mapping::Change &change);
 
     // Extended L2 entries, in subclusters.cpp.
-    enum class PartChange { zero, zero_and_keep, trim };
+    enum class PartChange { zero, zero_and_keep, name_zeros, trim };
     Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
     Result<void> change_parts(Range range, PartChange change);
     Result<bool> parts_of_compressed(Range range);
