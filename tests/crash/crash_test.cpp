@@ -705,6 +705,10 @@ BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
 BOOST_AUTO_TEST_CASE(a_file_that_ends_inside_a_sector)
 {
     run_all(6, {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
+    if (std::getenv("QCOW2_SEED"))
+        return;
+    Figures figures;
+    run(166638321359801, {}, figures);  // found by make soak
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }
