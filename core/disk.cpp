@@ -4,6 +4,7 @@
 #include "core/disk.h"
 
 #include <algorithm>
+#include <new>
 
 #include "core/base/log.h"
 #include "core/bitmap/request.h"
@@ -95,12 +96,14 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
 
 Disk::~Disk() = default;
 
-Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options)
+Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options,
+                                      std::optional<ImageFiles> files)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
     auto image = TRY(Image::open(
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
-                options.snapshot, options.repaired_first}));
+                options.snapshot, options.repaired_first},
+        std::move(files)));
     auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
                                              options.region_bytes, options.extra_bytes_max);
     if (!options.snapshot)
@@ -110,7 +113,7 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
-    Opened opened = TRY(open_image(store, options));
+    Opened opened = TRY(open_image(store, options, {}));
     // A directory that cannot be read makes the disk read-only; that is told below.
     if (const auto directory = BitmapDirectory::load(*opened.image); directory && !options.read_only)
         TRY(check_request(request_of(options), *opened.image, *directory));
@@ -220,7 +223,7 @@ Result<void> Disk::begin_alone()
 Result<void> Disk::check_range(Range range) const
 {
     TRY(readable());
-    if (range.end > image_->disk_size())
+    if (range.end > image_->disk_size() || range.begin > range.end)  // it goes round
         return Error(Errc::invalid, "the request ends at " + hex(range.end) + ", the disk at " +
                                         hex(image_->disk_size()));
     return {};
@@ -354,26 +357,45 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     TRY(image_->state());
     TRY(begin_alone());
     TRY(settle_alone());
-    Result<void> done = operation(*image_);
-    // Clusters that came into the allocator's hands, whatever became of it.
-    if (const auto settled = image_->settle(); !settled)
-        log_debug("after a change of the structure: " + settled.error().what);
+    Result<void> done;
+    try {
+        done = operation(*image_);
+        // Clusters that came into the allocator's hands, whatever became of it.
+        if (const auto settled = image_->settle(); !settled)
+            log_debug("after a change of the structure: " + settled.error().what);
+    } catch (...) {
+        // The file may have changed all the same. If it cannot be opened either,
+        // that is kept, and told to who comes next.
+        [[maybe_unused]] const auto opened = open_anew();
+        throw;
+    }
     TRY(std::move(done));
     return open_anew();
 }
 
+Result<void> Disk::open_anew()
+{
+    try {
+        return open_what_is_there();
+    } catch (const std::bad_alloc &) {  // there may be no image now
+        broken_.emplace(Errc::io, "out of memory");
+        return Error(Errc::io, "out of memory");
+    }
+}
+
 // What the old image knew and the file does not tell goes along: where space
 // is fresh (W2), and whether a flush has failed (W5).
-Result<void> Disk::open_anew()
+Result<void> Disk::open_what_is_there()
 {
     const HostCluster fresh_mark = image_->allocator().fresh_mark();
     const std::optional<Error> cause = image_->first_cause();
-    // Not at once: it holds the locks of the files that the image names.
+    flush_failed_ = cause.has_value();  // to be known if it breaks
+    // Backing and data file stay open: somebody may have renamed them.
+    ImageFiles files = image_->release_files();
     tracker_.reset();
     image_.reset();
-    auto opened = open_image(store_, options_);
+    auto opened = open_image(store_, options_, std::move(files));
     if (!opened) {
-        flush_failed_ = cause.has_value();
         broken_ = std::move(opened).error().in("the image could not be opened anew");
         return *broken_;
     }

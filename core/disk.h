@@ -41,6 +41,7 @@
 namespace qcow2 {
 
 class Tracker;
+struct ImageFiles;
 
 struct DiskOptions {
     // These bitmaps exist and are enabled: made if absent. Names are 1 to 1023
@@ -191,7 +192,8 @@ private:
     };
     Disk(ByteStore &store, const DiskOptions &options, Opened opened);
 
-    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options);
+    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options,
+                                     std::optional<ImageFiles> files);
 
     template <class Change>
     Result<void> change(Range range, bool fua, Change change);
@@ -204,6 +206,7 @@ private:
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
     Result<void> open_anew();
+    Result<void> open_what_is_there();
 
     ByteStore &store_;
     const DiskOptions options_;

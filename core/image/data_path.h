@@ -34,6 +34,8 @@ public:
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
+    // After use.
+    std::unique_ptr<Backing> release_backing() { return std::move(backing_); }
 
     std::uint64_t backing_size() const { return backing_ ? backing_->size() : 0; }
 

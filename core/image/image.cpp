@@ -4,6 +4,7 @@
 #include "core/image/image.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
@@ -71,7 +72,8 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
 {
 }
 
-Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options)
+Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options,
+                                           std::optional<ImageFiles> files)
 {
     Buffer cluster = TRY(read_header_cluster(store));
     const HeaderArea area = TRY(
@@ -81,16 +83,24 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
         return *std::move(error);
     const std::uint64_t cache_bytes =
         std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
-    auto backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
-    auto data_file = TRY(open_data_file(area, options));
+    if (!files) {
+        files.emplace();
+        files->backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
+        files->data_file = TRY(open_data_file(area, options));
+    }
     const State state = TRY(find_state(store, area.header, options));
     std::unique_ptr<Image> image(
-        new Image(store, std::move(data_file), area, std::move(cluster), state, cache_bytes));
-    image->data_.set_backing(std::move(backing));
+        new Image(store, std::move(files->data_file), area, std::move(cluster), state, cache_bytes));
+    image->data_.set_backing(std::move(files->backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
     TRY(image->open_tables(state, options));
     return image;
+}
+
+ImageFiles Image::release_files()
+{
+    return {data_.release_backing(), std::exchange(data_file_, std::nullopt)};
 }
 
 Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
@@ -348,6 +358,8 @@ void Image::give_back(HostRun run)
     for (const HostRun &last : allocator_.last_references(run)) {
         const HostOffset offset = geometry_.offset_of(last.first);
         const std::uint64_t end = std::min(geometry_.offset_of(last.end()).value, store_.size());
+        if (offset.value >= end)  // the last sectors of a compressed cluster may be missing
+            continue;
         const auto discarded = store_.discard(offset.value, end - offset.value);
         if (!discarded)
             log_debug("discard: " + discarded.error().what);

@@ -55,10 +55,20 @@ struct ImageOptions {
     bool repaired_first = false;
 };
 
+// The other files of an image. They are opened by their names once.
+struct ImageFiles {
+    std::unique_ptr<Backing> backing;    // nullptr: none
+    std::optional<NamedFile> data_file;  // external
+};
+
 class Image {
 public:
-    // Fails if the disk cannot even be read.
-    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options);
+    // Fails if the disk cannot even be read. files: those of the image that was
+    // open before, which names the same; nullopt: they are opened.
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options,
+                                               std::optional<ImageFiles> files = {});
+    // The image must not be used any more.
+    ImageFiles release_files();
 
     // The finding that forbids writing, if any. Known after open().
     const std::optional<Error> &why_read_only() const { return why_read_only_; }

@@ -195,6 +195,17 @@ BOOST_AUTO_TEST_CASE(a_part_that_reads_as_zeros_is_not_written_after_a_snapshot)
     }
 }
 
+// It may have been renamed meanwhile.
+BOOST_AUTO_TEST_CASE(a_backing_file_is_not_opened_again_by_its_name)
+{
+    Overlay overlay;
+    must(overlay.disk().create_snapshot({"s", 0, 0}));
+    must(overlay.disk().resize(70 * cs));
+    must(overlay.disk().revert("s"));
+    BOOST_TEST(overlay.opened() == 1u);
+    BOOST_TEST((overlay.read(cs, 4096) == Buffer(4096, 7)));
+}
+
 // Who writes to the rest meanwhile is not overwritten.
 BOOST_AUTO_TEST_CASE(a_cluster_that_is_written_to_meanwhile_becomes_no_zero_cluster)
 {

@@ -74,9 +74,11 @@ public:
 
     Result<NamedFile> open(const std::string &, const ChainPlace &, bool) override
     {
+        ++opened;
         return NamedFile{std::make_unique<Witness>(file_, steps_, true), "/elsewhere", "/elsewhere",
                          "elsewhere"};
     }
+    unsigned opened = 0;
 
 private:
     ByteStore &file_;
@@ -123,6 +125,7 @@ public:
     MemoryStore &data() { return data_; }
     Patient &patient() { return patient_; }
     const Steps &steps() const { return steps_; }
+    unsigned opened() const { return opener_.opened; }
 
     std::size_t find(std::size_t from, bool in_data_file, Step::Kind kind, Range range = {}) const
     {
@@ -218,6 +221,18 @@ BOOST_AUTO_TEST_CASE(a_cluster_that_the_disk_has_at_another_place_is_an_error)
         must(pair.disk().read(GuestOffset(0), found));
         BOOST_TEST((found == first));
     }
+}
+
+BOOST_AUTO_TEST_CASE(a_data_file_is_not_opened_again_by_its_name)
+{
+    Pair pair(1 << 20, {0});
+    must(pair.disk().write(GuestOffset(0), Buffer(cluster_size, 7), false));
+    must(pair.disk().resize(8 << 20));
+    BOOST_TEST(pair.opened() == 1u);
+    must(pair.disk().write(GuestOffset(7 << 20), Buffer(cluster_size, 8), true));
+    Buffer found(cluster_size);
+    must(pair.disk().read(GuestOffset(0), found));
+    BOOST_TEST((found == Buffer(cluster_size, 7)));
 }
 
 // What is mapped may lie behind its end.
