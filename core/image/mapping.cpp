@@ -373,12 +373,14 @@ Result<void> Mapping::make_table(GuestCluster cluster)
 
     Locked lock(cache_.mutex);
     cache_.forget(table, geometry_.cluster_size());
-    l1_[index] = L1Entry::of(table, true);
+    const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
     l1_dirty_.insert(index / l1_entries_per_sector);
+    if (old.present())
+        released_.push_back(released);
+    // From here on nothing fails: an entry that changed is in a dirty sector.
+    l1_[index] = L1Entry::of(table, true);
     if (old.present()) {
         lookaside_.forget(GuestCluster(index * geometry_.l2_entries()), geometry_.l2_entries());
-        const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
-        released_.push_back(released);
         metadata_.remove(released);  // it is a snapshot's now, or nobody's
     }
     return {};
@@ -444,13 +446,15 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
             area.header.l1_size = static_cast<std::uint32_t>(entries);
         });
     };
+    metadata_.add(run);
     Result<void> result = publish();
     if (!result) {
-        if (header_.certain())
+        if (header_.certain()) {
+            metadata_.remove(run);
             allocator_.give_back(run);
+        }
         return std::move(result).in("new L1 table at " + hex(offset.value));
     }
-    metadata_.add(run);
     {
         Locked lock(cache_.mutex);
         l1_ = std::move(l1);
