@@ -4,12 +4,14 @@
 #include "core/disk.h"
 
 #include <algorithm>
+#include <new>
 
 #include "core/base/log.h"
 #include "core/bitmap/operations.h"
 #include "core/bitmap/request.h"
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
+#include "core/check/lost_names.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
 #include "core/image/resize.h"
@@ -52,6 +54,26 @@ std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions 
     return std::nullopt;
 }
 
+// Where refcounts count what is behind the end of the file something may be named
+// there as well, or its growth was lost in a crash: then nothing is.
+std::optional<std::string> missing_in(ByteStore &store, const Image &image)
+{
+    if (!image.counts_behind_end())
+        return std::nullopt;
+    const std::string ends = "the file ends at " + hex(store.size()) + ", before what is counted in it";
+    const auto lost = find_lost_names(store);
+    if (!lost)
+        return ends + ", and what is missing cannot be told: " + lost.error().what;
+    if (lost->count == 0) {
+        log_debug(ends + "; nothing is named there");
+        return std::nullopt;
+    }
+    return ends + ": it was cut, or copied in part. " + std::to_string(lost->count) +
+           (lost->count == 1 ? " name leads" : " names lead") + " behind its end, the first is " + lost->first +
+           ". What was there is lost: to read or write it is an error, and stays one when the file "
+           "grows. Only a whole copy of the file has it";
+}
+
 Result<std::uint64_t> whole_sectors(std::uint64_t size)
 {
     if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
@@ -66,6 +88,7 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
       options_(options),
       cluster_size_(opened.image->geometry().cluster_size()),
       can_flush_(store.can_flush()),
+      what_is_missing_(missing_in(store, *opened.image)),
       image_(std::move(opened.image)),
       tracker_(std::move(opened.tracker)),
       why_read_only_(why_read_only_of(store, options, *image_, *tracker_))
@@ -74,12 +97,14 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
 
 Disk::~Disk() = default;
 
-Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options)
+Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options,
+                                      std::optional<ImageFiles> files)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
     auto image = TRY(Image::open(
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
-                options.snapshot, options.repaired_first}));
+                options.snapshot, options.repaired_first},
+        std::move(files)));
     auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
                                              options.region_bytes, options.extra_bytes_max);
     if (!options.snapshot)
@@ -89,7 +114,7 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
-    Opened opened = TRY(open_image(store, options));
+    Opened opened = TRY(open_image(store, options, {}));
     // A directory that cannot be read makes the disk read-only; that is told below.
     const BitmapRequest request = request_of(options);
     const auto directory = BitmapDirectory::load(*opened.image);
@@ -165,8 +190,7 @@ Result<void> Disk::begin_writing()
     TRY(readable());
     if (why_read_only_)
         return {};
-    TRY(image_->begin_writing());
-    begun_ = true;
+    TRY(begin_alone());
     if (image_->disk_size() < options_.size_min)
         TRY(resize_alone(options_.size_min).in("qcow2-resize="));
     const BitmapRequest request = request_of(options_);
@@ -182,11 +206,24 @@ Result<void> Disk::begin_writing()
     return why_read_only_ ? Result<void>() : image_->settle();
 }
 
+// W7: what is lost is put out of reach before the file grows.
+Result<void> Disk::begin_alone()
+{
+    if (!begun_ && image_->counts_behind_end()) {
+        TRY(image_->clear_unknown_bits());  // H4
+        TRY(put_lost_names_out_of_reach(image_->store()).in("the end of the file is missing"));
+        TRY(image_->reload_tables());
+    }
+    TRY(image_->begin_writing());
+    begun_ = true;
+    return {};
+}
+
 // A disk may have shrunk since the client asked for its size.
 Result<void> Disk::check_range(Range range) const
 {
     TRY(readable());
-    if (range.end > image_->disk_size())
+    if (range.end > image_->disk_size() || range.begin > range.end)  // it goes round
         return Error(Errc::invalid, "the request ends at " + hex(range.end) + ", the disk at " +
                                         hex(image_->disk_size()));
     return {};
@@ -212,6 +249,8 @@ Result<void> Disk::change(Range range, bool fua, Place place, Change change)
     const Activity::Scope under_way(changes_);
     if (settled_.load())
         settled_ = false;
+    if (image_->growth_is_held())
+        TRY(image_->flush());
     TRY(tracker_->before_change(range, place));
     TRY(change());
     if (fua)
@@ -293,7 +332,7 @@ Result<void> Disk::settle()
 
 Result<void> Disk::settle_alone()
 {
-    if (settled_)
+    if (settled_ && !image_->growth_is_held())
         return {};
     TRY(image_->flush());
     TRY(tracker_->store());
@@ -343,8 +382,7 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     if (why_read_only_)
         return *why_read_only_;
     TRY(image_->state());
-    TRY(image_->begin_writing());
-    begun_ = true;
+    TRY(begin_alone());
     TRY(settle_alone());
     TRY(take_back_alone());
     if (why_read_only_)
@@ -354,26 +392,45 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
 
 Result<void> Disk::change_structure(const Restructuring &operation)
 {
-    Result<void> done = operation(*image_);
-    // Clusters that came into the allocator's hands, whatever became of it.
-    if (const auto settled = image_->settle(); !settled)
-        log_debug("after a change of the structure: " + settled.error().what);
+    Result<void> done;
+    try {
+        done = operation(*image_);
+        // Clusters that came into the allocator's hands, whatever became of it.
+        if (const auto settled = image_->settle(); !settled)
+            log_debug("after a change of the structure: " + settled.error().what);
+    } catch (...) {
+        // The file may have changed all the same. If it cannot be opened either,
+        // that is kept, and told to who comes next.
+        [[maybe_unused]] const auto opened = open_anew();
+        throw;
+    }
     TRY(std::move(done));
     return open_anew();
 }
 
+Result<void> Disk::open_anew()
+{
+    try {
+        return open_what_is_there();
+    } catch (const std::bad_alloc &) {  // there may be no image now
+        broken_.emplace(Errc::io, "out of memory");
+        return Error(Errc::io, "out of memory");
+    }
+}
+
 // What the old image knew and the file does not tell goes along: where space
 // is fresh (W2), and whether a flush has failed (W5).
-Result<void> Disk::open_anew()
+Result<void> Disk::open_what_is_there()
 {
     const HostCluster fresh_mark = image_->allocator().fresh_mark();
     const std::optional<Error> cause = image_->first_cause();
-    // Not at once: it holds the locks of the files that the image names.
+    flush_failed_ = cause.has_value();  // to be known if it breaks
+    // Backing and data file stay open: somebody may have renamed them.
+    ImageFiles files = image_->release_files();
     tracker_.reset();
     image_.reset();
-    auto opened = open_image(store_, options_);
+    auto opened = open_image(store_, options_, std::move(files));
     if (!opened) {
-        flush_failed_ = cause.has_value();
         broken_ = std::move(opened).error().in("the image could not be opened anew");
         return *broken_;
     }

@@ -41,6 +41,7 @@
 namespace qcow2 {
 
 class Tracker;
+struct ImageFiles;
 
 struct DiskOptions {
     // These bitmaps exist and are enabled: made if absent. Names are 1 to 1023
@@ -108,6 +109,9 @@ public:
     // And whether a flush had failed before that: then the image is not to be
     // opened again, for nobody knows what was lost (W5).
     bool failed_after_flush() const;
+    // Set if the file ends before what the image names in it, because it was cut:
+    // the sentence for the person at the terminal. What was there is an error.
+    const std::optional<std::string> &what_is_missing() const { return what_is_missing_; }
     // False: nothing can be made durable; flush() succeeds and means nothing.
     bool can_flush() const { return can_flush_; }
     // A line for each thing the person should know: bitmaps and their states,
@@ -122,7 +126,8 @@ public:
 
     // Once, before the first write, zero or trim: makes the disk as large, and
     // recovers and makes the bitmaps, as the options ask; each enabled one gets a
-    // place for its last bits (B7). Nothing to do on a read-only disk.
+    // place for its last bits (B7). What a file that was cut has lost is made sure
+    // to stay an error (W7). Nothing to do on a read-only disk.
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
@@ -193,13 +198,15 @@ private:
     };
     Disk(ByteStore &store, const DiskOptions &options, Opened opened);
 
-    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options);
+    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options,
+                                     std::optional<ImageFiles> files);
 
     template <class Place, class Change>
     Result<void> change(Range range, bool fua, Place place, Change change);
     // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     Result<void> check_range(Range range) const;
+    Result<void> begin_alone();
     Result<void> settle_alone();
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
@@ -208,11 +215,13 @@ private:
     Result<void> resize_alone(std::uint64_t size);
     Result<void> open_anew();
     void make_room_for_bits();
+    Result<void> open_what_is_there();
 
     ByteStore &store_;
     const DiskOptions options_;
     const std::uint64_t cluster_size_;
     const bool can_flush_;
+    const std::optional<std::string> what_is_missing_;
     mutable Gate gate_{Rank::gate};
 
     // Change while the gate is closed.

@@ -182,6 +182,7 @@ Result<void> Engine::check_image()
     options.read_only = for_reading;
     options.repaired_first = !for_reading;
     const auto disk = TRY(Disk::open(*store, options).in(path));
+    say_what_is_missing(*disk);
     if (for_reading)
         return {};
     announce(*disk);
@@ -512,6 +513,19 @@ Result<void> Engine::hold_file()
     return lock_->take(store_->read_only() || stack_.overlay ? ImageLock::Kind::reader : ImageLock::Kind::writer);
 }
 
+void Engine::say_once(const std::string &line)
+{
+    if (reported_.insert(line).second)
+        log_warning(line);
+}
+
+// Of a file that was cut; at the prompt, if it is known there.
+void Engine::say_what_is_missing(const Disk &disk)
+{
+    if (disk.what_is_missing())
+        say_once((file_ ? shell_word(file_->path()) + ": " : "") + *disk.what_is_missing());
+}
+
 // Once: at the prompt if it is known there.
 void Engine::announce(const Disk &disk)
 {
@@ -536,6 +550,7 @@ void Engine::report(const Disk &disk, bool at_prompt)
 
 void Engine::say_what_is_there(bool read_only)
 {
+    say_what_is_missing(*disk_);
     if (!read_only)
         announce(*disk_);
     // Else when what the keys ask for has been done.

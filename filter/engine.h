@@ -94,6 +94,8 @@ private:
     bool may_open_anew() const REQUIRES(mutex_);
     Result<void> find_file() REQUIRES(mutex_);
     Result<void> hold_file() REQUIRES(mutex_);
+    void say_once(const std::string &line) REQUIRES(mutex_);
+    void say_what_is_missing(const Disk &disk) REQUIRES(mutex_);
     void announce(const Disk &disk) REQUIRES(mutex_);
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);

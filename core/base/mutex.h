@@ -45,10 +45,11 @@ namespace qcow2 {
 //   header       cluster 0                                     yes
 //   decompressed clusters kept decompressed                    no
 //   bitmaps      L6: bits in memory                            no
+//   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
 enum class Rank {
     engine, gate, ranges, tables, marks, turn, cycle, readers, mapping, allocator, refcounts,
-    header, decompressed, bitmaps, store,
+    header, decompressed, bitmaps, growth, store,
 };
 
 class CAPABILITY("mutex") Mutex {

@@ -23,6 +23,8 @@ Result<std::uint64_t> ActiveTree::right_bit(std::uint64_t raw, HostOffset host)
 Result<std::uint64_t> ActiveTree::right_l1_entry(std::uint64_t raw)
 {
     const L1Entry entry(raw);
+    if (entry.present() && !walk_.is_there(entry.l2_table(), geometry().cluster_size()))
+        return raw;  // lost: a finding by itself
     if (entry.present())
         return right_bit(raw, entry.l2_table());
     return kind_ == RepairKind::all ? raw & ~entry_copied : raw;
@@ -38,7 +40,7 @@ Result<std::uint64_t> ActiveTree::right_l2_entry(std::uint64_t raw)
     // Clusters of a data file are counted by nobody and shared with nobody.
     if (geometry().data_file)
         return kind_ == RepairKind::all ? raw | entry_copied : raw;
-    return right_bit(raw, host);
+    return walk_.is_inside(host, geometry().cluster_size()) ? right_bit(raw, host) : Result<std::uint64_t>(raw);
 }
 
 bool ActiveTree::followed() const
@@ -129,11 +131,34 @@ Result<bool> ActiveTree::write_table(HostOffset table, Bytes right, std::uint64_
     return write_differing_sectors(store_, table.value, now, then);
 }
 
+Result<bool> ActiveTree::write_l2(HostOffset table, Which which)
+{
+    return write_table(table, TRY(right_l2(table)), geometry().l2_entry_bytes(), which);
+}
+
+std::vector<HostOffset> ActiveTree::wrong_and_shared() const
+{
+    std::vector<HostOffset> tables;
+    for (const HostOffset &table : wrong_l2_) {
+        const ImageWalk::Named &named = walk_.l2_tables().at(table);
+        if (named.active != named.times && named.bad_entries)
+            tables.push_back(table);
+    }
+    return tables;
+}
+
+Result<void> ActiveTree::clear_in_place(const std::vector<HostOffset> &tables)
+{
+    for (const HostOffset &table : tables)
+        TRY(write_l2(table, Which::cleared));
+    return {};
+}
+
 Result<bool> ActiveTree::write_in_place(Which which)
 {
     bool written = false;
     for (const HostOffset &table : wrong_l2_)
-        written |= TRY(write_table(table, TRY(right_l2(table)), geometry().l2_entry_bytes(), which));
+        written |= TRY(write_l2(table, which));
     if (wrong_l1_) {
         const Buffer table = TRY(right_l1({}));
         written |= TRY(write_table(header().l1_table_offset,

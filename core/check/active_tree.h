@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "core/check/right_counts.h"
 
@@ -25,6 +26,11 @@ public:
 
     // Finds the tables in which a bit is wrong.
     Result<void> find_wrong();
+    // Of these the shared ones that have other things wrong besides: moved, there
+    // would be twice as many of such. In shared tables bits only go: they are cleared
+    // in place, and then the wrong ones have to be found again.
+    std::vector<HostOffset> wrong_and_shared() const;
+    Result<void> clear_in_place(const std::vector<HostOffset> &tables);
     bool any_wrong() const { return wrong_l1_ || !wrong_l2_.empty(); }
     // L2 tables by offset, ascending.
     const std::set<HostOffset> &wrong_l2() const { return wrong_l2_; }
@@ -52,6 +58,7 @@ private:
     Result<std::uint64_t> right_bit(std::uint64_t raw, HostOffset host);
     Result<std::uint64_t> right_l1_entry(std::uint64_t raw);
     Result<std::uint64_t> right_l2_entry(std::uint64_t raw);
+    Result<bool> write_l2(HostOffset table, Which which);
     Result<bool> write_table(HostOffset table, Bytes right, std::uint64_t entry_bytes, Which which);
 
     ByteStore &store_;

@@ -15,6 +15,7 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -42,6 +43,9 @@ struct CheckReport {
     // In the order of the walk; of each kind the first findings_max.
     std::vector<CheckFinding> findings;
     static constexpr std::size_t findings_max = 20;
+    // All of each kind.
+    std::array<std::uint64_t, finding_kinds> counts{};
+    std::uint64_t count_of(Finding finding) const { return counts[static_cast<std::size_t>(finding)]; }
 
     // What is not wrong, and still to be known: marks in the header, bitmaps that
     // cannot be used.

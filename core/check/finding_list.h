@@ -26,6 +26,7 @@ public:
     void add_lazily(Finding finding, Words words, std::uint64_t count = 1)
     {
         (finding == Finding::refcount_too_high ? report_.leaks : report_.corruptions) += count;
+        report_.counts[static_cast<std::size_t>(finding)] += count;
         std::size_t &kept = kept_[static_cast<std::size_t>(finding)];
         if (kept == CheckReport::findings_max)
             return;

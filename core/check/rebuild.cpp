@@ -32,8 +32,7 @@ Result<void> Rebuild::plan()
     if (move_l1_)
         for (std::uint64_t i = 0; i < tree_.l1_clusters(); ++i)
             counts_.take_names(geometry().cluster_of(walk_.header().l1_table_offset).value + i, 1);
-    TRY(find_blocks());
-    return place();
+    return find_blocks();
 }
 
 Result<void> Rebuild::find_blocks()
@@ -78,12 +77,20 @@ Rebuild::Layout Rebuild::layout_at(std::uint64_t first) const
     }
 }
 
-Result<void> Rebuild::place()
+Result<void> Rebuild::make_room_behind(bool may_grow)
 {
+    if (!may_grow)
+        return Error(Errc::no_space, "the header names what lies behind the end of the file, which "
+                                     "must not grow therefore");
     // What ends a little behind the end of the file has its cluster.
     const std::uint64_t end_of_file = walk_.file_clusters();
     layout_ = layout_at(end_of_file + (walk_.counts().of(end_of_file).count() != 0));
-    const Result<void> grown = store_.grow(offset_of(layout_.end()).value);
+    return store_.grow(offset_of(layout_.end()).value);
+}
+
+Result<void> Rebuild::place(bool may_grow)
+{
+    const Result<void> grown = make_room_behind(may_grow);
     if (!grown) {
         if (grown.error().code != Errc::no_space)
             return grown;

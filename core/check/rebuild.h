@@ -24,11 +24,13 @@ public:
     {
     }
 
-    // Decides what goes where, and makes the store long enough. What moves is
-    // told to the counts; the tree has looked for its wrong bits again.
-    // no_space: there is no room, or tables lie one over the other, so that
-    // they must stay.
+    // Decides what is to be moved; that is told to the counts, and the tree has
+    // looked for its wrong bits again. no_space: tables lie one over the other, so
+    // that they must stay. unsupported: counts would not fit their width.
     Result<void> plan();
+    // Then: where all of it goes. Makes the store long enough, if it may.
+    // no_space: there is no room.
+    Result<void> place(bool may_grow);
 
     // Writes all of it and switches; durable.
     Result<void> write();
@@ -56,7 +58,7 @@ private:
     };
     Layout layout_at(std::uint64_t first) const;
     Result<void> find_blocks();
-    Result<void> place();
+    Result<void> make_room_behind(bool may_grow);
     Result<std::optional<Layout>> place_inside();
     Result<void> write_tree();
     Result<void> write_refcounts();

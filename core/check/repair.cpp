@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/check/active_tree.h"
 #include "core/check/header_sector.h"
+#include "core/check/lost_names.h"
 #include "core/check/rebuild.h"
 #include "core/check/sectors.h"
 
@@ -19,9 +20,7 @@ namespace {
 template <std::size_t count>
 bool has_any(const CheckReport &report, const Finding (&findings)[count])
 {
-    return std::ranges::any_of(report.findings, [&](const CheckFinding &f) {
-        return std::ranges::find(findings, f.finding) != std::end(findings);
-    });
+    return std::ranges::any_of(findings, [&](Finding f) { return report.count_of(f) != 0; });
 }
 
 // After these there may be names that nobody has seen.
@@ -72,6 +71,9 @@ private:
 
     Result<void> put_right(const CheckReport &before);
     Result<void> begin_writing();
+    Result<void> put_lost_names_away();
+    Result<void> clear_in_shared();
+    Result<void> make_room(Rebuild &anew);
     Result<void> look();
     bool structure_is_sound() const;
     bool block_is_sound(std::uint64_t offset) const;
@@ -90,10 +92,12 @@ private:
     std::optional<ActiveTree> tree_;
 
     // What look() has seen.
-    bool differs_ = false;         // a refcount that a block can say
+    bool differs_ = false;         // a refcount, in a block that may be written
     bool blocks_missing_ = false;  // one that no block can
     bool too_wide_ = false;
     std::vector<HostRun> unused_;  // with a refcount and without a name
+
+    bool lost_names_are_away_ = false;
 };
 
 Result<RepairReport> Repair::run()
@@ -116,10 +120,13 @@ Result<RepairReport> Repair::run()
 Result<void> Repair::put_right(const CheckReport &before)
 {
     const bool all_followed = follows_everything(before);
+    if (kind_ == RepairKind::all)
+        TRY(put_lost_names_away());
     counts_.emplace(walk_, kind_, all_followed);
     tree_.emplace(store_, walk_, *counts_, kind_);
     TRY(look());
     TRY(tree_->find_wrong());
+    TRY(clear_in_shared());
     const bool sound = structure_is_sound() && !(kind_ == RepairKind::all && blocks_missing_);
     const bool rebuild = kind_ == RepairKind::all ? !sound || tree_->any_wrong()
                                                   : sound && tree_->any_wrong();
@@ -130,6 +137,8 @@ Result<void> Repair::put_right(const CheckReport &before)
     Result<void> planned;
     if (rebuild)
         planned = anew.plan();
+    if (rebuild && planned)
+        planned = make_room(anew);
     if (rebuild && planned) {
         TRY(begin_writing());
         TRY(anew.write());
@@ -162,15 +171,45 @@ Result<void> Repair::begin_writing()
     return change_header(store_, [](Header &header) { header.autoclear_features &= autoclear::known; });  // H4
 }
 
+Result<void> Repair::put_lost_names_away()
+{
+    if (lost_names_are_away_ || walk_.lost().count == 0)
+        return {};
+    TRY(begin_writing());
+    TRY(put_lost_names_out_of_reach(store_, walk_));
+    lost_names_are_away_ = true;
+    return {};
+}
+
+// W6: bits that go before counts that rise.
+Result<void> Repair::clear_in_shared()
+{
+    const std::vector<HostOffset> tables = tree_->wrong_and_shared();
+    if (kind_ != RepairKind::all || tables.empty())
+        return {};
+    TRY(begin_writing());
+    TRY(tree_->clear_in_place(tables));
+    TRY(store_.flush());
+    return tree_->find_wrong();
+}
+
+Result<void> Repair::make_room(Rebuild &anew)
+{
+    TRY(put_lost_names_away());
+    TRY(anew.place(!walk_.lost().in_header));
+    return {};
+}
+
 Result<void> Repair::look()
 {
     return walk_.refcounts().compare(
         walk_.counts(), [&](std::uint64_t cluster, std::uint64_t now, ReferenceCounts::Word used) {
             const std::uint64_t then = counts_->of(cluster, now);
             too_wide_ |= then > geometry().refcount_max();
-            const bool has_block = walk_.refcounts().has_block(cluster >> geometry().refcount_block_bits());
+            const std::uint64_t index = cluster >> geometry().refcount_block_bits();
+            const bool has_block = walk_.refcounts().has_block(index);
             blocks_missing_ |= !has_block && then != 0;
-            differs_ |= has_block && then != now;
+            differs_ |= has_block && then != now && block_is_sound(walk_.refcounts().blocks()[index]);
             if (used.count() != 0 || now == 0)
                 return;
             if (!unused_.empty() && unused_.back().end() == HostCluster(cluster))

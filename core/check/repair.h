@@ -10,6 +10,10 @@
 //          blocks anew where they are missing or bad, and puts bit 63 of the
 //          active tree right.
 //
+// Neither lets the file grow over what a name behind its end leads to: such names
+// are put out of reach first (lost_names.h), by `all` in any case. If the header
+// itself has one then the file does not grow.
+//
 // The dirty bit is cleared when the refcounts can be trusted, the corrupt bit
 // when nothing is corrupt any more. What is wrong besides is left as it is, and
 // stands in the report. If a table cannot be followed, what it named is not
@@ -18,6 +22,9 @@
 // Order of writes, so that an end in the middle makes nothing worse:
 //
 // O1  One flush goes before the first write.
+//     Lost names are put out of reach, durable, before the file grows.
+// W6  Bits 63 that must go from tables which are shared and have other things
+//     wrong: in place, durable.
 // H1  Where refcount structures or bit 63 must change, all of it is made aside,
 //     in clusters that nothing names: refcount table and blocks, and the L1
 //     table and those L2 tables that change. When it is durable, one write of
@@ -46,7 +53,7 @@ struct RepairReport {
 };
 
 // An error: the image cannot be followed at all, the store cannot be read or
-// written, refcounts would not fit their width (unsupported; nothing was
+// written, refcounts would not fit their width (unsupported; no refcount was
 // written), no room (no_space). After an error in the middle the image is no
 // worse than it was, in the sense of the above.
 Result<RepairReport> repair(ByteStore &store, RepairKind kind);

@@ -44,6 +44,8 @@ public:
 
     std::uint64_t names(std::uint64_t cluster) const
     {
+        if (const auto given = given_.find(cluster); given != given_.end())
+            return given->second;
         const std::uint64_t found = walk_.counts().of(cluster).count();
         const auto gone = gone_.find(cluster);
         return gone == gone_.end() ? found : found - std::min(found, gone->second);

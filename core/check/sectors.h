@@ -27,8 +27,10 @@ inline Result<bool> write_differing_sectors(ByteStore &store, std::uint64_t offs
         while (end < now.size() && differs(end))
             end = std::min<std::size_t>(end + limits::sector, now.size());
         if (end != at) {
-            if (offset + end > store.size())  // the cluster that the file ends in
+            if (offset + end > store.size()) {  // the cluster that the file ends in
                 TRY(store.grow(offset + end));
+                TRY(store.flush());  // else a crash may find half of its sector
+            }
             TRY(store.write(offset + at, sub(then, at, end - at)));
             written = true;
         }

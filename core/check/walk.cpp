@@ -22,7 +22,8 @@ Result<void> ImageWalk::run()
 {
     TRY(load_header());
     TRY(walk_refcount_structure());
-    TRY(walk_l1(header().l1_table_offset, header().l1_size, true, "the L1 table"));
+    TRY(walk_l1({Place::Kind::header, {}}, header().l1_table_offset, header().l1_size, true,
+                "the L1 table"));
     TRY(walk_snapshots());
     TRY(walk_l2_tables());
     return walk_bitmaps();
@@ -48,8 +49,9 @@ Result<void> ImageWalk::load_header()
         findings_.add(Finding::l1_table_too_small, number(h.l1_size) + " entries");
     const Extension *luks = area_.find(ExtensionType::luks);
     if (luks && luks->data.size() == 16)
-        count(HostOffset(load_be64(luks->data.data())), load_be64(luks->data.data() + 8), Use::sole,
-              Finding::data_cluster_past_end, [] { return std::string("the LUKS header"); });
+        count({Place::Kind::header, {}}, HostOffset(load_be64(luks->data.data())),
+              load_be64(luks->data.data() + 8), Use::sole, Finding::data_cluster_past_end,
+              [] { return std::string("the LUKS header"); });
     return {};
 }
 
@@ -57,8 +59,10 @@ Result<void> ImageWalk::walk_refcount_structure()
 {
     const std::uint64_t bytes = std::uint64_t(header().refcount_table_clusters)
                                 << geometry_.cluster_bits;
-    if (!count(header().refcount_table_offset, bytes, Use::sole, Finding::refcount_table_past_end,
-               [&] { return hex(header().refcount_table_offset.value); }))
+    const Place named_here{Place::Kind::refcounts, {}};
+    if (!count_table(named_here, header().refcount_table_offset, bytes, Use::sole,
+                     Finding::refcount_table_past_end,
+                     [&] { return hex(header().refcount_table_offset.value); }))
         return {};
     table_clusters_ = header().refcount_table_clusters;
     for (std::uint64_t i = 0; i < table_clusters_; ++i)
@@ -81,7 +85,8 @@ Result<void> ImageWalk::walk_refcount_structure()
             return {};
         }
         if (!reserved) {
-            count(offset, geometry_.cluster_size(), Use::sole, Finding::refcount_block_past_end, where);
+            count(named_here, offset, geometry_.cluster_size(), Use::sole,
+                  Finding::refcount_block_past_end, where);
             refcount_clusters_.push_back(offset.value >> geometry_.cluster_bits);
         }
         refcounts_.add_block(i, offset.value);
@@ -113,27 +118,32 @@ Result<void> ImageWalk::walk_snapshots()
     }
     if (!table) {
         findings_.add(Finding::snapshot_table_past_end, table.error().what);
+        lost_.in_header = true;
         return {};
     }
-    count(header().snapshots_offset, table->encoded_size, Use::sole,
+    count({Place::Kind::header, {}}, header().snapshots_offset, table->encoded_size, Use::sole,
           Finding::snapshot_table_past_end, [&] { return hex(offset); });
+    HostOffset record = header().snapshots_offset;
     for (std::size_t i = 0; i < table->snapshots.size(); ++i) {
         const Snapshot &s = table->snapshots[i];
+        const Place place{Place::Kind::word, record};  // the offset of the L1 table comes first
+        record += align_up(sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() +
+                               s.name.size(), 8);
         const std::string name = "the L1 table of snapshot " + number(i);
         if (s.finding)
             findings_.add(*s.finding, name + " at " + hex(s.l1_table_offset.value));
         if (s.finding != Finding::snapshot_l1_wrong)
-            TRY(walk_l1(s.l1_table_offset, s.l1_size, false, name));
+            TRY(walk_l1(place, s.l1_table_offset, s.l1_size, false, name));
     }
     return {};
 }
 
-Result<void> ImageWalk::walk_l1(HostOffset offset, std::uint32_t l1_size, bool active,
-                              const std::string &name)
+Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1_size, bool active,
+                                const std::string &name)
 {
-    if (!count(offset, std::uint64_t(l1_size) * 8, Use::sole,
-               active ? Finding::l1_table_past_end : Finding::snapshot_l1_wrong,
-               [&] { return name + " at " + hex(offset.value); }))
+    if (!count_table(place, offset, std::uint64_t(l1_size) * 8, Use::sole,
+                     active ? Finding::l1_table_past_end : Finding::snapshot_l1_wrong,
+                     [&] { return name + " at " + hex(offset.value); }))
         return {};
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto where = [&] { return name + ", entry " + number(i) + ": " + hex(raw); };
@@ -147,15 +157,16 @@ Result<void> ImageWalk::walk_l1(HostOffset offset, std::uint32_t l1_size, bool a
         }
         if (!geometry_.is_aligned(entry.l2_table()))
             findings_.add_lazily(Finding::l1_entry_unaligned, where);
-        if (active)
-            TRY(check_copied(entry.l2_table(), entry.copied(), "L1 entry", i));
-        if (count(entry.l2_table(), geometry_.cluster_size(), Use::l2_table,
-                  Finding::l2_table_past_end, where)) {
+        if (count_table({Place::Kind::word, offset + i * 8}, entry.l2_table(), geometry_.cluster_size(),
+                        Use::l2_table, Finding::l2_table_past_end, where)) {
+            if (active)
+                TRY(check_copied(entry.l2_table(), entry.copied(), "L1 entry", i));
             Named &named = l2_tables_[entry.l2_table()];
             // Trees may share tables, but none has two parts in one.
             if (active && named.active != 0)
                 findings_.add_lazily(Finding::tables_overlap, where);
-            ++named.times;
+            if (++named.times == 1)
+                named.l1_index = i;
             named.active += active;
         }
         return {};
@@ -165,8 +176,14 @@ Result<void> ImageWalk::walk_l1(HostOffset offset, std::uint32_t l1_size, bool a
 
 Result<void> ImageWalk::walk_l2_tables()
 {
-    for (const auto &[table, named] : l2_tables_)
+    const auto found = [this] {
+        return findings_.report().corruptions - findings_.report().count_of(Finding::copied_flag_wrong);
+    };
+    for (auto &[table, named] : l2_tables_) {
+        const std::uint64_t before = found();
         TRY(walk_l2(table, named));
+        named.bad_entries = found() != before;
+    }
     return {};
 }
 
@@ -203,19 +220,24 @@ Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
     const std::uint32_t allocated = static_cast<std::uint32_t>(entry.second);
     if ((allocated & entry.second >> 32) != 0 || (absent && allocated != 0))
         findings_.add_lazily(Finding::l2_subclusters_wrong, where);
+    // (A zero cluster at offset 0 has none.)
+    const GuestOffset guest = geometry_.offset_of(
+        GuestCluster(named.l1_index * geometry_.l2_entries() + entry.index));
+    const bool zero = (entry.raw & l2_entry_zero) && !geometry_.extended_l2;
+    if (has_data_file() && !absent && host.value != guest.value && (host.value != 0 || !zero))
+        findings_.add_lazily(Finding::data_file_offset_wrong, where);
     if (host.value == 0)
         return {};
     if (!geometry_.is_aligned(host))
         findings_.add_lazily(Finding::l2_entry_unaligned, where);
-    if (has_data_file()) {
-        // Nobody counts those clusters, and nobody shares them.
-        if (!copied)
-            findings_.add_lazily(Finding::copied_flag_wrong, where);
+    // Nobody counts those clusters, and nobody shares them.
+    if (has_data_file() && !copied)
+        findings_.add_lazily(Finding::copied_flag_wrong, where);
+    if (has_data_file())
         return {};
-    }
-    count(host, geometry_.cluster_size(), Use::guest, Finding::data_cluster_past_end, where,
-          named.times);
-    if (named.active)
+    const bool there = count({Place::Kind::l2_entry, entry.table}, host, geometry_.cluster_size(),
+                             Use::guest, Finding::data_cluster_past_end, where, named.times);
+    if (there && named.active)
         TRY(check_copied(host, copied, "L2 entry", entry.index));
     return {};
 }
@@ -233,8 +255,40 @@ void ImageWalk::check_compressed(const L2Place &entry, std::uint64_t times)
         return;
     }
     const auto &compressed = std::get<Compressed>(*mapping);
-    count(compressed.host, compressed.bytes_max, Use::guest, Finding::data_cluster_past_end, where,
-          times);
+    count({Place::Kind::compressed, entry.table}, compressed.host, compressed.bytes_max, Use::guest,
+          Finding::data_cluster_past_end, where, times);
+}
+
+void ImageWalk::note_lost(Place place, std::string words)
+{
+    switch (place.kind) {
+    case Place::Kind::refcounts: return;
+    case Place::Kind::header: lost_.in_header = true; break;
+    case Place::Kind::word: lost_.words.push_back(place.offset); break;
+    case Place::Kind::l2_entry:
+    case Place::Kind::compressed: lost_.l2_tables.insert(place.offset); break;
+    }
+    if (++lost_.count == 1)
+        lost_.first = std::move(words);
+}
+
+// As check_l2_entry() has found it.
+bool ImageWalk::is_lost_l2_entry(std::uint64_t raw) const
+{
+    const bool compressed = raw & l2_entry_compressed;
+    HostOffset host(raw & entry_offset_mask);
+    std::uint64_t bytes = geometry_.cluster_size();
+    if (has_data_file())
+        return false;
+    if (compressed) {
+        const auto mapping = decode_l2_entry(raw & ~entry_copied, geometry_);
+        if (!mapping)
+            return false;
+        host = std::get<Compressed>(*mapping).host;
+        bytes = std::get<Compressed>(*mapping).bytes_max;
+    }
+    return host.value != 0 && !is_inside(host, bytes) &&
+           host < out_of_reach_from(compressed, geometry_);
 }
 
 Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::string_view what,
@@ -268,8 +322,8 @@ Result<void> ImageWalk::walk_bitmaps()
         findings_.add(Finding::bitmap_directory_size_wrong, e.error().what);
         return {};
     }
-    if (!count(e->bitmap_directory_offset, e->bitmap_directory_size, Use::sole,
-               Finding::bitmap_directory_past_end,
+    if (!count({Place::Kind::header, {}}, e->bitmap_directory_offset, e->bitmap_directory_size,
+               Use::sole, Finding::bitmap_directory_past_end,
                [&] { return hex(e->bitmap_directory_offset.value); }))
         return {};
     Buffer directory(e->bitmap_directory_size);
@@ -280,7 +334,7 @@ Result<void> ImageWalk::walk_bitmaps()
         return {};
     }
     for (const BitmapDirectoryEntry &entry : *entries)
-        TRY(walk_bitmap(entry));
+        TRY(walk_bitmap({Place::Kind::word, e->bitmap_directory_offset + entry.position}, entry));
     check_padding(directory, *entries);
     return {};
 }
@@ -295,7 +349,8 @@ void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectory
     }
 }
 
-Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
+// place: of the offset of its table, which comes first in the entry.
+Result<void> ImageWalk::walk_bitmap(Place place, const BitmapDirectoryEntry &entry)
 {
     if (entry.in_use())
         findings_.note("bitmap " + quote(entry.name) +
@@ -320,7 +375,7 @@ Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
                        .table_entries) {
         findings_.add(Finding::bitmap_table_size_wrong, where());
     }
-    if (!count(entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8, Use::sole,
+    if (!count(place, entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8, Use::sole,
                Finding::bitmap_table_past_end, where))
         return {};
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
@@ -332,8 +387,8 @@ Result<void> ImageWalk::walk_bitmap(const BitmapDirectoryEntry &entry)
                            : Finding::bitmap_table_entry_unaligned,
                        at);
         else if (decoded->has_cluster())
-            count(decoded->data, geometry_.cluster_size(), Use::sole, Finding::bitmap_data_past_end,
-                  at);
+            count({Place::Kind::word, entry.bitmap_table_offset + i * 8}, decoded->data,
+                  geometry_.cluster_size(), Use::sole, Finding::bitmap_data_past_end, at);
         return {};
     };
     return for_each_entry(store_, l1_buffer_, entry.bitmap_table_offset.value,

@@ -6,11 +6,16 @@
 // counts how often each cluster is named, and notes what is wrong with the
 // names. What check() judges and what repair() puts right both start here.
 //
+// A name that leads behind the end of the file, as it does where a file was cut,
+// is a finding, and counts for no cluster. Where such words stand is kept for who
+// puts them out of reach before the file grows (lost_names.h).
+//
 // Nothing is written. One thread; the store must not change meanwhile.
 
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +24,7 @@
 #include "core/check/reference_counts.h"
 #include "core/check/stored_refcounts.h"
 #include "core/format/bitmap_directory.h"
+#include "core/format/cluster_mapping.h"
 #include "core/format/extensions.h"
 #include "core/format/limits.h"
 
@@ -30,6 +36,8 @@ public:
     struct Named {
         std::uint64_t times = 0;
         std::uint64_t active = 0;
+        std::uint64_t l1_index = 0;  // of the first name
+        bool bad_entries = false;  // besides wrong bits 63
     };
 
     explicit ImageWalk(ByteStore &store)
@@ -37,6 +45,15 @@ public:
         : store_(store), file_size_(align_up(store.size(), limits::sector))
     {
     }
+
+    // Words that lead behind the end of the file and are not out of reach yet.
+    struct Lost {
+        std::uint64_t count = 0;
+        std::string first;                   // in words
+        std::set<HostOffset> l2_tables;      // with entries that do
+        std::vector<HostOffset> words;       // all others, but those
+        bool in_header = false;              // of the header, or the area behind it
+    };
 
     // Once, before all else. An error: the header (or a table it names) is such
     // that nothing can be followed, or the store failed to read.
@@ -49,6 +66,22 @@ public:
     const std::map<HostOffset, Named> &l2_tables() const { return l2_tables_; }
     StoredRefcounts &refcounts() { return refcounts_; }
     FindingList &findings() { return findings_; }
+    const Lost &lost() const { return lost_; }
+    bool is_lost_l2_entry(std::uint64_t raw) const;
+
+    // Whether a range lies inside the file. It begins there, and may end inside the
+    // cluster that the file ends in, or (as with QEMU) a little into the next.
+    bool is_inside(HostOffset offset, std::uint64_t bytes) const
+    {
+        std::uint64_t end;
+        return offset.value < file_size_ && !__builtin_add_overflow(offset.value, bytes, &end) &&
+               (end <= file_size_ || end - file_size_ < geometry_.cluster_size());
+    }
+    // A table has to be there as a whole.
+    bool is_there(HostOffset table, std::uint64_t bytes) const
+    {
+        return bytes == 0 || fits(table.value, bytes, store_.size());
+    }
 
     // Each name that the refcount structure has: of the table's clusters and of
     // the blocks, as cluster numbers.
@@ -68,31 +101,55 @@ private:
 
     bool has_data_file() const { return geometry_.data_file; }
 
+    // Where a name stands.
+    struct Place {
+        enum class Kind {
+            header,      // or the area behind it
+            refcounts,   // a word that goes when refcounts are made anew
+            word,        // any other
+            l2_entry,
+            compressed,  // an L2 entry, too
+        } kind;
+        HostOffset offset;  // of the word, or of the L2 table
+    };
+
     // Counts names for each cluster of a range. False, and a finding, if the
-    // range lies outside the file. It may end inside the cluster that the file
-    // ends in, or (as with QEMU) a little into the next.
+    // range lies outside the file.
     template <class Words>
-    bool count(HostOffset offset, std::uint64_t bytes, Use use, Finding past_end, Words words,
-               std::uint64_t times = 1)
+    bool count(Place place, HostOffset offset, std::uint64_t bytes, Use use, Finding past_end,
+               Words words, std::uint64_t times = 1)
     {
         if (bytes == 0)
             return true;
-        std::uint64_t end;
-        if (__builtin_add_overflow(offset.value, bytes, &end) ||
-            (end > file_size_ && end - file_size_ >= geometry_.cluster_size())) {
-            findings_.add_lazily(past_end, words);
-            return false;
-        }
-        const std::uint64_t last = (end - 1) >> geometry_.cluster_bits;
+        if (!is_inside(offset, bytes))
+            return lost(place, offset, past_end, words);
+        const std::uint64_t last = (offset.value + bytes - 1) >> geometry_.cluster_bits;
         for (std::uint64_t c = offset.value >> geometry_.cluster_bits; c <= last; ++c)
             counts_.add(c, times, use);
         return true;
     }
+    // The same for a table, which is lost as a whole if its end is not there.
+    template <class Words>
+    bool count_table(Place place, HostOffset offset, std::uint64_t bytes, Use use, Finding past_end,
+                     Words words)
+    {
+        return is_there(offset, bytes) ? count(place, offset, bytes, use, past_end, words)
+                                       : lost(place, offset, past_end, words);
+    }
+    template <class Words>
+    bool lost(Place place, HostOffset offset, Finding past_end, Words words)
+    {
+        findings_.add_lazily(past_end, words);
+        if (offset < out_of_reach_from(place.kind == Place::Kind::compressed, geometry_))
+            note_lost(place, words());
+        return false;
+    }
+    void note_lost(Place place, std::string words);
 
     Result<void> load_header();
     Result<void> walk_refcount_structure();
     Result<void> walk_snapshots();
-    Result<void> walk_l1(HostOffset offset, std::uint32_t l1_size, bool active,
+    Result<void> walk_l1(Place place, HostOffset offset, std::uint32_t l1_size, bool active,
                          const std::string &name);
     Result<void> walk_l2_tables();
     Result<void> walk_l2(HostOffset table, const Named &named);
@@ -101,7 +158,7 @@ private:
     Result<void> check_copied(HostOffset cluster, bool copied, std::string_view what,
                               std::uint64_t index);
     Result<void> walk_bitmaps();
-    Result<void> walk_bitmap(const BitmapDirectoryEntry &entry);
+    Result<void> walk_bitmap(Place place, const BitmapDirectoryEntry &entry);
     void check_padding(Bytes directory, const std::vector<BitmapDirectoryEntry> &entries);
 
     ByteStore &store_;
@@ -114,6 +171,7 @@ private:
     std::vector<std::uint64_t> refcount_clusters_;
     std::uint64_t table_clusters_ = 0;
     std::map<HostOffset, Named> l2_tables_;  // each once
+    Lost lost_;
 
     Buffer l1_buffer_;
     Buffer l2_buffer_;

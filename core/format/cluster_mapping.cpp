@@ -53,6 +53,17 @@ std::uint64_t standard(HostOffset host, bool copied)
 
 }  // namespace
 
+HostOffset out_of_reach_from(bool compressed, const Geometry &geometry)
+{
+    const std::uint64_t highest = std::uint64_t(1) << (compressed_offset_bits(geometry) - 1);
+    return HostOffset(compressed ? std::min(highest, entry_out_of_reach) : entry_out_of_reach);
+}
+
+std::uint64_t put_l2_entry_out_of_reach(std::uint64_t raw, const Geometry &geometry)
+{
+    return (raw | out_of_reach_from(raw & l2_entry_compressed, geometry).value) & ~entry_copied;
+}
+
 Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geometry)
 {
     if (raw & l2_entry_compressed)

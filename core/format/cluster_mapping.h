@@ -84,6 +84,12 @@ Overloaded(F...) -> Overloaded<F...>;
 Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geometry);
 std::uint64_t encode_l2_entry(const ClusterMapping &mapping, const Geometry &geometry);
 
+// An L2 entry that is lost, put out of reach (table_entry.h). The offset of a
+// compressed cluster has fewer bits.
+std::uint64_t put_l2_entry_out_of_reach(std::uint64_t raw, const Geometry &geometry);
+// The first host offset that such an entry leads to.
+HostOffset out_of_reach_from(bool compressed, const Geometry &geometry);
+
 // How many of these entries, which are not extended ones, belong to one run, by
 // their words alone: the first was decoded, the others need not be. May say less
 // than there are. Clusters end at host_end at the latest.

@@ -87,6 +87,8 @@ namespace qcow2 {
     X(compressed_data_broken, corrupt, "compressed data are broken")                               \
     X(data_cluster_past_end, corrupt, "a cluster lies past the end of the file")                   \
     X(data_cluster_is_metadata, corrupt, "a guest cluster is mapped onto metadata of the image")   \
+    X(data_file_offset_wrong, corrupt,                                                             \
+      "a cluster is not at the place in the external data file that it has in the disk")           \
     X(refcount_table_entry_reserved_bits, corrupt, "a refcount table entry has reserved bits set") \
     X(refcount_block_unaligned, corrupt, "a refcount block is not cluster aligned")                \
     X(refcount_block_past_end, corrupt, "a refcount block lies past the end of the file")          \

@@ -3,7 +3,9 @@
 
 #include "core/format/l2_table.h"
 
+#include "core/base/log.h"
 #include "core/base/range.h"
+#include "core/format/findings.h"
 
 namespace qcow2 {
 
@@ -37,17 +39,41 @@ HostOffset host_cluster(const ClusterMapping &mapping)
                       mapping);
 }
 
+Result<void> check_place_in_data_file(const ClusterMapping &mapping, GuestOffset guest)
+{
+    const auto at = [&](bool present, HostOffset host) -> Result<void> {
+        if (!present || host.value == guest.value)
+            return {};
+        return finding(Finding::data_file_offset_wrong, "host offset " + hex(host.value));
+    };
+    return std::visit(
+        Overloaded{
+            [](const Unallocated &) { return Result<void>(); },
+            [&](const Zero &zero) { return at(zero.has_cluster(), zero.host); },
+            [&](const Data &data) { return at(true, data.host); },
+            [](const Compressed &compressed) -> Result<void> {
+                return finding(Finding::l2_entry_reserved_bits,
+                               "compressed, at host offset " + hex(compressed.host.value));
+            },
+            [&](const Subclusters &parts) { return at(parts.has_cluster(), parts.host); },
+        },
+        mapping);
+}
+
 HostRun named_clusters(const ClusterMapping &mapping, const Geometry &geometry)
 {
     if (geometry.data_file)
         return {};
     if (const auto *compressed = std::get_if<Compressed>(&mapping)) {
+        if (compressed->host >= out_of_reach_from(true, geometry))
+            return {};
         const Range touched = Range::of(compressed->host.value, compressed->bytes_max)
                                   .touched(geometry.cluster_size());
         return {HostCluster(touched.begin), touched.length()};
     }
     const HostOffset host = host_cluster(mapping);
-    return host.value == 0 ? HostRun{} : HostRun{geometry.cluster_of(host), 1};
+    const bool names = host.value != 0 && host < out_of_reach_from(false, geometry);
+    return !names ? HostRun{} : HostRun{geometry.cluster_of(host), 1};
 }
 
 }  // namespace qcow2

@@ -52,7 +52,12 @@ private:
 HostOffset host_cluster(const ClusterMapping &mapping);
 
 // The host clusters that a mapping names, and that are counted for it: none in
-// an external data file. Compressed data name every cluster that they touch.
+// an external data file. Compressed data name every cluster that they touch; what
+// is out of reach names nothing.
 HostRun named_clusters(const ClusterMapping &mapping, const Geometry &geometry);
+
+// In an external data file each cluster is where it is in the disk, also the first
+// one of it, at offset 0; compressed ones there are none.
+Result<void> check_place_in_data_file(const ClusterMapping &mapping, GuestOffset guest);
 
 }  // namespace qcow2

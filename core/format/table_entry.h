@@ -24,6 +24,17 @@ constexpr std::uint64_t refcount_table_entry_reserved = 0x1ff;
 constexpr std::uint64_t bitmap_table_entry_all_ones = 1;
 constexpr std::uint64_t bitmap_table_entry_reserved = 0xff000000000001fe;
 
+// A name that leads behind the end of the file is *lost*: what it named is not
+// there. Put *out of reach* it leads behind every end that a file gets: the highest
+// bit of its offset is set. So the file may grow, and what comes to lie where the
+// name has led is not taken for what was lost. Bit 63 goes, for nothing is counted
+// there. This is for words with an offset in bits 9-55, and for plain offsets.
+constexpr std::uint64_t entry_out_of_reach = std::uint64_t(1) << 55;
+constexpr std::uint64_t put_out_of_reach(std::uint64_t raw)
+{
+    return (raw | entry_out_of_reach) & ~entry_copied;
+}
+
 class L1Entry {
 public:
     constexpr L1Entry() = default;

@@ -288,11 +288,19 @@ std::vector<HostRun> Allocator::last_references(HostRun run)
 Result<void> Allocator::settle()
 {
     Locked lock(mutex_);
-    for (const HostRun &run : reserve_)
+    while (!reserve_.empty()) {
+        const HostRun run = reserve_.front();
+        reserve_.pop_front();  // first: what cannot be lowered leaks
         lower_locked(run);
-    reserve_.clear();
+    }
     chunk_bytes_ = chunk_bytes_min;
     return refcounts_.write_back();
+}
+
+Result<bool> Allocator::counts_behind_end()
+{
+    Locked lock(mutex_);
+    return refcounts_.counts_from(file_end());
 }
 
 Result<std::uint64_t> Allocator::used_end()

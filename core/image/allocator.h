@@ -65,6 +65,9 @@ public:
 
     // Gives the reserve back and writes refcounts; the caller flushes.
     Result<void> settle() EXCLUDES(mutex_);
+    // Whether refcounts say that there is something behind the end of the file: it
+    // was cut, or its growth was lost in a crash.
+    Result<bool> counts_behind_end() EXCLUDES(mutex_);
     // The end of the last cluster in use, in bytes.
     Result<std::uint64_t> used_end() EXCLUDES(mutex_);
 

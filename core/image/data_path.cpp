@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
+#include "core/format/limits.h"
 
 namespace qcow2 {
 
@@ -30,6 +31,19 @@ bool DataPath::reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offse
     if (std::holds_alternative<Unallocated>(mapping))
         return !backing_ || offset >= backing_->size();
     return std::holds_alternative<Zero>(mapping);
+}
+
+// How many of the run's first bytes read as zeros, as far as that is known without
+// reading them: a backing file has holes and zero clusters, too.
+Result<std::uint64_t> DataPath::zeros_of(const MappedRun &run, std::uint64_t offset) const
+{
+    if (reads_as_zeros(run.mapping, offset))
+        return run.length;
+    if (!std::holds_alternative<Unallocated>(run.mapping))
+        return std::uint64_t(0);
+    const Extent shown =
+        TRY(backing_->status(offset, std::min(run.length, backing_->size() - offset)));
+    return shown.zero ? shown.length : 0;
 }
 
 Result<void> DataPath::read_backing(std::uint64_t offset, MutableBytes bytes)
@@ -215,10 +229,11 @@ Result<void> DataPath::place_cluster(GuestCluster cluster)
     return {};
 }
 
-// An external data file may be shorter than the disk, and than what is mapped.
+// An external data file may be shorter than the disk, and than what is mapped. It
+// ends inside a sector at most where the disk does (W8).
 Result<void> DataPath::reach(std::uint64_t end)
 {
-    end = std::min(end, disk_size_);
+    end = std::min(align_up(end, limits::sector), disk_size_);
     return geometry_.data_file && end > data_.size() ? data_.grow(end) : Result<void>();
 }
 
@@ -326,13 +341,16 @@ Result<void> DataPath::zero_bytes(Range range)
     static const Buffer zeros(256 << 10);
     while (!range.empty()) {
         const MappedRun run = TRY(mapping_.map(GuestOffset(range.begin), range.length()));
-        if (!reads_as_zeros(run.mapping, range.begin)) {
-            const Range part = Range::of(range.begin, run.length);
-            // Pieces end where sectors do: a crash must find each sector old or new.
-            for (std::uint64_t at = part.begin, end; at < part.end; at = end) {
-                end = std::min(part.end, align_down(at, zeros.size()) + zeros.size());
-                TRY(write(GuestOffset(at), sub(Bytes(zeros), 0, end - at)));
-            }
+        const std::uint64_t there = TRY(zeros_of(run, range.begin));
+        if (there != 0) {
+            range.begin += there;
+            continue;
+        }
+        const Range part = Range::of(range.begin, run.length);
+        // Pieces end where sectors do: a crash must find each sector old or new.
+        for (std::uint64_t at = part.begin, end; at < part.end; at = end) {
+            end = std::min(part.end, align_down(at, zeros.size()) + zeros.size());
+            TRY(write(GuestOffset(at), sub(Bytes(zeros), 0, end - at)));
         }
         range.begin += run.length;
     }
@@ -349,6 +367,27 @@ Result<void> DataPath::place_zeros(Range range)
         range.begin += run.length;
     }
     return {};
+}
+
+// Of the cluster (or subcluster) here a part is zeroed. Where nothing is mapped, and
+// all of it reads as zeros from the backing file, it is named as zeros: so it takes
+// no room, and later writes need not look there. Who writes to the rest of it
+// meanwhile maps it, and then it is left alone.
+Result<void> DataPath::name_zeros(std::uint64_t offset)
+{
+    const Range part = Range::of(align_down(offset, geometry_.part_size()), geometry_.part_size());
+    for (Range left{part.begin, std::min(part.end, disk_size_)}; !left.empty();) {
+        const MappedRun run = TRY(mapping_.map(GuestOffset(left.begin), left.length()));
+        const std::uint64_t zeros = TRY(zeros_of(run, left.begin));
+        if (zeros == 0 || !std::holds_alternative<Unallocated>(run.mapping))
+            return {};
+        left.begin += zeros;
+    }
+    if (geometry_.extended_l2)
+        return change_parts(part, Step::change, PartChange::name_zeros);
+    return change_clusters(part, Step::change, [](GuestCluster, const ClusterMapping &was) {
+        return std::holds_alternative<Unallocated>(was) ? ClusterMapping(Zero{}) : was;
+    });
 }
 
 // A raw data file must say itself that there are zeros. Where the bytes are they
@@ -471,6 +510,14 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
     const Range whole = whole_parts(range);
     if (raw_data_file_)
         return zero_raw(range, may_unmap);
+    if (backing_ && !must_write_zeros(may_unmap))
+        for (const std::uint64_t at : {range.begin, range.end - 1})
+            if (!whole.contains(Range::of(at, 1))) {
+                // Without room for a table it stays as it is, and reads the same.
+                Result<void> named = name_zeros(at);
+                if (!named && named.error().code != Errc::no_space)
+                    return named;
+            }
     if (whole.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
     TRY(zero_bytes({range.begin, whole.begin}));
@@ -506,9 +553,10 @@ Result<bool> DataPath::zero_is_fast(Range range, bool may_unmap)
     const auto nothing_to_write = [&](Range part) -> Result<bool> {
         while (!part.empty()) {
             const MappedRun run = TRY(mapping_.map(GuestOffset(part.begin), part.length()));
-            if (!reads_as_zeros(run.mapping, part.begin))
+            const std::uint64_t zeros = TRY(zeros_of(run, part.begin));
+            if (zeros == 0)
                 return false;
-            part.begin += run.length;
+            part.begin += zeros;
         }
         return true;
     };

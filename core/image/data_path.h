@@ -34,6 +34,8 @@ public:
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
     void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
+    // After use.
+    std::unique_ptr<Backing> release_backing() { return std::move(backing_); }
 
     std::uint64_t backing_size() const { return backing_ ? backing_->size() : 0; }
 
@@ -71,6 +73,7 @@ private:
     Result<void> place_cluster(GuestCluster cluster);
     Result<void> place_zeros(Range range);
     bool reads_as_zeros(const ClusterMapping &mapping, std::uint64_t offset) const;
+    Result<std::uint64_t> zeros_of(const MappedRun &run, std::uint64_t offset) const;
     Result<void> read_backing(std::uint64_t offset, MutableBytes bytes);
     bool must_write_zeros(bool may_unmap) const;
     ClusterMapping zeroed(const ClusterMapping &was, bool may_unmap) const;
@@ -88,6 +91,7 @@ private:
     // Bytes of the guest, whole clusters (or subclusters).
     Range whole_parts(Range range) const;
     Result<void> zero_bytes(Range range);
+    Result<void> name_zeros(std::uint64_t offset);
     Result<void> zero_raw(Range range, bool may_unmap);
     Result<std::uint64_t> zero_in_place(Range range, bool may_unmap);
     Result<void> discard_in_data_file(Range range);
@@ -96,7 +100,7 @@ private:
     Result<void> change_clusters(Range range, Step step, const Mapping::Change &change);
 
     // Extended L2 entries, in subclusters.cpp.
-    enum class PartChange { zero, zero_and_keep, trim };
+    enum class PartChange { zero, zero_and_keep, name_zeros, trim };
     Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
     Result<void> change_parts(Range range, Step step, PartChange change);
     Result<bool> parts_of_compressed(Range range);

@@ -4,6 +4,7 @@
 #include "core/image/guarded_store.h"
 
 #include "core/base/arith.h"
+#include "core/format/limits.h"
 
 namespace qcow2 {
 
@@ -61,8 +62,41 @@ Result<void> GuardedStore::pad_last_cluster(std::uint64_t offset, std::uint64_t 
     const std::uint64_t size = below_.size();
     if (offset + length <= size || align_down(offset, cluster_size_) >= size)
         return {};
-    return unless_lost(below_.grow(align_up(size, cluster_size_)))
-        .in("padding the last cluster of the file");
+    return grow_below(align_up(size, cluster_size_)).in("padding the last cluster of the file");
+}
+
+Result<void> GuardedStore::grow_below(std::uint64_t size_min)
+{
+    if (size_min > below_.size() && growth_is_held())
+        return Error(Errc::io, "the file is not enlarged before the names that lead behind its end "
+                               "are put out of reach");
+    if (size_min <= below_.size() || below_.size() % limits::sector == 0)
+        return unless_lost(below_.grow(size_min));
+    Locked lock(old_end_mutex_);
+    const std::uint64_t end = below_.size();
+    if (end % limits::sector != 0) {  // else another was faster
+        TRY(leave_old_end());
+        old_end_ = end;  // nobody sees the new end before
+    }
+    return unless_lost(below_.grow(size_min));
+}
+
+// W8. Who is here has seen that the file goes further.
+Result<void> GuardedStore::before_crossing(std::uint64_t offset, std::uint64_t length)
+{
+    const std::uint64_t end = old_end_;
+    if (end == 0 || offset >= end || offset + length <= end)
+        return {};
+    Locked lock(old_end_mutex_);  // and who made it longer is done
+    return leave_old_end();
+}
+
+Result<void> GuardedStore::leave_old_end()
+{
+    if (old_end_ != 0)
+        TRY(flush().in("flush before a write across the old end of the file"));
+    old_end_ = 0;
+    return {};
 }
 
 Result<void> GuardedStore::read(std::uint64_t offset, MutableBytes bytes)
@@ -74,6 +108,7 @@ Result<void> GuardedStore::write(std::uint64_t offset, Bytes bytes)
 {
     TRY(before_change());
     TRY(pad_last_cluster(offset, bytes.size()));
+    TRY(before_crossing(offset, bytes.size()));
     return below_.write(offset, bytes);
 }
 
@@ -108,6 +143,7 @@ Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
     }
     TRY(before_change());
     TRY(pad_last_cluster(offset, bytes.size()));
+    TRY(before_crossing(offset, bytes.size()));
     TRY(unless_lost(below_.write_durable(offset, bytes)));
     return state();  // a flush may have failed meanwhile
 }
@@ -115,7 +151,7 @@ Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
 Result<void> GuardedStore::grow(std::uint64_t size_min)
 {
     TRY(before_change());
-    return unless_lost(below_.grow(size_min));
+    return grow_below(size_min);
 }
 
 Result<void> GuardedStore::cut(std::uint64_t size)

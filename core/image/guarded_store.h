@@ -13,6 +13,12 @@
 //     bytes are lost; who waits shares the next.
 // The last cluster of a file may be cut short (QEMU does not pad it) and in
 // use: before something is written behind the file's end, it is padded.
+// W7  The file does not grow as long as a name is known to lead behind its end and
+//     not to be durably out of reach: hold_growth().
+// W8  A file may end inside a sector. If growth is lost in a crash the file ends
+//     there again, and of a write across that end half a sector is left, neither
+//     old nor new. So such a write waits for a flush that makes the growth durable.
+//     That is one flush for each end inside a sector, and none for any other.
 //
 // Any thread.
 
@@ -56,6 +62,15 @@ public:
     Result<void> cut(std::uint64_t size) override;
     Result<void> shorten(std::uint64_t size) override;
 
+    // Who meets a name that leads behind the end (format/table_entry.h) puts it out
+    // of reach, in memory, and holds growth until that is durable. let_grow() is told
+    // of how many holds this is so. Meanwhile growing fails (io), and may be tried
+    // again after a flush of the tables.
+    void hold_growth() { ++holds_; }
+    std::uint64_t holds() const { return holds_; }
+    bool growth_is_held() const { return holds_ != let_go_; }
+    void let_grow(std::uint64_t holds) { let_go_ = holds; }
+
     // In the error state: the first cause.
     Result<void> state();
     std::optional<Error> first_cause();
@@ -66,6 +81,9 @@ private:
     // What stands before everything that changes the store: O1 and W5.
     Result<void> before_change();
     Result<void> pad_last_cluster(std::uint64_t offset, std::uint64_t length);
+    Result<void> before_crossing(std::uint64_t offset, std::uint64_t length);
+    Result<void> leave_old_end() REQUIRES(old_end_mutex_);
+    Result<void> grow_below(std::uint64_t size_min);
     Result<void> after_flush(Result<void> result);
     Result<void> unless_lost(Result<void> result);
     Error error_state();
@@ -74,6 +92,12 @@ private:
     const std::uint64_t cluster_size_;
     std::atomic<bool> opened_{false};  // O1: the first flush has succeeded
     std::atomic<bool> failed_{false};
+    std::atomic<std::uint64_t> holds_{0};
+    std::atomic<std::uint64_t> let_go_{0};  // for the one who writes back
+    // W8: an end inside a sector, from which the file has grown, and may end there
+    // again. 0: none. Changes under the mutex.
+    std::atomic<std::uint64_t> old_end_{0};
+    Mutex old_end_mutex_{Rank::growth};
     Cycles flushes_{Rank::store};
     Mutex mutex_{Rank::store};
     std::optional<Error> first_cause_ GUARDED_BY(mutex_);

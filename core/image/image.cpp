@@ -4,6 +4,7 @@
 #include "core/image/image.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
@@ -87,7 +88,8 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
 {
 }
 
-Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options)
+Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options,
+                                           std::optional<ImageFiles> files)
 {
     Buffer cluster = TRY(read_header_cluster(store, options.place.path));
     const HeaderArea area = TRY(
@@ -97,16 +99,24 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions 
         return *std::move(error);
     const std::uint64_t cache_bytes =
         std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
-    auto backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
-    auto data_file = TRY(open_data_file(area, options));
+    if (!files) {
+        files.emplace();
+        files->backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
+        files->data_file = TRY(open_data_file(area, options));
+    }
     const State state = TRY(find_state(store, area.header, options));
     std::unique_ptr<Image> image(
-        new Image(store, std::move(data_file), area, std::move(cluster), state, cache_bytes));
-    image->data_.set_backing(std::move(backing));
+        new Image(store, std::move(files->data_file), area, std::move(cluster), state, cache_bytes));
+    image->data_.set_backing(std::move(files->backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
     TRY(image->open_tables(state, options));
     return image;
+}
+
+ImageFiles Image::release_files()
+{
+    return {data_.release_backing(), std::exchange(data_file_, std::nullopt)};
 }
 
 Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
@@ -136,6 +146,12 @@ Result<void> Image::open_tables(const State &state, const ImageOptions &options)
     Result<void> writable = allocator_.open();
     if (!writable && dirty && options.repaired_first)
         writable = {};
+    if (writable) {
+        const auto behind = allocator_.counts_behind_end();
+        counts_behind_end_ = behind && *behind;
+        if (!behind)
+            writable = behind.error();
+    }
     if (writable)
         writable = note_snapshots(header, !options.read_only);
     TRY(mapping_.open(state.l1_table_offset, state.l1_size));
@@ -202,14 +218,21 @@ Result<void> Image::note_l2_tables(const Snapshot &snapshot)
     return for_each_l1_entry(store_, snapshot.l1_table_offset, snapshot.l1_size, visit);
 }
 
-Result<void> Image::begin_writing()
+Result<void> Image::clear_unknown_bits()
 {
     if (header_.header().incompatible_features & incompatible::dirty)
         return finding(Finding::dirty_bit_set);
-    if (header_.header().autoclear_features & ~autoclear::known)
-        TRY(header_.commit([](HeaderArea &area) {
-            area.header.autoclear_features &= autoclear::known;  // H4
-        }));
+    if (!(header_.header().autoclear_features & ~autoclear::known))
+        return {};
+    return header_.commit([](HeaderArea &area) {
+        area.header.autoclear_features &= autoclear::known;  // H4
+    });
+}
+
+Result<void> Image::begin_writing()
+{
+    TRY(clear_unknown_bits());
+    mapping_.put_lost_names_out_of_reach();
     const std::uint64_t l1_entries = geometry_.l1_entries_for(disk_size_);
     if (mapping_.l1_entries() < l1_entries)
         TRY(mapping_.grow_l1(l1_entries));
@@ -237,7 +260,9 @@ Result<void> Image::change(Operation operation)
 {
     TRY(state());  // also for what changes nothing but tables in memory
     Result<void> result = operation();
-    if (!result && result.error().code == Errc::no_space && mapping_.has_released()) {
+    // (If the file was not to grow before that, it may now.)
+    if (!result && (store_.growth_is_held() ||
+                    (result.error().code == Errc::no_space && mapping_.has_released()))) {
         TRY(flush());
         result = operation();
     }
@@ -318,6 +343,7 @@ Result<void> Image::write_sealed(const Mapping::Sealed &sealed)
 Result<void> Image::write_back()
 {
     Mapping::Sealed sealed = mapping_.seal();
+    const std::uint64_t lost_names = sealed.lost_names;
     std::vector<HostRun> released;
     Result<void> written;
     try {
@@ -329,6 +355,7 @@ Result<void> Image::write_back()
     }
     mapping_.unseal(std::move(sealed), written.has_value());
     TRY(std::move(written));
+    store_.let_grow(lost_names);
     if (released.empty())
         return {};
 
@@ -362,6 +389,8 @@ void Image::give_back(HostRun run)
     for (const HostRun &last : allocator_.last_references(run)) {
         const HostOffset offset = geometry_.offset_of(last.first);
         const std::uint64_t end = std::min(geometry_.offset_of(last.end()).value, store_.size());
+        if (offset.value >= end)  // the last sectors of a compressed cluster may be missing
+            continue;
         const auto discarded = store_.discard(offset.value, end - offset.value);
         if (!discarded)
             log_debug("discard: " + discarded.error().what);

@@ -17,6 +17,8 @@
 //     included. flush() joins or leads a whole write-back.
 // W5  In the error state reads go on, writes are refused: GuardedStore.
 // W6  Bit 63 is never set on disk while the refcount there is not exactly 1.
+// W7  What a name behind the end of the file has lost stays an error: it is durably
+//     out of reach before the file grows. Disk::begin_writing() and the mapping.
 //
 // Any thread, but for open(), begin_writing() and settle(), of which the
 // caller makes sure that nobody else is inside.
@@ -53,10 +55,20 @@ struct ImageOptions {
     bool repaired_first = false;
 };
 
+// The other files of an image. They are opened by their names once.
+struct ImageFiles {
+    std::unique_ptr<Backing> backing;    // nullptr: none
+    std::optional<NamedFile> data_file;  // external
+};
+
 class Image {
 public:
-    // Fails if the disk cannot even be read.
-    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options);
+    // Fails if the disk cannot even be read. files: those of the image that was
+    // open before, which names the same; nullopt: they are opened.
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options,
+                                               std::optional<ImageFiles> files = {});
+    // The image must not be used any more.
+    ImageFiles release_files();
 
     // The finding that forbids writing, if any. Known after open().
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
@@ -86,7 +98,16 @@ public:
     // those that have no other are punched out of the file.
     void give_back(HostRun run);
 
-    // Once, before the first change: what must be so in a file we write to.
+    // The file ends before what its refcounts count: it was cut, or has lost its
+    // growth in a crash. Then, before begin_writing(), who can follow every name has
+    // to put those out of reach that lead behind the end. Known after open().
+    bool counts_behind_end() const { return counts_behind_end_; }
+    // A lookup has met such a name, where the refcounts had none: see GuardedStore.
+    bool growth_is_held() const { return store_.growth_is_held(); }
+
+    // Once, before the first change: what must be so in a file we write to. H4,
+    // which comes before all else; then the rest.
+    Result<void> clear_unknown_bits();
     Result<void> begin_writing();
 
     Result<void> read(GuestOffset offset, MutableBytes bytes) { return data_.read(offset, bytes); }
@@ -149,6 +170,7 @@ private:
     const Geometry geometry_;
     const std::uint64_t disk_size_;
     std::optional<Error> why_read_only_;  // constant after open
+    bool counts_behind_end_ = false;      // constant after open
 
     MetadataMap metadata_;
     Allocator allocator_;

@@ -40,6 +40,17 @@ bool stands_for_itself(const Buffer &old, const Buffer &cluster, const HeaderAre
     return true;
 }
 
+// Who has no memory has failed.
+template <class Step>
+Result<void> without_throwing(Step step)
+{
+    try {
+        return step();
+    } catch (const std::bad_alloc &) {
+        return Error(Errc::io, "out of memory");  // which takes none
+    }
+}
+
 }  // namespace
 
 ImageHeader::ImageHeader(GuardedStore &store, HeaderArea area, Buffer cluster)
@@ -93,12 +104,12 @@ Result<ImageHeader::Plan> ImageHeader::plan(const Change &change) const
     const std::size_t sectors = plan.last.size() / sector;
     plan.behind = sectors;
     const auto [first, end] = differing(cluster_, plan.last, 0, sectors);
-    const HeaderArea decoded = TRY(decode_header_area(plan.last));
-    if (first >= end || end - first == 1 || stands_for_itself(cluster_, plan.last, decoded))
+    plan.area = TRY(decode_header_area(plan.last));
+    if (first >= end || end - first == 1 || stands_for_itself(cluster_, plan.last, plan.area))
         return plan;  // H1, H2
     // H3.
     const HeaderArea old = TRY(decode_header_area(cluster_));
-    const std::uint64_t place = align_up(std::max(old.named_end(), decoded.named_end()), sector);
+    const std::uint64_t place = align_up(std::max(old.named_end(), plan.area.named_end()), sector);
     auto step = encode_header_area(behind_a_gap(area, place), cluster_);
     plan.behind = place / sector;
     Buffer before = cluster_;  // the commit
@@ -123,18 +134,24 @@ Result<void> ImageHeader::commit(const Change &change)
 {
     Locked lock(mutex_);
     TRY(store_.state());
-    const Plan plan = TRY(this->plan(change));
+    Plan plan = TRY(this->plan(change));
     old_ = cluster_;
-    Result<void> committed = commit_plan(plan);
+    // From here on nothing throws: who asked must know which header the file has.
+    Result<void> committed = without_throwing([&] { return commit_plan(plan); });
     if (!committed) {
-        if (auto restored = restore(); !restored)
-            store_.fail(std::move(restored).error().in("the old header could not be put back"));  // W5
+        auto restored = without_throwing(
+            [&] { return restore().in("the old header could not be put back"); });
+        if (!restored)
+            store_.fail(std::move(restored).error());  // W5
         return committed;
     }
-    area_ = TRY(decode_header_area(plan.last));
+    area_ = std::move(plan.area);
     // It says already all that it is to say.
-    if (const auto rest = finish_plan(plan); !rest)
-        log_debug("header, behind its first sector: " + rest.error().what);
+    [[maybe_unused]] const auto finished = without_throwing([&]() -> Result<void> {
+        if (const auto rest = finish_plan(plan); !rest)
+            log_debug("header, behind its first sector: " + rest.error().what);
+        return {};
+    });
     return {};
 }
 

@@ -50,6 +50,7 @@ public:
 
 private:
     struct Plan {
+        HeaderArea area;         // what it is to say
         Buffer last;             // cluster 0 as it is to be
         Buffer step;             // on the way (H3); empty if there is none
         std::size_t behind = 0;  // sector: there `step` has what follows the header

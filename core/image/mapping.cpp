@@ -32,6 +32,13 @@ void clear_copied(ClusterMapping &mapping)
         parts->copied = false;
 }
 
+// Where a cluster was, also if its name was put out of reach.
+HostOffset was_at(HostOffset host, bool compressed, const Geometry &geometry)
+{
+    const HostOffset far = out_of_reach_from(compressed, geometry);
+    return host < far ? host : HostOffset(host - far);
+}
+
 // What the data path sees of part k of a cluster.
 ClusterMapping part_of(const ClusterMapping &mapping, std::uint64_t k)
 {
@@ -70,7 +77,7 @@ Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std
     return {};
 }
 
-Mapping::Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata,
+Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata,
                  Allocator &allocator, std::uint64_t cache_bytes)
     : store_(store),
       header_(header),
@@ -155,12 +162,15 @@ Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster c
             : decode_l2_entry(load_be64(entry), geometry_);
     if (!mapping)
         return std::move(mapping).in(where());
+    if (geometry_.data_file) {
+        TRY(check_place_in_data_file(*mapping, geometry_.offset_of(cluster)).in(where()));
+        return mapping;
+    }
     const auto *compressed = std::get_if<Compressed>(&*mapping);
     const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
-    if (geometry_.data_file ? host.value != 0 && host.value != geometry_.offset_of(cluster).value
-                            : host.value >= store_.size())
+    if (host.value >= store_.size())
         return finding(Finding::data_cluster_past_end,
-                       where() + ", host offset " + hex(host.value));
+                       where() + ", host offset " + hex(was_at(host, compressed, geometry_).value));
     return mapping;
 }
 
@@ -199,11 +209,33 @@ Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
             window.begin = HostOffset(align_down(place.value, cache_.piece_bytes()));
             continue;
         }
-        ClusterMapping mapping = TRY(decode(&window.bytes[place - window.begin], cluster));
-        if (!l1.copied())
-            clear_copied(mapping);
+        std::uint8_t *const entry = &window.bytes[place - window.begin];
+        Result<ClusterMapping> mapping = decode(entry, cluster);
+        if (!mapping)
+            put_out_of_reach(place, entry);
+        else if (!l1.copied())
+            clear_copied(*mapping);
         return mapping;
     }
+}
+
+// An entry that could not be decoded: if that is because it leads behind the end
+// of the file, nothing that comes there may be taken for what was lost.
+void Mapping::put_out_of_reach(HostOffset place, std::uint8_t *entry)
+{
+    const std::uint64_t raw = load_be64(entry);
+    const auto mapping = decode_l2_entry(raw, geometry_);
+    if (!writing_ || !mapping || geometry_.data_file)
+        return;
+    const auto *compressed = std::get_if<Compressed>(&*mapping);
+    const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
+    if (host.value < store_.size() || host >= out_of_reach_from(compressed, geometry_))
+        return;
+    cache_.before_change(place);
+    store_be64(entry, put_l2_entry_out_of_reach(raw, geometry_));
+    store_.hold_growth();
+    log_debug("L2 entry at " + hex(place.value) + ": " + hex(raw) + " leads behind the end of the file; it is put "
+              "out of reach");
 }
 
 // How many clusters behind this one, which was loaded, continue its run, as far
@@ -347,12 +379,14 @@ Result<void> Mapping::make_table(GuestCluster cluster)
 
     Locked lock(cache_.mutex);
     cache_.forget(table, geometry_.cluster_size());
-    l1_[index] = L1Entry::of(table, true);
+    const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
     l1_dirty_.insert(index / l1_entries_per_sector);
+    if (old.present())
+        released_.push_back(released);
+    // From here on nothing fails: an entry that changed is in a dirty sector.
+    l1_[index] = L1Entry::of(table, true);
     if (old.present()) {
         lookaside_.forget(GuestCluster(index * geometry_.l2_entries()), geometry_.l2_entries());
-        const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
-        released_.push_back(released);
         metadata_.remove(released);  // it is a snapshot's now, or nobody's
     }
     return {};
@@ -418,13 +452,15 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
             area.header.l1_size = static_cast<std::uint32_t>(entries);
         });
     };
+    metadata_.add(run);
     Result<void> result = publish();
     if (!result) {
-        if (header_.certain())
+        if (header_.certain()) {
+            metadata_.remove(run);
             allocator_.give_back(run);
+        }
         return std::move(result).in("new L1 table at " + hex(offset.value));
     }
-    metadata_.add(run);
     {
         Locked lock(cache_.mutex);
         l1_ = std::move(l1);
@@ -511,6 +547,7 @@ Mapping::Sealed Mapping::seal()
             store_be64(&bytes[(i - first) * 8], l1_[i].raw());
         sealed.l1.push_back({l1_offset_.value + first * 8, std::move(bytes)});
     }
+    sealed.lost_names = store_.holds();
     // From here on there is nothing that could fail.
     sealed.l2 = cache_.seal();
     sealed.l1_sectors.swap(l1_dirty_);

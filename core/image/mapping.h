@@ -53,10 +53,11 @@ public:
         std::set<std::uint64_t> l1_sectors;
         TableCache::Sealed l2;
         std::vector<HostRun> released;
+        std::uint64_t lost_names = 0;  // that were put out of reach until then
         bool empty() const { return l1.empty() && l2.empty() && released.empty(); }
     };
 
-    Mapping(ByteStore &store, ImageHeader &header, MetadataMap &metadata, Allocator &allocator,
+    Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata, Allocator &allocator,
             std::uint64_t cache_bytes);
 
     // Reads and checks the L1 table, the active one or that of a snapshot. A bad
@@ -64,6 +65,10 @@ public:
     // by then.
     Result<void> open(HostOffset l1_table_offset, std::uint32_t l1_size);
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
+
+    // From now on the file may grow: an L2 entry that is found to lead behind its end
+    // is put out of reach, and holds growth until that was written back.
+    void put_lost_names_out_of_reach() { writing_ = true; }
 
     // The longest run from this offset on that is mapped in one way, at most
     // length_max (not 0). A `copied` of it means that the cluster, and the
@@ -117,6 +122,7 @@ private:
     // A word of a table, found under the lock.
     Result<void> check_l1_entry(L1Entry l1) const;
     HostOffset entry_place(L1Entry l1, GuestCluster cluster) const;
+    void put_out_of_reach(HostOffset place, std::uint8_t *entry) REQUIRES(cache_.mutex);
     L1Entry l1_entry(GuestCluster cluster) const REQUIRES(cache_.mutex);
     Result<ClusterMapping> decode(const std::uint8_t *entry, GuestCluster cluster) const;
     void encode(const ClusterMapping &mapping, std::uint8_t *entry) const;
@@ -135,7 +141,7 @@ private:
 
     Result<void> fill_table(HostOffset table, L1Entry old);
 
-    ByteStore &store_;
+    GuardedStore &store_;
     ImageHeader &header_;
     MetadataMap &metadata_;
     Allocator &allocator_;
@@ -144,6 +150,7 @@ private:
     std::optional<Error> why_read_only_;  // constant after open
 
     std::atomic<bool> met_metadata_{false};
+    std::atomic<bool> writing_{false};
     RangeLock tables_{Rank::tables};  // L1 indices of tables that are being made
 
     mutable TableCache cache_;

@@ -177,6 +177,28 @@ Result<HostCluster> Refcounts::used_end(HostCluster end)
     return end;
 }
 
+Result<bool> Refcounts::counts_from(HostCluster first)
+{
+    Buffer bytes;
+    for (HostCluster at = first; at < reach_end(); at = block_end(at)) {
+        if (!covered(at))
+            continue;
+        // Not through the cache, of which it would need a large part.
+        const Place from = place(at);
+        const HostOffset block = table_[block_index(at)];
+        const std::uint64_t begin =
+            align_down(from.entry * geometry_.refcount_bits() / 8, limits::sector);
+        bytes.resize(geometry_.cluster_size() - begin);
+        TRY(store_.read(block.value + begin, bytes)
+                .in("refcount block at " + hex(block.value)));
+        const std::uint64_t skipped = begin * 8 / geometry_.refcount_bits();
+        const std::uint64_t entries = bytes.size() * 8 / geometry_.refcount_bits();
+        if (find_refcount(bytes, geometry_.refcount_order, from.entry - skipped, entries, false) != entries)
+            return true;
+    }
+    return false;
+}
+
 Result<void> Refcounts::make_block(HostCluster covers, HostCluster at)
 {
     INVARIANT(covers < reach_end() && !covered(covers));

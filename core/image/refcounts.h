@@ -52,6 +52,10 @@ public:
     // The end of the last cluster in use, at most `end`.
     Result<HostCluster> used_end(HostCluster end);
 
+    // Whether a cluster from this one on has a count. Reads what blocks there are
+    // for them: of a sound image the last part of one.
+    Result<bool> counts_from(HostCluster first);
+
     // Makes the block that counts `covers`, in cluster `at`, which is free and
     // lies inside the store; durable. The table must be long enough.
     Result<void> make_block(HostCluster covers, HostCluster at);

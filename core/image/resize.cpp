@@ -140,6 +140,8 @@ Result<void> Resize::drop_behind(L2Table &table, bool own, Aside &aside)
     std::uint64_t index = geometry_.l2_index(last);
     if (geometry_.in_cluster(GuestOffset(kept_)) != 0) {
         const ClusterMapping was = TRY(table.get(index));
+        if (geometry_.data_file)
+            TRY(check_place_in_data_file(was, geometry_.offset_of(last)));
         const ClusterMapping is = TRY(cut(was, own, aside));
         if (is != was)
             table.set(index, is);

@@ -103,6 +103,10 @@ Subclusters DataPath::changed_parts(const ClusterMapping &was, std::uint32_t mas
 {
     const auto *parts = std::get_if<Subclusters>(&was);
     Subclusters is = parts ? *parts : Subclusters{HostOffset(), false, all_parts, 0};
+    if (change == PartChange::name_zeros) {
+        is.zero |= mask & ~is.allocated;
+        return is;
+    }
     const std::uint32_t own = (is.allocated | is.zero) & mask;
     is.allocated &= ~mask;
     is.zero &= ~mask;

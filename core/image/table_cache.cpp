@@ -4,6 +4,7 @@
 #include "core/image/table_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/arith.h"
 #include "core/base/log.h"
@@ -38,13 +39,17 @@ TableCache::TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
 
 TableCache::~TableCache()
 {
+    // (No list of them: there may be no memory for it.)
     Locked lock(mutex);
-    std::vector<Piece *> all;
-    pieces_.for_each([&](Piece &piece) { all.push_back(&piece); });
-    for (Piece *piece : all) {
-        INVARIANT(!piece->loading && !piece->writing);
+    pieces_.for_each([this](Piece &piece) NO_THREAD_SAFETY_ANALYSIS {
+        INVARIANT(!piece.loading && !piece.writing);
+        if (std::exchange(piece.dirty, false)) {
+            pieces_.unpin(piece);
+            --dirty_count_;
+        }
+    });
+    while (Piece *piece = pieces_.victim([](const Piece &) { return true; }))
         drop(*piece);
-    }
 }
 
 void TableCache::drop(Piece &piece)

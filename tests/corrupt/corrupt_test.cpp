@@ -53,6 +53,7 @@ struct Case {
     std::uint64_t cut_at = 0;            // the file ends here; 0: where it did
     std::uint64_t readable = ~std::uint64_t(0);  // bytes that are as they were
     std::uint64_t read_max = 1 << 20;    // the longest single read there may be
+    bool with_data_file = false;         // it is there, and may be opened
 };
 
 // --- Sound images.
@@ -109,6 +110,12 @@ ImageSpec with_extension(ExtensionType type, const std::string &text, unsigned t
 {
     ImageSpec spec = plain();
     spec.more_extensions.assign(times, {type, Buffer(text.begin(), text.end())});
+    return spec;
+}
+
+ImageSpec without_clusters(ImageSpec spec)
+{
+    spec.clusters.clear();
     return spec;
 }
 
@@ -234,6 +241,17 @@ std::string snapshot_table_too_large(Patient &p)
     p.put_32(60, records);
     p.put(64, table);
     return "snapshot table at " + hex(table);
+}
+
+// The first cluster of the data file, at another place of the disk, too.
+std::string data_file_offset_wrong(Patient &p)
+{
+    p.put(72, 4);
+    const std::uint64_t table = p.new_cluster();
+    p.put(p.l1(1), copied | table);
+    p.put(p.l2(bad_cluster), copied);
+    p.set_refcount(table, 1);
+    return "guest offset " + hex(bad_offset);
 }
 
 std::string backing_file(Patient &p)
@@ -369,6 +387,11 @@ const std::map<Finding, Case> &cases()
         {refcount_table_entry_reserved_bits,
          {Fate::read_only, plain(), refcount_table_entry(0, 1, true)}},
         {refcount_block_unaligned, {Fate::read_only, plain(), refcount_table_entry(0, 512, true)}},
+        {Finding::data_file_offset_wrong,
+         {.fate = Fate::bad_here,
+          .spec = without_clusters(with_extension(ExtensionType::data_file, "data")),
+          .make_wrong = ::data_file_offset_wrong,
+          .with_data_file = true}},
         {refcount_block_past_end,
          {Fate::read_only, plain(), refcount_table_entry(1, far_away, false)}},
         {refcount_too_low,
@@ -478,7 +501,7 @@ std::string escaped(const std::string &text)
 bool has(const std::string &text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 // One case, being shown.
-class Trial {
+class Trial : FileOpener {
 public:
     Trial(Finding finding, const Case &c) : finding_(finding), case_(c), patient_(c.spec)
     {
@@ -523,10 +546,17 @@ private:
     {
         DiskOptions options;
         options.read_only = read_only;
+        if (case_.with_data_file)
+            options.files = this;
         if (with_bitmap)
             options.bitmaps = {"new"};
         opened.disk = TRY(Disk::open(opened.store, options));
         return {};
+    }
+
+    Result<NamedFile> open(const std::string &, const ChainPlace &, bool) override
+    {
+        return NamedFile{std::make_unique<MemoryStore>(case_.spec.size), "/data", "/data", "data"};
     }
 
     void is_told(const Error &error, bool with_code = true) const
@@ -743,7 +773,8 @@ BOOST_AUTO_TEST_CASE(files_for_the_server, *boost::unit_test::disabled())
         list << "{\"name\": \"" << name << "\", \"fate\": \"" << to_string(c.fate) << "\", \"place\": \""
              << escaped(trial.place()) << "\", \"sentence\": \"" << escaped(std::string(sentence_of(finding)))
              << "\", \"bad_offset\": " << trial.bad_begin() << ", \"cluster_size\": "
-             << (std::uint64_t(1) << c.spec.cluster_bits) << "}\n";
+             << (std::uint64_t(1) << c.spec.cluster_bits)
+             << ", \"data_file\": " << (c.with_data_file ? "true" : "false") << "}\n";
     }
     BOOST_REQUIRE(list.flush());
 }

@@ -51,6 +51,7 @@ struct Kind {
     bool on_close = false;     // bitmap-sync=on-close, always
     bool small_regions = false;  // and nothing else than bits that come and go
     std::uint64_t size = 0;    // of the disk; 0: any
+    bool ends_inside_a_sector = false;  // the file, of a small disk
     bool restructured = false;  // resized, snapshots made, applied and deleted
     std::optional<QemuMade> made = {};
 
@@ -135,9 +136,12 @@ public:
 private:
     static ImageSpec spec_of(Random &random, const Kind &kind)
     {
-        ImageSpec spec = random_spec(random, kind.cluster_bits,
-                                     kind.cluster_bits >= 18 ? std::uint64_t(6) << kind.cluster_bits
-                                                             : 1 << 20);
+        std::uint64_t size_max = 1 << 20;
+        if (kind.cluster_bits >= 18)
+            size_max = std::uint64_t(6) << kind.cluster_bits;
+        if (kind.ends_inside_a_sector)
+            size_max = std::uint64_t(24) << kind.cluster_bits;
+        ImageSpec spec = random_spec(random, kind.cluster_bits, size_max);
         if (kind.table_grows) {
             spec.version = 3;
             spec.refcount_order = 6;
@@ -150,6 +154,7 @@ private:
         }
         if (kind.size != 0)
             spec.size = kind.size;
+        spec.unpadded_end |= kind.ends_inside_a_sector;
         if (kind.restructured)
             spec.size = align_up(spec.size, 512);
         // Threads change nothing else than snapshots: 1 bit would forbid them all.
@@ -250,7 +255,7 @@ private:
     }
 
     // From here on times are those of this life.
-    std::uint64_t now() const { return base_ + store_->now(); }
+    std::uint64_t tick() { return base_ + store_->tick(); }
 
     void live(bool first)
     {
@@ -287,16 +292,16 @@ private:
             return;
         }
         if (!disk_options.bitmaps.empty())
-            before_.bitmaps().at("made").made_at = now();
+            before_.bitmaps().at("made").made_at = tick();
         forget_lost_snapshots(*disk);
         change(*disk);
         // Sometimes the life ends well; the crash comes before, or after.
         if (random_.coin()) {
-            const std::uint64_t time = now();
+            const std::uint64_t time = tick();
             const Result<void> closed = disk->close();
             BOOST_REQUIRE_MESSAGE(closed || may_be_full() || may_fail(), words(closed));
             if (closed)
-                history_.flushed(time, now());
+                history_.flushed(time, tick());
         }
     }
 
@@ -315,7 +320,7 @@ private:
 
     DiskDriver::Clock clock()
     {
-        return {[this] { return now(); }, &history_,
+        return {[this] { return tick(); }, &history_,
                 [this](std::uint64_t begun, std::uint64_t returned) {
                     history_.flushed(begun, returned);
                 }};
@@ -451,14 +456,15 @@ private:
         ReferenceDisk after = current_;
         ReferenceDisk before = stages_.empty() ? before_ : stages_.back().before;
         const auto operation = draw(after, before);
-        const std::uint64_t begun = now();
+        const std::uint64_t begun = tick();
         const auto change = history_.begin(begun, GuestOffset(0),
                                            std::max(after.size(), current_.size()), after);
         if (!done(operation()))
             return;
-        history_.end_durable(now(), change);
-        history_.flushed(begun, now());
-        stages_.push_back({begun, now(), std::move(before)});
+        const std::uint64_t returned = tick();
+        history_.end_durable(returned, change);
+        history_.flushed(begun, returned);
+        stages_.push_back({begun, returned, std::move(before)});
         current_ = std::move(after);
         BOOST_REQUIRE_EQUAL(disk.size(), current_.size());
     }
@@ -475,7 +481,7 @@ private:
         }
         const std::string name = "s" + std::to_string(++snapshots_made_);
         if (done(disk.create_snapshot({name, 1700000000, 0})) && kind_.threads == 1)
-            snapshots_.insert({name, {current_, now()}});
+            snapshots_.insert({name, {current_, tick()}});
     }
 
     // What `before_` may be at an event, the older first.
@@ -723,6 +729,16 @@ BOOST_AUTO_TEST_CASE(largest_clusters)
 BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
 {
     run_all(3, {.cluster_bits = 9, .length_max = 20000, .table_grows = true});
+}
+
+// W8. Small, so that what is at the end is soon written to.
+BOOST_AUTO_TEST_CASE(a_file_that_ends_inside_a_sector)
+{
+    run_all(6, {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
+    if (std::getenv("QCOW2_SEED"))
+        return;
+    Figures figures;
+    run(166638321359801, {}, figures);  // found by make soak
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }

@@ -151,6 +151,10 @@ MUTATIONS = [
        "    CountChanges early;\n    TRY(gone.count_names(-1, early));\n    TRY(put_right_in_place(active, early));\n"
        "    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n")]},
      ["resized_and_reverted_without_room"]),
+    ("W8: what crosses the old end of the file does not wait",
+     {"core/image/guarded_store.cpp": [("    if (end == 0 || offset >= end || offset + length <= end)\n        return {};\n",
+       "    if (end == 0 || length != 0)\n        return {};\n")]},
+     ["a_file_that_ends_inside_a_sector"]),
     ("H1: the header names what is not there yet",
      {"core/image/aside.cpp": [("    TRY(image_.store().flush());\n    TRY(image_.header().commit(change));",
        "    TRY(image_.header().commit(change));")]},

@@ -109,3 +109,40 @@ PYTHON
     kill "${server_pids[main]}"
     forget main || true
 done <cuts
+
+step "what is lost is told at the prompt, and stays an error when the file grows"
+make_qcow2 whole.qcow2 64M
+qemu-io -f qcow2 -c 'write -P 0x41 0 2M' -c 'write -P 0x42 32M 2M' whole.qcow2 >/dev/null
+lost_from=$((33 << 20))
+# Clusters of data lie one after the other at the end of the file.
+head -c $(($(length_of whole.qcow2) - (1 << 20))) whole.qcow2 >cut.qcow2
+before=$(file_state cut.qcow2)
+serve -r file cut.qcow2
+server_said 'cut.qcow2: the file ends at 0x340000, before what is counted in it: it was cut'
+server_said '16 names lead behind its end, the first is L2 table at 0x40000, entry 528'
+stop
+same "$(file_state cut.qcow2)" "$before"
+for life in first second; do
+    serve file cut.qcow2
+    [ "$life" != first ] || server_said 'the file ends at 0x340000, before what is counted in it: it was cut'
+    client main "$lost_from" "$life" <<'PYTHON'
+lost_from = int(sys.argv[1])
+def lost():
+    for offset in range(lost_from, lost_from + (1 << 20), 65536):
+        fails(errno.EIO, h.pread, 512, offset)
+        fails(errno.EIO, h.pwrite, bytes(512), offset)
+lost()
+if sys.argv[2] == "first":
+    h.pwrite(b"x" * (8 << 20), 48 << 20)
+    h.flush()
+    lost()
+assert h.pread(8 << 20, 48 << 20) == b"x" * (8 << 20)
+assert h.pread(1 << 20, 32 << 20) == b"\x42" * (1 << 20)
+PYTHON
+    stop
+    [ "$(length_of cut.qcow2)" -gt "$(length_of whole.qcow2)" ] || fail "the file has not grown"
+    status=0
+    qemu-img check -f qcow2 cut.qcow2 >check.log 2>&1 || status=$?
+    same "$status" 2
+    grep -q '^16 errors were found' check.log || fail "qemu-img check: $(cat check.log)"
+done

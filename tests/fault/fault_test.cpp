@@ -104,7 +104,7 @@ public:
         DiskDriver::Options driver_options;
         driver_options.accepted = {Errc::io, Errc::no_space};
         driver_.emplace(*disk_, built_.reference, random_, generation_, driver_options);
-        driver_->keep_history({[this] { return memory_.now(); }, &history_,
+        driver_->keep_history({[this] { return memory_.tick(); }, &history_,
                                [this](std::uint64_t begun, std::uint64_t returned) {
                                    history_.flushed(begun, returned);
                                }});
@@ -127,10 +127,10 @@ public:
     {
         driver_->read({0, built_.reference.size()});
         judge_writing();
-        const std::uint64_t begun = memory_.now();
+        const std::uint64_t begun = memory_.tick();
         const Result<void> closed = disk_->close();
         if (closed)
-            history_.flushed(begun, memory_.now());
+            history_.flushed(begun, memory_.tick());
         else
             expect_first_cause(closed.error());
         disk_.reset();

@@ -96,18 +96,45 @@ Buffer content(Disk &disk, std::uint64_t cluster)
     return bytes;
 }
 
-// Without memory for the first thing, the second, ..., until there is enough.
-void for_each_shortage(const std::function<Result<void>(Disk &)> &request)
+// What is done before, and how the disk is opened.
+struct Before {
+    DiskOptions options = {};
+    std::function<void(Disk &)> done = [](Disk &) {};
+    bool begun = true;   // the disk has been written to
+    bool ends = false;   // it is not used any more
+};
+
+// Like the server, where nothing can be done with the one there was.
+std::unique_ptr<Disk> opened(ByteStore &store, const DiskOptions &options)
 {
-    for (std::uint64_t nth = 1; nth < 2000; ++nth) {
+    auto disk = must(Disk::open(store, options));
+    must(disk->begin_writing());
+    return disk;
+}
+
+Buffer everything(Disk &disk)
+{
+    Buffer bytes(disk.size());
+    must(disk.read(GuestOffset(0), bytes));
+    return bytes;
+}
+
+// Without memory for the first thing, the second, ..., until there is enough. After
+// that the request is repeated, and clusters are taken, but no L2 table is made: that
+// would write the L1 table anew.
+void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Before before = {})
+{
+    before.options.region_bytes = 4 * cs;
+    for (std::uint64_t nth = 1; nth < 20000; ++nth) {
         BOOST_TEST_INFO_SCOPE("no memory for thing " << nth);
         MemoryStore memory(build_image(memory_spec()).image, {.growth_step = 4096});
         Spared store(memory);
-        DiskOptions options;
-        options.region_bytes = 4 * cs;
-        auto disk = must(Disk::open(store, options));
-        must(disk->begin_writing());
-        must(disk->write(GuestOffset(300 * cs), Buffer(cs, 5), false));
+        auto disk = must(Disk::open(store, before.options));
+        if (before.begun) {
+            must(disk->begin_writing());
+            must(disk->write(GuestOffset(300 * cs), Buffer(cs, 5), true));
+            before.done(*disk);
+        }
 
         bool ran_out = false;
         memory_left = nth;
@@ -118,16 +145,26 @@ void for_each_shortage(const std::function<Result<void>(Disk &)> &request)
         }
         ran_out |= std::exchange(memory_left, 0) == 0;
 
-        must(request(*disk));
-        must(disk->write(GuestOffset(301 * cs), Buffer(cs, 6), true));
-        BOOST_REQUIRE((content(*disk, 300) == Buffer(cs, 5)));
+        if (before.ends || disk->failed()) {
+            disk.reset();
+            disk = opened(store, before.options);
+        }
+        if (!before.ends)
+            if (const auto again = request(*disk); !again)  // it was done the first time
+                BOOST_REQUIRE_MESSAGE(again.error().code == Errc::exists ||
+                                          again.error().code == Errc::not_found,
+                                      words(again));
+        for (const std::uint64_t cluster : {301, 302, 303, 304, 305})
+            must(disk->write(GuestOffset(cluster * cs), Buffer(cs, 6), true));
+        if (before.begun)
+            BOOST_REQUIRE((content(*disk, 300) == Buffer(cs, 5)));
+        const Buffer all = everything(*disk);
         must(disk->close());
         disk.reset();
         const CheckReport report = must(check(memory));
         BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text());
         disk = must(Disk::open(memory, {}));
-        BOOST_REQUIRE((content(*disk, 300) == Buffer(cs, 5)));
-        BOOST_REQUIRE((content(*disk, 301) == Buffer(cs, 6)));
+        BOOST_REQUIRE((everything(*disk) == all));
         if (!ran_out) {
             BOOST_TEST_MESSAGE(nth - 1 << " things");
             BOOST_TEST(nth > 1u);
@@ -181,6 +218,64 @@ BOOST_AUTO_TEST_CASE(overwriting)
 BOOST_AUTO_TEST_CASE(writing_what_is_new)
 {
     for_each_shortage([](Disk &disk) { return disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false); });
+}
+
+// The table of what is new, and the bits.
+BOOST_AUTO_TEST_CASE(settling)
+{
+    for_each_shortage([](Disk &disk) { return disk.settle(); }, {.done = [](Disk &disk) {
+                          must(disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false));
+                      }});
+}
+
+BOOST_AUTO_TEST_CASE(cooling)
+{
+    for_each_shortage(
+        [](Disk &disk) -> Result<void> {
+            TRY(disk.cool());
+            return disk.cool();
+        },
+        {.done = [](Disk &disk) { must(disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false)); }});
+}
+
+BOOST_AUTO_TEST_CASE(closing)
+{
+    for_each_shortage([](Disk &disk) { return disk.close(); }, {.ends = true});
+}
+
+// Resizes, and makes a bitmap.
+BOOST_AUTO_TEST_CASE(beginning)
+{
+    DiskOptions options;
+    options.bitmaps = {"made"};
+    options.size_min = 600 * cs;
+    for_each_shortage([](Disk &disk) { return disk.begin_writing(); },
+                      {.options = options, .begun = false});
+}
+
+BOOST_AUTO_TEST_CASE(resizing)
+{
+    for (const std::uint64_t size : {1024 * cs, 401 * cs + 512})
+        for_each_shortage([size](Disk &disk) { return disk.resize(size); });
+}
+
+BOOST_AUTO_TEST_CASE(making_a_snapshot)
+{
+    for_each_shortage([](Disk &disk) { return disk.create_snapshot({"x", 0, 0}); });
+}
+
+BOOST_AUTO_TEST_CASE(deleting_a_snapshot)
+{
+    for_each_shortage([](Disk &disk) { return disk.delete_snapshot("x"); },
+                      {.done = [](Disk &disk) { must(disk.create_snapshot({"x", 0, 0})); }});
+}
+
+BOOST_AUTO_TEST_CASE(switching_to_a_snapshot)
+{
+    for_each_shortage([](Disk &disk) { return disk.revert("x"); }, {.done = [](Disk &disk) {
+                          must(disk.create_snapshot({"x", 0, 0}));
+                          must(disk.write(GuestOffset(301 * cs), Buffer(cs, 7), false));
+                      }});
 }
 
 // One bit in each of many pages, half of which have one more in the file.

@@ -22,6 +22,7 @@ DIFFERENT = {
     "bitmap_directory_padding": (SOUND, CORRUPT, "does not look at the padding"),
     "bitmap_name_size_wrong": (SOUND, CORRUPT, "takes an empty name"),
     "bitmaps_extension_missing": (SOUND, CORRUPT, "believes the missing extension"),
+    "data_file_offset_wrong": (SOUND, CORRUPT, "sees it when it reads there"),
     "data_file_name_missing": (FAILED, LEAKS, "needs the file"),
     "encrypted": (FAILED, SOUND, "needs the key; the tables are not encrypted"),
     "extension_duplicate": (SOUND, CORRUPT, "takes the last one"),
@@ -44,6 +45,8 @@ def images(t):
     with open(t.path("cases")) as f:
         found = [json.loads(line) for line in f]
     expect(len(found) > 60, "too few images")
+    with open(t.path("data"), "wb") as f:
+        f.truncate(4 << 20)
     return [(t.path(c["name"] + ".qcow2"), c) for c in found]
 
 
@@ -53,6 +56,11 @@ def nbdkit(path, *arguments):
                            *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=60, env=environment_of("nbdkit"))
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def nbdkit_serves(t, path, c):
+    """A server for it, which may open the data file."""
+    return Nbdkit(t, path, *([f"qcow2-files={t.folder}"] if c["data_file"] else []))
 
 
 def tells(text, c, what):
@@ -72,7 +80,7 @@ def the_server_tells(t):
             continue
         if fate == "served":
             tells(nbdkit(path, "qcow2-check=report")[1], c, what)
-        with Nbdkit(t, path) as server:
+        with nbdkit_serves(t, path, c) as server:
             h = server.connect()
             repaired = c["name"] == "dirty_bit_set"
             same(h.is_read_only(), fate.startswith("read_only") and not repaired, what)

@@ -74,9 +74,11 @@ public:
 
     Result<NamedFile> open(const std::string &, const ChainPlace &, bool) override
     {
+        ++opened;
         return NamedFile{std::make_unique<Witness>(file_, steps_, true), "/elsewhere", "/elsewhere",
                          "elsewhere"};
     }
+    unsigned opened = 0;
 
 private:
     ByteStore &file_;
@@ -123,6 +125,7 @@ public:
     MemoryStore &data() { return data_; }
     Patient &patient() { return patient_; }
     const Steps &steps() const { return steps_; }
+    unsigned opened() const { return opener_.opened; }
 
     std::size_t find(std::size_t from, bool in_data_file, Step::Kind kind, Range range = {}) const
     {
@@ -191,6 +194,45 @@ BOOST_AUTO_TEST_CASE(clusters_of_a_data_file_keep_bit_63)
     must(pair.disk().write(GuestOffset(301 * cluster_size), Buffer(512, 1), true));
     BOOST_REQUIRE(pair.patient().l2(0) != table);
     BOOST_TEST(pair.patient().word(pair.patient().l2(300)) == (copied | 300 * cluster_size));
+}
+
+// Bit 63 without an offset is the first cluster, wherever in the disk it stands.
+BOOST_AUTO_TEST_CASE(a_cluster_that_the_disk_has_at_another_place_is_an_error)
+{
+    for (const std::uint64_t raw :
+         {copied, copied | 3 * cluster_size, copied | 3 * cluster_size | 1}) {
+        Pair pair(1 << 20, {0});
+        pair.patient().put(pair.patient().l2(5), raw);
+        const Buffer first(cluster_size, 7);
+        must(pair.disk().write(GuestOffset(0), first, true));
+        Buffer bytes(512);
+        for (const auto &result :
+             {pair.disk().read(GuestOffset(5 * cluster_size), bytes),
+              pair.disk().write(GuestOffset(5 * cluster_size), bytes, false),
+              pair.disk().zero(GuestOffset(5 * cluster_size), 512, {}),
+              pair.disk().trim(GuestOffset(5 * cluster_size), cluster_size, false),
+              pair.disk().resize(5 * cluster_size + 512)}) {
+            BOOST_REQUIRE(!result);
+            BOOST_CHECK(result.error().code == Errc::corrupt);
+            const std::string &what = result.error().what;
+            BOOST_TEST(what.find("host offset") != std::string::npos, what);
+        }
+        Buffer found(cluster_size);
+        must(pair.disk().read(GuestOffset(0), found));
+        BOOST_TEST((found == first));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_data_file_is_not_opened_again_by_its_name)
+{
+    Pair pair(1 << 20, {0});
+    must(pair.disk().write(GuestOffset(0), Buffer(cluster_size, 7), false));
+    must(pair.disk().resize(8 << 20));
+    BOOST_TEST(pair.opened() == 1u);
+    must(pair.disk().write(GuestOffset(7 << 20), Buffer(cluster_size, 8), true));
+    Buffer found(cluster_size);
+    must(pair.disk().read(GuestOffset(0), found));
+    BOOST_TEST((found == Buffer(cluster_size, 7)));
 }
 
 // What is mapped may lie behind its end.

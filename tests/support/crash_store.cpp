@@ -81,6 +81,8 @@ void CrashWalk::advance_to(std::uint64_t event)
     INVARIANT(event >= position_ && event <= events());
     for (; position_ < event; ++position_) {
         const Recording::Event &next = recording_.events[position_];
+        if (next.operation == Recording::no_operation)
+            continue;
         if (next.is_return)
             finish(next.operation);
         else

@@ -109,6 +109,7 @@ public:
     void stir(std::uint64_t seed) { top_.stir(seed); }
 
     std::uint64_t now() const { return top_.now(); }
+    std::uint64_t tick() { return top_.tick(); }
     void mark(std::uint64_t number) { top_.mark(number); }
     Recording recording() const { return top_.recording(); }
     const Life &beginning() const { return beginning_; }

@@ -53,6 +53,63 @@ public:
         }
     }
 
+    // Clusters of the guest, and L2 tables, that are ours alone and do not say so.
+    void shares()
+    {
+        for (std::uint64_t i = 0; i < header_.l1_size; ++i) {
+            const std::uint64_t at = header_.l1_table_offset.value + i * 8;
+            const L1Entry l1(word(at));
+            if (!l1.own() || geometry_.refcount_order == 0)
+                continue;
+            if (random_.coin())
+                share(at, 1);
+            for (std::uint64_t n = 0; n < geometry_.l2_entries(); ++n) {
+                const std::uint64_t entry = l1.l2_table().value + n * 8;
+                if ((word(entry) & entry_copied) && !(word(entry) & l2_entry_compressed) && random_.one_in(4))
+                    share(entry, random_.between(1, 2));
+            }
+        }
+    }
+
+    void words()
+    {
+        // The file as it was, for values that are plausible.
+        const std::uint64_t clusters = geometry_.clusters_for(store_.size());
+        std::vector<Range> tables = {Range::of(header_.l1_table_offset.value, header_.l1_size * 8)};
+        for (std::uint64_t i = 0; i < header_.l1_size; ++i)
+            if (const L1Entry l1(word(header_.l1_table_offset.value + i * 8)); l1.present())
+                tables.push_back(Range::of(l1.l2_table().value, geometry_.cluster_size()));
+        if (header_.nb_snapshots != 0)
+            tables.push_back(Range::of(word(header_.snapshots_offset.value), header_.l1_size * 8));
+        for (std::uint64_t n = random_.between(1, 4); n-- > 0;) {
+            const Range table = random_.pick(tables);
+            if (table.empty())
+                continue;
+            const std::uint64_t at = table.begin + random_.below(table.length() / 8) * 8;
+            const std::uint64_t cluster = random_.below(clusters + 4) << header_.cluster_bits;
+            switch (random_.below(4)) {
+            case 0: put(at, word(at) ^ std::uint64_t(1) << random_.below(64)); break;
+            case 1: put(at, cluster | (random_.coin() ? entry_copied : 0)); break;
+            case 2: put(at, 0); break;
+            default: put(at, random_()); break;
+            }
+        }
+    }
+
+    // At the end of a cluster; all of the header's tables stay.
+    void cut()
+    {
+        const std::uint64_t clusters = geometry_.clusters_for(store_.size());
+        const std::uint64_t size = random_.between(clusters / 2, clusters) << header_.cluster_bits;
+        if (size >= store_.size() || header_.l1_table_offset.value + header_.l1_size * 8 > size)
+            return;
+        StoreImage image = store_.image();
+        image.bytes.zero(size, image.size - size);
+        image.size = size;
+        store_.replace(std::move(image));
+        said_ += " cut at " + hex(size) + ";";
+    }
+
     void bits()
     {
         if (header_.l1_size == 0)
@@ -109,6 +166,21 @@ private:
         must(store_.write(offset, bytes));
         said_ += " " + hex(offset) + " = " + hex(value) + ";";
     }
+    void raise(std::uint64_t cluster, std::uint64_t by)
+    {
+        const std::uint64_t block_at = word(table() + (cluster >> geometry_.refcount_block_bits()) * 8);
+        const std::uint64_t in_block = cluster & (geometry_.refcount_block_entries() - 1);
+        Buffer block(geometry_.cluster_size());
+        must(store_.read(block_at, block));
+        const std::uint64_t now = load_refcount(block, geometry_.refcount_order, in_block);
+        store_refcount(block, geometry_.refcount_order, in_block, std::min(now + by, geometry_.refcount_max()));
+        must(store_.write(block_at, block));
+    }
+    void share(std::uint64_t place, std::uint64_t by)
+    {
+        raise((word(place) & entry_offset_mask) >> header_.cluster_bits, by);
+        flip(place);
+    }
     void flip(std::uint64_t offset) { put(offset, word(offset) ^ entry_copied); }
 
     MemoryStore &store_;
@@ -124,12 +196,19 @@ private:
 std::string damage(MemoryStore &store, Random &random, Damage kind)
 {
     Vandal vandal(store, random);
-    vandal.counts(kind != Damage::leaks);
+    if (kind == Damage::shares)
+        vandal.shares();
+    vandal.counts(kind > Damage::shares);
     if (kind >= Damage::bits)
         vandal.bits();
-    if (kind >= Damage::structure)
+    if (kind == Damage::structure || (kind > Damage::structure && random.one_in(4)))
         vandal.structure();
-    if (kind != Damage::leaks)
+    if (kind >= Damage::words) {
+        vandal.words();
+        if (random.coin())
+            vandal.cut();
+    }
+    if (kind > Damage::shares)
         vandal.set_dirty_bit();
     return vandal.said();
 }

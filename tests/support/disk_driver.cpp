@@ -104,10 +104,10 @@ void DiskDriver::change(Range range, bool fua, bool exact, const Buffer &old, Op
 {
     GuestHistory *const history = clock_.history;
     const GuestOffset offset(range.begin);
+    const std::uint64_t begun = history ? clock_.tick() : 0;
     GuestHistory::Change recorded = 0;
     if (history)
-        recorded = history->begin(clock_.now(), offset, range.length(), reference_);
-    const std::uint64_t begun = history ? clock_.now() : 0;
+        recorded = history->begin(begun, offset, range.length(), reference_);
     const Result<void> result = operation();
     if (!result) {
         accept(result.error());
@@ -121,9 +121,9 @@ void DiskDriver::change(Range range, bool fua, bool exact, const Buffer &old, Op
     if (!known)
         recorded = history->begin(begun, offset, range.length(), reference_);
     if (result && fua)
-        history->end_durable(clock_.now(), recorded);
+        history->end_durable(clock_.tick(), recorded);
     else
-        history->end(clock_.now(), recorded);
+        history->end(clock_.tick(), recorded);
 }
 
 void DiskDriver::write(Range range, bool fua)
@@ -192,13 +192,13 @@ void DiskDriver::block_status(Range range)
 void DiskDriver::flush()
 {
     doing_ = "flush";
-    const std::uint64_t begun = clock_.history ? clock_.now() : 0;
+    const std::uint64_t begun = clock_.history ? clock_.tick() : 0;
     const Result<void> result = disk_.flush();
     if (!result) {
         accept(result.error());
         ++failures_;
     } else if (clock_.history) {
-        clock_.flushed(begun, clock_.now());
+        clock_.flushed(begun, clock_.tick());
     }
 }
 
@@ -214,7 +214,7 @@ void DiskDriver::cool()
 bool DiskDriver::settle()
 {
     doing_ = "settle";
-    const std::uint64_t begun = clock_.history ? clock_.now() : 0;
+    const std::uint64_t begun = clock_.history ? clock_.tick() : 0;
     const Result<void> result = disk_.settle();
     if (!result) {
         accept(result.error());
@@ -222,7 +222,7 @@ bool DiskDriver::settle()
         return false;
     }
     if (clock_.history)
-        clock_.flushed(begun, clock_.now());
+        clock_.flushed(begun, clock_.tick());
     return true;
 }
 

@@ -40,9 +40,10 @@ public:
         bool flush = true;
     };
 
-    // What an operation means for crashes: when it was, by the store's clock.
+    // What an operation means for crashes: when it was, by the store's clock, which
+    // never says the same twice.
     struct Clock {
-        std::function<std::uint64_t()> now;
+        std::function<std::uint64_t()> tick;
         GuestHistory *history = nullptr;
         // Called with the time at which a flush of the guest began, and that at
         // which it had returned.

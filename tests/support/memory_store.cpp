@@ -112,6 +112,12 @@ Result<void> MemoryStore::cut(std::uint64_t size)
     return {};
 }
 
+void MemoryStore::replace(StoreImage image)
+{
+    const std::lock_guard<std::mutex> lock(mutex_);
+    image_ = std::move(image);
+}
+
 StoreImage MemoryStore::image() const
 {
     const std::lock_guard<std::mutex> lock(mutex_);

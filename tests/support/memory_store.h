@@ -59,6 +59,8 @@ public:
 
     // As another process would find it now.
     StoreImage image() const;
+    // As if another process had done it.
+    void replace(StoreImage image);
 
 private:
     Result<void> check_range(std::uint64_t offset, std::uint64_t length) const;

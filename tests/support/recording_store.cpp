@@ -132,6 +132,13 @@ std::uint64_t RecordingStore::now() const
     return recording_.events.size();
 }
 
+std::uint64_t RecordingStore::tick()
+{
+    const std::lock_guard<std::mutex> lock(mutex_);
+    recording_.events.push_back({Recording::no_operation, false});
+    return recording_.events.size();
+}
+
 void RecordingStore::mark(std::uint64_t number)
 {
     [[maybe_unused]] const auto none =

@@ -42,9 +42,10 @@ std::string to_string(const Operation &operation);
 
 struct Recording {
     struct Event {
-        std::size_t operation;  // index
+        std::size_t operation;  // index; no_operation: a tick
         bool is_return;
     };
+    static constexpr std::size_t no_operation = ~std::size_t(0);
     std::vector<Operation> operations;  // in the order of their beginning
     std::vector<Event> events;
 
@@ -94,6 +95,9 @@ public:
 
     // The time: the number of events so far.
     std::uint64_t now() const;
+    // The number of an event of its own, which has happened: no two callers have the
+    // same, and what the store is asked lies before it or behind it.
+    std::uint64_t tick();
     // An event of the test's own.
     void mark(std::uint64_t number);
     // All so far; to be looked at while nothing is under way.

@@ -105,9 +105,11 @@ void GuestHistory::end_durable(std::uint64_t now, Change change)
 void GuestHistory::flushed(std::uint64_t begun, std::uint64_t returned)
 {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (Times &times : changes_)
-        if (times.returned <= begun)
+    for (Times &times : changes_) {
+        INVARIANT(times.returned != begun);
+        if (times.returned < begun)
             times.durable = std::min(times.durable, returned);
+    }
 }
 
 std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &before,

@@ -63,8 +63,9 @@ private:
 
 // Which contents each sector of a disk may have after a crash: those of the
 // last change that a guest flush has made durable, or of any later one that
-// had begun. Times are events of a recording. Any thread; each sector is
-// changed by one at a time.
+// had begun. Times are events of a recording, and each is that of one begin, one
+// end or one flush alone (RecordingStore::tick): of two that have the same nobody
+// could tell which was first. Any thread; each sector is changed by one at a time.
 class GuestHistory {
 public:
     static constexpr std::uint64_t never = ~std::uint64_t(0);
