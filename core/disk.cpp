@@ -203,7 +203,9 @@ Result<void> Disk::begin_writing()
     if (tracker_->tracks() && !can_flush_ && !options_.bitmap_sync)
         log_warning("the layer below cannot flush: bitmaps are true when the disk is idle and "
                     "after a clean stop only (bitmap-sync=on-close)");
-    return why_read_only_ ? Result<void>() : image_->settle();
+    // All that was asked for is in the file. What could not be written of the rest
+    // is kept, to be written later, unless a flush has failed (W5).
+    return why_read_only_ ? Result<void>() : image_->state();
 }
 
 // W7: what is lost is put out of reach before the file grows.

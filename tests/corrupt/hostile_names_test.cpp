@@ -75,7 +75,7 @@ void use(const StoreImage &image, const DiskOptions &options)
         said.push_back(disk.why_read_only()->what);
     for (const ReportLine &line : disk.report(true))
         said.push_back(line.text);
-    for (const std::string &line : disk.kept_granularities())
+    for (const std::string &line : disk.announcements())
         said.push_back(line);
     heard(disk.begin_writing());
     heard(disk.snapshots());
