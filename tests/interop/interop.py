@@ -42,6 +42,8 @@ except ImportError:
     print("this Python has no module nbd")
     sys.exit(77)
 
+from storage_daemon import StorageDaemon  # noqa: E402
+
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 # Of one case, in seconds: then its servers are killed, and it fails. A busy
@@ -103,10 +105,31 @@ def create(path, size, options=""):
     run("qemu-img", "create", "-q", "-f", "qcow2", *words, path, size)
 
 
+_qemu = None
+
+
+def qemu():
+    """The QEMU that this test has."""
+    global _qemu
+    if _qemu is None:
+        _qemu = StorageDaemon()
+    return _qemu
+
+
+def by_qemu(t, path):
+    """In the place of Nbdkit: QEMU serves it."""
+    return qemu().served(path)
+
+
+def end_qemu():
+    global _qemu
+    if _qemu is not None:
+        _qemu.kill()
+        _qemu = None
+
+
 def add_bitmap(path, name, granularity=None, enabled=True):
-    words = ["-g", str(granularity)] if granularity else []
-    words += [] if enabled else ["--disable"]
-    run("qemu-img", "bitmap", "--add", *words, path, name)
+    qemu().add_bitmap(path, name, granularity, enabled)
 
 
 def qemu_io(path, *commands, format="qcow2"):
@@ -128,7 +151,7 @@ def told(*command):
 
 
 def info(path):
-    return told("qemu-img", "info", "-U", "-f", "qcow2", "--output=json", path)
+    return qemu().info(path)
 
 
 def bitmap_infos(path):
@@ -172,6 +195,14 @@ def compare(path, raw):
     """QEMU reads the same from both, and they have the same length."""
     said = run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", path, raw)
     expect("size mismatch" not in said, f"{path}: {said}")
+
+
+def same_bytes(raw, model, length, what):
+    """The file begins as the model does."""
+    with open(raw, "rb") as f:
+        for at in range(0, length, MiB):
+            size = min(MiB, length - at)
+            expect_bytes(f.read(size), model.read(at, size), at, what)
 
 
 # --- Servers. They end with us; if we are killed, driver.sh kills them.
@@ -347,12 +378,12 @@ def extents(h, context, size=None):
 
 
 def qemu_bitmaps(t, path, *names):
-    """What is dirty, as qemu-nbd -r -B tells libnbd: a list of ranges each."""
-    with QemuNbd(t, path, bitmaps=names, read_only=True) as server:
+    """What is dirty, as QEMU tells libnbd: a list of ranges each."""
+    with qemu().served(path, names, read_only=True) as export:
         contexts = [f"qemu:dirty-bitmap:{name}" for name in names]
-        h = server.connect(*contexts)
+        h = export.connect(*contexts)
         for context in contexts:
-            expect(h.can_meta_context(context), f"{path}: qemu-nbd does not offer {context}")
+            expect(h.can_meta_context(context), f"{path}: QEMU does not offer {context}")
         return [[(begin, end) for begin, end, flags in extents(h, context) if flags & 1]
                 for context in contexts]
 
@@ -784,6 +815,8 @@ def requires(*programs):
 def _too_long(name):
     print(f"{name}: takes longer than {CASE_SECONDS} s; its servers are killed", flush=True)
     faulthandler.dump_traceback(file=sys.stdout)
+    if _qemu is not None:
+        _qemu.process.kill()
     for child in list(_children):
         child.kill()
 
@@ -791,7 +824,7 @@ def _too_long(name):
 def main(case_seconds=0):
     global CASE_SECONDS
     CASE_SECONDS = max(CASE_SECONDS, case_seconds)
-    requires("nbdkit", "qemu-img", "qemu-io", "qemu-nbd")
+    requires("nbdkit", "qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon")
     if not os.path.exists(os.environ.get("FILTER", "")):
         print("FILTER does not name the filter: run this by make check TESTS=...")
         sys.exit(1)
@@ -823,6 +856,7 @@ def main(case_seconds=0):
                 print(f"ok {name} ({time.monotonic() - begun:.1f} s)", flush=True)
             except Exception as error:
                 failed += 1
+                end_qemu()  # with what is open
                 print(f"FAILED {name}: {error}")
                 if isinstance(error, Wrong):
                     at = [f for f in traceback.extract_tb(error.__traceback__)
@@ -842,6 +876,7 @@ def main(case_seconds=0):
                     _children.discard(child)
                 shutil.rmtree(folder)
     finally:
+        end_qemu()
         for child in list(_children):
             child.kill()
         shutil.rmtree(top, ignore_errors=True)

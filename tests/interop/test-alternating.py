@@ -156,7 +156,7 @@ class Life:
             for number in range(ROUNDS):
                 self.number += 1
                 if number % 2 == 0:
-                    self.turn(QemuNbd)
+                    self.turn(by_qemu)
                 elif self.version == 3 and self.rng.random() < 0.4:
                     self.bitmap_by_us()
                 else:

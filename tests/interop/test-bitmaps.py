@@ -23,7 +23,7 @@ def write_with_us_and_with_qemu(t, path, draw, count, *arguments, model=None):
     ops = draw.take(count)
     with Nbdkit(t, path, *arguments) as server:
         apply_all(ops, server.connect(), model, draw.cluster)
-    with QemuNbd(t, twin) as server:
+    with qemu().served(twin) as server:
         apply_all(ops, server.connect(), twin_model, draw.cluster)
     check_cut(path)
     compare(path, model.to_raw(t.path("disk.raw")))

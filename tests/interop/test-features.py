@@ -38,13 +38,13 @@ def in_turns(t, path, twin, model, cluster, *arguments):
     dirty = []
     for number in range(ROUNDS * 2):
         ops = draw.take(25)
-        with (Nbdkit(t, path, *arguments) if number % 2 == 0 else QemuNbd(t, path)) as server:
+        with (Nbdkit(t, path, *arguments) if number % 2 == 0 else qemu().served(path)) as server:
             h = server.connect("base:allocation")
             read_all(h, model, "read first")
             apply_all(ops, h, model, cluster)
             read_all(h, model, "read again")
             expect_zeros_are_zero(h, model, "block status")
-        with QemuNbd(t, twin) as server:
+        with qemu().served(twin) as server:
             apply_all(ops, server.connect(), twin_model, cluster)
         check(path)
         dirty = join(dirty + touched(ops))
@@ -106,7 +106,7 @@ def backing_file(t, cluster, format, options, more):
     # shows; there it may show on with us.
     model.trim_may_keep = True
     if "compat=0.10" in options:  # no bitmaps, and zeros are written
-        for server_class, arguments in ((Nbdkit, (f"qcow2-files={t.folder}",)), (QemuNbd, ())) * 2:
+        for server_class, arguments in ((Nbdkit, (f"qcow2-files={t.folder}",)), (by_qemu, ())) * 2:
             ops = Operations(t.rng, size, cluster).take(40)
             with server_class(t, path, *arguments) as server:
                 h = server.connect("base:allocation")
@@ -134,7 +134,7 @@ def alike(parts):
 def zeros_without_a_hole(t, kind):
     """What is allocated after it by us and by qemu-nbd."""
     maps = []
-    for server_class, arguments in ((QemuNbd, ()), (Nbdkit, (f"qcow2-files={t.folder}",))):
+    for server_class, arguments in ((by_qemu, ()), (Nbdkit, (f"qcow2-files={t.folder}",))):
         path, source, size = t.path(f"{len(maps)}.qcow2"), t.path("source.raw"), 1 * MiB
         with open(source, "wb") as f:
             f.write(b"ab" * (size // 2))
@@ -179,7 +179,7 @@ def holes_of_a_raw_base(t, images):
     mapped = alike((e["start"], e["start"] + e["length"], e["zero"]) for e in
                    told("qemu-img", "map", "-f", "qcow2", "--output=json", path))
     expect(len(mapped) > 10, f"holes and data: {mapped}")
-    with QemuNbd(t, path, read_only=True) as server:
+    with qemu().served(path, read_only=True) as server:
         same(zeros_served(server), mapped, "zeros, by qemu-nbd")
     with Nbdkit(t, path, f"qcow2-files={t.folder}", options=("-r",)) as server:
         same(zeros_served(server), mapped, "zeros, by us")

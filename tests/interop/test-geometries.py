@@ -38,7 +38,7 @@ def both_ways(t, number, version, cluster, refcount_bits):
     model = Model(size)
     draw = Operations(t.rng, size, cluster, write_max)
     by_qemu = draw.take(40)
-    with QemuNbd(t, path) as server:
+    with qemu().served(path) as server:
         apply_all(by_qemu, server.connect(), model, cluster)
     check(path)
     shutil.copyfile(path, twin)
@@ -60,7 +60,7 @@ def both_ways(t, number, version, cluster, refcount_bits):
     expect("warning" not in said and "error" not in said, said)
 
     # QEMU does the same to the twin.
-    with QemuNbd(t, twin) as server:
+    with qemu().served(twin) as server:
         apply_all(by_us, server.connect(), twin_model, cluster)
     check_cut(path)
     compare(path, model.to_raw(raw))

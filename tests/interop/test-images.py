@@ -160,7 +160,7 @@ def lazy_refcounts(t):
     add_bitmap(path, "b", 4 * KiB)
     model, draw = Model(size), Operations(t.rng, size, cluster)
     dirty = []
-    for server_class in (QemuNbd, Nbdkit, QemuNbd, Nbdkit):
+    for server_class in (by_qemu, Nbdkit, by_qemu, Nbdkit):
         ops = draw.take(30)
         with server_class(t, path) as server:
             apply_all(ops, server.connect(), model, cluster)
@@ -342,14 +342,14 @@ def what_we_do_not_know_survives(t, cluster, unknown):
     model, draw = Model(size), Operations(t.rng, size, cluster)
     dirty = []
     for number, (server_class, arguments) in enumerate((
-            (Nbdkit, ()), (Nbdkit, ("bitmap=b0", "bitmap-granularity=4K")), (QemuNbd, ()),
-            (Nbdkit, ("bitmap=b1",)), (Nbdkit, ()), (QemuNbd, ()))):
+            (Nbdkit, ()), (Nbdkit, ("bitmap=b0", "bitmap-granularity=4K")), (by_qemu, ()),
+            (Nbdkit, ("bitmap=b1",)), (Nbdkit, ()), (by_qemu, ()))):
         ops = draw.take(20)
         with server_class(t, path, *arguments) as server:
             apply_all(ops, server.connect(), model, cluster)
         if number:
             dirty = join(dirty + touched(ops))
-        if server_class is QemuNbd:
+        if server_class is by_qemu:
             # It writes all feature names again, and turns extensions around.
             names = Qcow2File(path).extension(FEATURE_NAMES)
         all_is_there(1 if number else 0)
@@ -375,7 +375,7 @@ def a_header_without_room_for_bitmaps(t, length):
     expect("do not fit in a cluster" in said, said)
     check_cut(path)
     model, draw = Model(size), Operations(t.rng, size, cluster)
-    for server_class in (Nbdkit, QemuNbd, Nbdkit):
+    for server_class in (Nbdkit, by_qemu, Nbdkit):
         with server_class(t, path) as server:
             apply_all(draw.take(30), server.connect(), model, cluster)
         check(path)
@@ -391,7 +391,7 @@ def a_header_with_just_enough_room(t):
     model, draw = Model(size), Operations(t.rng, size, cluster)
     dirty = []
     for server_class, arguments in ((Nbdkit, ("bitmap=b", "bitmap-granularity=512")),
-                                    (QemuNbd, ()), (Nbdkit, ())):
+                                    (by_qemu, ()), (Nbdkit, ())):
         ops = draw.take(30)
         with server_class(t, path, *arguments) as server:
             apply_all(ops, server.connect(), model, cluster)

@@ -73,7 +73,7 @@ class Twins:
 
     def write(self, count):
         ops = Operations(self.t.rng, self.model.size, self.cluster, write_max=200 * KiB).take(count)
-        with QemuNbd(self.t, self.twin) as server:
+        with qemu().served(self.twin) as server:
             h = server.connect()
             for op in ops:
                 if op.kind == "write":
@@ -286,10 +286,10 @@ def far(t, cluster, size):
         check(path)
         if cluster != 512:
             run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", twin, size)
-            with QemuNbd(t, twin) as server:
+            with qemu().served(twin) as server:
                 apply_all(ops, server.connect(), Model(size), cluster)
             same(qemu_bitmaps(t, path, *names), qemu_bitmaps(t, twin, *names), "bitmaps")
-        with QemuNbd(t, path, read_only=True) as server:
+        with qemu().served(path, read_only=True) as server:
             read_all(server.connect(), model, "read by QEMU")
 
 

@@ -29,7 +29,7 @@ def both_write(t, path, size, cluster, bitmaps, model=None, **how):
         read_all(h, model, "read by us")
         expect_zeros_are_zero(h, model, "read by us")
         same(extents(h, "base:allocation")[-1][1], size, "end of the block status")
-    with QemuNbd(t, twin) as server:
+    with qemu().served(twin) as server:
         h = server.connect()
         same(h.get_size(), size, "size by QEMU")
         apply_all(ops, h, twin_model, cluster)
@@ -37,7 +37,7 @@ def both_write(t, path, size, cluster, bitmaps, model=None, **how):
     if size // cluster < 1 << 30:
         compare(path, model.to_raw(t.path("disk.raw")))
     else:  # qemu-img would look at every L2 table that is not there
-        with QemuNbd(t, path, read_only=True) as server:
+        with qemu().served(path, read_only=True) as server:
             read_all(server.connect(), model, "read by QEMU")
     ours = qemu_bitmaps(t, path, *bitmaps) if bitmaps else []
     theirs = qemu_bitmaps(t, twin, *bitmaps) if bitmaps else []
@@ -120,7 +120,7 @@ def at_its_end(t, cluster, size, bitmaps, model=None):
     model = Model(size)
     first = [Op("write", size - 70000, 3000, 0, 1), Op("write", size // 2 - 5, 10, 0, 2),
              Op("write", size - 5 * GiB, 100, 0, 3), Op("zero", size - MiB, MiB - 70000, 0, 0)]
-    with QemuNbd(t, path) as server:
+    with qemu().served(path) as server:
         apply_all(first, server.connect(), model, cluster)
     for name in bitmaps:
         run("qemu-img", "bitmap", "--clear", path, name)

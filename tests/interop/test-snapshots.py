@@ -75,7 +75,7 @@ class Image:
             run("qemu-img", "convert", "-f", "qcow2", "-l", f"snapshot.name={name}", "-O", "raw",
                 self.path, other)
             # The disk may have another size now, and QEMU gives the snapshot that one.
-            run("cmp", "-n", min(model.size, self.model.size), other, model.to_raw(raw))
+            same_bytes(other, model, min(model.size, self.model.size), f"snapshot {name}")
         if self.bitmap:
             expect_bitmap(self.t, self.path, "b", granules(self.dirty, 4 * KiB, self.model.size),
                           "over snapshots")
@@ -94,7 +94,7 @@ GEOMETRIES = {
 @cases(GEOMETRIES)
 def we_write_beside_snapshots(t, size, cluster, options):
     image = Image(t, size, cluster, options)
-    image.write(QemuNbd)
+    image.write(by_qemu)
     image.snapshot("one")
     image.write(Nbdkit)
     image.is_sound()
@@ -104,7 +104,7 @@ def we_write_beside_snapshots(t, size, cluster, options):
     image.delete("one")
     image.is_sound()
     image.write(Nbdkit)
-    image.write(QemuNbd)
+    image.write(by_qemu)
     image.is_sound()
     image.delete("two")
     image.is_sound()
@@ -140,7 +140,7 @@ def we_revert_where_there_are_bitmaps(t, size, cluster, options):
     image = Image(t, size, cluster, options)
     image.write(Nbdkit)
     image.snapshot("one")
-    image.write(QemuNbd)
+    image.write(by_qemu)
     # In whole sectors, as QEMU has it.
     image.resize(size // SECTOR * SECTOR + 3 * cluster + 512)
     image.write(Nbdkit)
@@ -152,7 +152,7 @@ def we_revert_where_there_are_bitmaps(t, size, cluster, options):
     image.is_sound()
     image.revert_by_us("two")
     image.is_sound()
-    image.write(QemuNbd)
+    image.write(by_qemu)
     image.delete("one")
     image.is_sound()
     image.revert_by_us("two")
@@ -167,7 +167,7 @@ def we_revert_where_there_are_bitmaps(t, size, cluster, options):
 def our_revert_is_qemus(t, size, cluster, options):
     image = Image(t, size, cluster, options, bitmap=False)
     for name in ("one", "two"):
-        image.write(QemuNbd)
+        image.write(by_qemu)
         image.snapshot(name)
     image.write(Nbdkit)
     twin = t.path("twin.qcow2")
@@ -178,7 +178,7 @@ def our_revert_is_qemus(t, size, cluster, options):
         image.is_sound()
         run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", image.path, twin)
         same(info(image.path)["snapshots"], info(twin)["snapshots"], "snapshots")
-        image.write(QemuNbd)
+        image.write(by_qemu)
     image.is_sound()
 
 
@@ -197,7 +197,7 @@ def three_snapshots_are_all_that_two_bits_count(t):
     # A cluster that is named four times needs a refcount of 4: QEMU refuses the
     # fourth snapshot of what has not changed, and we write beside three.
     image = Image(t, 4 * MiB, 4 * KiB, "refcount_bits=2", bitmap=False)
-    image.write(QemuNbd)
+    image.write(by_qemu)
     image.snapshot("one")
     image.snapshot("two")
     run("qemu-img", "snapshot", "-c", "three", image.path, status=1)
@@ -234,7 +234,7 @@ def everything_is_shared_and_then_overwritten(t):
     # Each table and each cluster must be copied once, by us alone; of the old
     # ones none is lost when the snapshot goes.
     image = Image(t, 8 * MiB, 4 * KiB, "refcount_bits=16")
-    with QemuNbd(t, image.path) as server:
+    with qemu().served(image.path) as server:
         apply_all([Op("write", at, MiB, 0, 5) for at in range(0, 8 * MiB, MiB)],
                   server.connect(), image.model, 4 * KiB)
     image.snapshot("full")

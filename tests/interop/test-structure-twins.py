@@ -5,7 +5,7 @@
 # The same sequence of structural changes on twins: qemu-img on one image, the
 # engine on the other. Each is done or refused by both, and then both images have
 # the same size, content, snapshots, and bitmaps: names, granularities, flags and
-# bits, as the file has them and as qemu-nbd tells them. QEMU opens ours after
+# bits, as the file has them and as QEMU tells them. QEMU opens ours after
 # each change and finds it sound.
 #
 #   STEPS=N: changes of each pair of twins (default 30)
@@ -38,7 +38,8 @@ class Twins:
         at = self.t.rng.randrange(0, max(1, (self.size - length) // SECTOR)) * SECTOR
         length = min(length, self.size - at)
         for path in (self.qemu, self.ours):
-            qemu_io(path, f"write -P {self.generation} {at} {length}")
+            with qemu().served(path) as export:
+                export.connect().pwrite(bytes([self.generation]) * length, at)
 
     def change(self, by_qemu, by_us):
         """True if both did it."""
@@ -68,7 +69,7 @@ class Twins:
         names = [name for name, (_, flags) in bitmap_infos(self.ours).items()]
         if names:
             same(qemu_bitmaps(self.t, self.ours, *names), qemu_bitmaps(self.t, self.qemu, *names),
-                 "as qemu-nbd tells them")
+                 "as QEMU tells them")
 
 
 def change_bitmaps(twins, rng):

@@ -6,19 +6,15 @@
 #include <boost/test/unit_test.hpp>
 
 #include <atomic>
-#include <chrono>
 #include <cstdlib>
+#include <list>
 #include <new>
 #include <thread>
-#include <vector>
+
+#include "tests/support/waiting_thread.h"
 
 using namespace qcow2;
-
-namespace {
-
-void a_little_while() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
-
-}  // namespace
+using test::WaitingThread;
 
 BOOST_AUTO_TEST_SUITE(cycles)
 
@@ -49,14 +45,16 @@ BOOST_AUTO_TEST_CASE(who_waits_shares_the_next)
             return {};
         return Error(Errc::io, "the second");
     };
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 5; ++i) {
-        threads.emplace_back([&] { failed += !cycles.run(work); });
-        a_little_while();
-    }
+    std::thread first([&] { failed += !cycles.run(work); });
+    while (at_once == 0)
+        std::this_thread::yield();
+    std::list<WaitingThread> others;
+    for (int i = 0; i < 4; ++i)
+        others.emplace_back([&] { failed += !cycles.run(work); }).wait_until_asleep();
     go_on = true;
-    for (std::thread &thread : threads)
-        thread.join();
+    first.join();
+    for (WaitingThread &other : others)
+        other.join();
     BOOST_TEST(runs == 2);
     BOOST_TEST(failed == 4);
 }
@@ -81,8 +79,8 @@ BOOST_AUTO_TEST_CASE(an_exception_goes_to_the_one_who_works)
     });
     while (!at_work)
         std::this_thread::yield();
-    std::thread other([&] { waited += bool(cycles.run([] { return Result<void>(); })); });
-    a_little_while();
+    WaitingThread other([&] { waited += bool(cycles.run([] { return Result<void>(); })); });
+    other.wait_until_asleep();
     go_on = true;
     worker.join();
     other.join();

@@ -11,7 +11,10 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/waiting_thread.h"
+
 using namespace qcow2;
+using test::WaitingThread;
 
 namespace {
 
@@ -87,11 +90,11 @@ BOOST_AUTO_TEST_CASE(who_was_kept_waiting_passes_before_it_is_closed_again)
     for (int i = 0; i < 10; ++i) {
         std::atomic<bool> passed = false;
         gate.close();
-        std::thread newcomer([&] {
+        WaitingThread newcomer([&] {
             const Passage passage(gate);
             passed = true;
         });
-        a_little_while();
+        newcomer.wait_until_asleep();
         gate.open();
         gate.close();
         BOOST_TEST(passed);

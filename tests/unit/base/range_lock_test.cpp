@@ -12,7 +12,10 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/waiting_thread.h"
+
 using namespace qcow2;
+using test::WaitingThread;
 
 namespace {
 
@@ -31,6 +34,7 @@ public:
     ~Holder() { finish(); }
 
     bool holds() const { return holds_; }
+    void wait_until_it_waits() const { thread_.wait_until_asleep(); }
 
     void wait_until_it_holds() const
     {
@@ -48,7 +52,7 @@ public:
 private:
     std::atomic<bool> holds_{false};
     std::atomic<bool> let_go_{false};
-    std::thread thread_;
+    WaitingThread thread_;
 };
 
 // Long enough for a thread that does not wait to have gone on.
@@ -99,7 +103,7 @@ BOOST_AUTO_TEST_CASE(who_came_first_goes_first)
     Holder a(lock, {0, 10});
     a.wait_until_it_holds();
     Holder wide(lock, {0, 100});
-    give_time();
+    wide.wait_until_it_waits();
     // Overlaps nothing that is held, but one that waits already: otherwise a
     // stream of these would keep the wide one out for ever.
     Holder late(lock, {50, 60});
