@@ -160,8 +160,14 @@ Result<Maintenance::Outcome> remove_bitmaps(ByteStore &store, const DiskOptions 
                                             const std::optional<std::string> &name)
 {
     const auto disk = TRY(Disk::open(store, options));
-    const std::string text = what_is_lost(*disk, name);
-    TRY(disk->restructure([&](Image &image) { return name ? drop_bitmap(image, *name) : drop_all_bitmaps(image); }));
+    std::string text = what_is_lost(*disk, name);
+    Result<void> done =
+        disk->restructure([&](Image &image) { return name ? drop_bitmap(image, *name) : drop_all_bitmaps(image); });
+    // All are gone already: done twice is done.
+    if (!name && !done && done.error().code == Errc::not_found)
+        text = done.error().what + "\n";
+    else
+        TRY(std::move(done));
     TRY(disk->close());
     return Maintenance::Outcome{text};
 }

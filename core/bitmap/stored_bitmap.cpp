@@ -85,7 +85,9 @@ Result<HostRun> StoredBitmap::take_zeroed()
 Result<void> StoredBitmap::make_last()
 {
     const std::uint64_t last = table_size_ - 1;
-    return entry_of(last).has_cluster() || !has_tail(last) ? Result<void>() : make_cluster(last);
+    const BitmapTableEntry there = entry_of(last);
+    // All ones need no room: each bit is set already.
+    return there.has_cluster() || there.all_ones || !has_tail(last) ? Result<void>() : make_cluster(last);
 }
 
 void StoredBitmap::mark_given_up() { set_entry(table_size_ - 1, {.data = {}, .all_ones = true}); }

@@ -12,6 +12,7 @@
 fill()
 {
     client "${1:-main}" "${2:-200000}" <<'PYTHON'
+import mmap
 import random
 
 request = int(sys.argv[1])
@@ -19,18 +20,26 @@ size = h.get_size()
 _, cluster, _ = [h.get_block_size(n) for n in
                  (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
 draw = random.Random(1)
-twin = {}     # sector -> what it holds, if not zeros
+twin = mmap.mmap(-1, size)  # what the disk holds
 touched = []
+
+def pieces(offset, length):
+    for at in range(offset, offset + length, 1 << 20):
+        yield at, min(1 << 20, offset + length - at)
+
 for offset, length, kind in extents(h, 0, size):
     if not kind & nbd.STATE_ZERO:
-        for s in range(offset // 512, (offset + length) // 512):
-            twin[s] = bytes(h.pread(512, s * 512))
+        for at, piece in pieces(offset, length):
+            twin[at:at + piece] = bytes(h.pread(piece, at))
 
-def sectors(offset, length):
-    return range(offset // 512, (offset + length) // 512)
-
-def look(offset, length):
-    return b"".join(twin.get(s, bytes(512)) for s in sectors(offset, length))
+# Of what was refused some may be there, sector by sector; no sector is anything
+# else than old or new.
+def refused(offset, data):
+    found = bytes(h.pread(len(data), offset))
+    for i in range(0, len(data), 512):
+        assert found[i:i + 512] in (data[i:i + 512], twin[offset + i:offset + i + 512]), \
+            "sector %d is neither old nor new" % ((offset + i) // 512)
+    twin[offset:offset + len(data)] = found
 
 def write(offset, length):
     data = draw.randbytes(16) * (length // 16)
@@ -39,23 +48,14 @@ def write(offset, length):
         h.pwrite(data, offset)
     except nbd.Error as error:
         assert error.errnum == errno.ENOSPC, error
-        # Some of it may be there, sector by sector; no sector is anything else.
-        found = h.pread(length, offset)
-        old = look(offset, length)
-        for i, s in enumerate(sectors(offset, length)):
-            sector = found[i * 512:i * 512 + 512]
-            assert sector in (data[i * 512:i * 512 + 512], old[i * 512:i * 512 + 512]), \
-                "sector %d is neither old nor new" % s
-            twin[s] = sector
+        refused(offset, data)
         return False
-    for i, s in enumerate(sectors(offset, length)):
-        twin[s] = data[i * 512:i * 512 + 512]
+    twin[offset:offset + length] = data
     return True
 
 def check():
-    for offset in range(0, size, 1 << 20):
-        length = min(1 << 20, size - offset)
-        assert h.pread(length, offset) == look(offset, length), "MiB %d" % (offset >> 20)
+    for at, piece in pieces(0, size):
+        assert h.pread(piece, at) == twin[at:at + piece], "MiB %d" % (at >> 20)
 
 places = list(range(0, size - request, request + 3 * cluster // 512 * 512))
 draw.shuffle(places)
@@ -79,11 +79,7 @@ try:
 except nbd.Error as error:
     assert error.errnum == errno.ENOSPC, error
 touched.append((places[-1] // 512 * 512, request))
-# Some of that may be there too.
-found = h.pread(request, touched[-1][0])
-for i, s in enumerate(sectors(*touched[-1])):
-    assert found[i * 512:i * 512 + 512] in (b"n" * 512, twin.get(s, bytes(512)))
-    twin[s] = found[i * 512:i * 512 + 512]
+refused(touched[-1][0], b"n" * request)
 other.shutdown()
 for place in done[:20]:
     assert write(place, request), "an overwrite needs no room"
@@ -100,8 +96,7 @@ if len(done) >= 4:
         if begin < end:
             h.trim(end - begin, begin)
             touched.append((begin, end - begin))
-            for s in sectors(begin, end - begin):
-                twin[s] = bytes(512)
+            twin[begin:end] = bytes(end - begin)
     assert write(done[0], request), "no room after a trim"
     check()
 if h.can_flush():
@@ -109,9 +104,10 @@ if h.can_flush():
 h.shutdown()
 with open("twin.raw", "wb") as file:
     file.truncate(size)
-    for s, data in twin.items():
-        file.seek(s * 512)
-        file.write(data)
+    for at, piece in pieces(0, size):
+        if twin[at:at + piece] != bytes(piece):
+            file.seek(at)
+            file.write(twin[at:at + piece])
 with open("touched", "w") as file:
     for offset, length in touched:
         print(offset, length, file=file)

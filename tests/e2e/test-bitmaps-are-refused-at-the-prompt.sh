@@ -99,6 +99,8 @@ prompt()
     kill "$pid"
     wait_until "the end of the daemon" eval "! kill -0 $pid 2>/dev/null"
     rm -f prompt.pid prompt.sock
+    # (Of an nbdkit before 1.34, whatever is served.)
+    sed -i '/when a client vanishes/d' prompt.out
 }
 prompt_said() { grep -qE -- "$1" prompt.out || fail "not at the prompt: '$1', but:"$'\n'"$(cat prompt.out)"; }
 prompt_silent() { [ ! -s prompt.out ] || fail "$(cat prompt.out)"; }
@@ -151,7 +153,12 @@ serve file disk.qcow2 bitmap-recover=all-dirty
 client <<<'h.pread(512, 0); h.shutdown()'
 stop
 qemu-img bitmap --disable disk.qcow2 other
-directory=$(grep -abo other disk.qcow2 | tail -n 1 | cut -d: -f1)
-poke disk.qcow2 $((directory - 24 + 16)) 1 77
+# Of the directory that the header names; old ones may be in the file.
+name_at=$("$PYTHON" -c '
+image = open("disk.qcow2", "rb").read()
+extension = image.index(bytes.fromhex("23852875"), 104) + 8
+size, at = (int.from_bytes(image[extension + i:extension + i + 8], "big") for i in (8, 16))
+print(image.index(b"other", at, at + size))')
+poke disk.qcow2 $((name_at - 24 + 16)) 1 77
 prompt file disk.qcow2
 prompt_said "warning: .*bitmap 'other', granularity 64K: foreign, kept as it is and not used"

@@ -51,7 +51,7 @@ maintain 2 "^bitmap-remove=NAME removes a bitmap that nobody can use, bitmap-rem
 maintain 1 "bitmap-remove-all=yes asks for a change, but the server is read-only" -r file disk.qcow2 bitmap-remove-all=yes
 maintain 1 "bitmap directory at 0x" file disk.qcow2 bitmap-remove=b0
 maintain 0 "removed: bitmaps whose directory could not be read" file disk.qcow2 bitmap-remove-all=yes
-maintain 1 "the image has no bitmaps" file disk.qcow2 bitmap-remove-all=yes
+maintain 0 "the image has no bitmaps" file disk.qcow2 bitmap-remove-all=yes
 maintain 0 "0 corruptions" file disk.qcow2 qcow2-check=leaks
 check_image disk.qcow2
 same_disk disk.qcow2 twin.raw

@@ -129,7 +129,7 @@ serve file disk.qcow2 bitmap-sync=on-close
 # Killed while it is connected: when the last client has gone all is stored.
 client main "${server_pids[main]}" <<<'h.pwrite(b"x", 0); h.flush(); os.kill(int(sys.argv[1]), 9)'
 kill_server
-maintain 3 file disk.qcow2 qcow2-check=report
+maintain 0 file disk.qcow2 qcow2-check=report
 printed "^note: bitmap 'b1' is inconsistent .in_use."
 maintain 0 file disk.qcow2 qcow2-check=leaks
 printed "^note: bitmap 'b1' is inconsistent .in_use."

@@ -116,15 +116,16 @@ qemu-io -f qcow2 -c 'write -P 0x41 0 2M' -c 'write -P 0x42 32M 2M' whole.qcow2 >
 lost_from=$((33 << 20))
 # Clusters of data lie one after the other at the end of the file.
 head -c $(($(length_of whole.qcow2) - (1 << 20))) whole.qcow2 >cut.qcow2
+end=$(printf '0x%x' "$(length_of cut.qcow2)")
 before=$(file_state cut.qcow2)
 serve -r file cut.qcow2
-server_said 'cut.qcow2: the file ends at 0x340000, before what is counted in it: it was cut'
+server_said "cut.qcow2: the file ends at $end, before what is counted in it: it was cut"
 server_said '16 names lead behind its end, the first is L2 table at 0x40000, entry 528'
 stop
 same "$(file_state cut.qcow2)" "$before"
 for life in first second; do
     serve file cut.qcow2
-    [ "$life" != first ] || server_said 'the file ends at 0x340000, before what is counted in it: it was cut'
+    [ "$life" != first ] || server_said "the file ends at $end, before what is counted in it: it was cut"
     client main "$lost_from" "$life" <<'PYTHON'
 lost_from = int(sys.argv[1])
 def lost():

@@ -8,8 +8,11 @@
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
-make_qcow2 disk.qcow2 64M
-serve_plain main --filter="$FILTER" --filter=log file disk.qcow2 bitmap=b0 logfile=below.log
+# A bitmap of several clusters, of which the first is made by the first write: that is
+# made durable by the layer's flush. (test-barriers-alone.sh has those that need none.)
+make_qcow2 disk.qcow2 64M cluster_size=4k
+serve_plain main --filter="$FILTER" --filter=log file disk.qcow2 bitmap=b0 bitmap-granularity=512 \
+    logfile=below.log
 client <<'PYTHON'
 import re
 

@@ -63,7 +63,7 @@ done
 
 step "the limit for files of a process: ENOSPC, and no deadly signal"
 . "$srcdir/e2e/fill.sh"
-make_qcow2 disk.qcow2 256M
+make_qcow2 disk.qcow2 64M
 # Blocks of 1024 bytes.
 nbdkit_command=(bash -c 'ulimit -f 4096; exec "$@"' - "${nbdkit_command[@]}")
 serve file disk.qcow2 bitmap=b0

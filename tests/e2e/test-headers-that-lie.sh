@@ -98,7 +98,11 @@ while int.from_bytes(image[at:at + 4], "big") != 0x23852875:
 print(at)')
 cp good.qcow2 bad.qcow2
 poke bad.qcow2 $((extension + 4)) 4 23
-refused "bad.qcow2: header: the bitmaps extension is not 24 bytes long" file bad.qcow2
+refused "bad.qcow2: .*the bitmaps extension is not 24 bytes long|bitmap=" file bad.qcow2 bitmap=b1
+serve file bad.qcow2
+client <<<'assert h.is_read_only(); assert h.pread(1 << 20, 0) == b"A" * (1 << 20)'
+stop
+server_said "bad.qcow2: the disk is served read-only: .*the bitmaps extension is not 24 bytes long"
 directory=$(peek good.qcow2 $((extension + 24)) 8)
 while read -r base offset size value pattern; do
     cp good.qcow2 bad.qcow2

@@ -42,13 +42,23 @@ PYTHON
         same "$(($(peek bad.qcow2 72 8)))" 2
         poke bad.qcow2 72 8 0
     fi
+    if [ -n "$out_of_reach" ]; then  # and so was this
+        same "$(od -A n -t x8 --endian=big -j "$l2" -N 8 bad.qcow2 | tr -d ' ')" "${out_of_reach#0x}"
+        poke bad.qcow2 "$l2" 8 0x8000100000000000
+    fi
     same "$(sha256sum <bad.qcow2)" "$before"
 }
+out_of_reach=
 
 bad() { cp good.qcow2 bad.qcow2; poke bad.qcow2 "$@"; }
 
-bad "$l2" 8 0x8000100000000000
+# (W7: the name that leads behind the end stays so, however far the file grows.)
+bad "$l2" 8 0x8080100000000000
 wrong 'a cluster lies past the end of the file .*0x100000000000'
+bad "$l2" 8 0x8000100000000000
+out_of_reach=0x0080100000000000
+wrong 'a cluster lies past the end of the file .*0x100000000000'
+out_of_reach=
 bad "$l2" 8 0x8000000000050200
 wrong 'an L2 entry names a cluster that is not cluster aligned'
 bad "$l2" 8 0x8000000000050002

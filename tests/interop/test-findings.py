@@ -23,10 +23,10 @@ DIFFERENT = {
     "bitmap_name_size_wrong": (SOUND, CORRUPT, "takes an empty name"),
     "bitmaps_extension_missing": (SOUND, CORRUPT, "believes the missing extension"),
     "data_file_offset_wrong": (SOUND, CORRUPT, "sees it when it reads there"),
-    "data_file_name_missing": (FAILED, LEAKS, "needs the file"),
+    "data_file_name_missing": (FAILED, CORRUPT, "needs the file"),
     "encrypted": (FAILED, SOUND, "needs the key; the tables are not encrypted"),
     "extension_duplicate": (SOUND, CORRUPT, "takes the last one"),
-    "external_data_file": (FAILED, LEAKS, "needs the file"),
+    "external_data_file": (FAILED, CORRUPT, "needs the file"),
     "l2_entry_zero_flag_in_v2": (SOUND, CORRUPT, "does not look at the bit"),
 }
 
@@ -106,7 +106,7 @@ def check_agrees_with_qemu(t):
     wrong = []
     for path, c in images(t):
         done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], timeout=60,
-                              capture_output=True)
+                              capture_output=True, cwd=t.folder)  # where QEMU looks for data files
         status, said = nbdkit(path, "qcow2-check=report")
         found, expected = (done.returncode, status), DIFFERENT.get(c["name"])
         # What QEMU does not open we may see more of.
