@@ -137,17 +137,18 @@ Result<void> ImageHeader::commit(const Change &change)
     Plan plan = TRY(this->plan(change));
     old_ = cluster_;
     // From here on nothing throws: who asked must know which header the file has.
-    Result<void> committed = without_throwing([&] { return commit_plan(plan); });
+    Result<void> committed = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS { return commit_plan(plan); });
     if (!committed) {
-        auto restored = without_throwing(
-            [&] { return restore().in("the old header could not be put back"); });
+        auto restored = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS {
+            return restore().in("the old header could not be put back");
+        });
         if (!restored)
             store_.fail(std::move(restored).error());  // W5
         return committed;
     }
     area_ = std::move(plan.area);
     // It says already all that it is to say.
-    [[maybe_unused]] const auto finished = without_throwing([&]() -> Result<void> {
+    [[maybe_unused]] const auto finished = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS -> Result<void> {
         if (const auto rest = finish_plan(plan); !rest)
             log_debug("header, behind its first sector: " + rest.error().what);
         return {};
