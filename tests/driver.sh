@@ -84,7 +84,7 @@ rm -f "$report"
 # the last that it said, and with where to look if it failed.
 note="$took s"
 [ "$count" -eq 1 ] || note="$count cases, $note"
-{
+told=$(
     echo "$verdict: $name ($note)"
     case $verdict in
         SKIP) grep -v '^$' "$log" | tail -n 1 | sed 's/^/    /' ;;
@@ -93,7 +93,6 @@ note="$took s"
             case $status in 124|137) echo "    stopped by the time limit, $TEST_TIMEOUT s" ;; esac
             echo "    exit status $status; see tests/$log" ;;
     esac
-} >"$base.line"
-cat "$base.line"
-{ echo; sed 's/^/:: /' "$base.line"; } >>"$log"
-rm -f "$base.line"
+)
+echo "$told"
+{ echo; sed 's/^/:: /' <<<"$told"; } >>"$log"
