@@ -504,6 +504,16 @@ bool DataPath::must_write_zeros(bool may_unmap) const
     return raw_data_file_ || (geometry_.version < 3 && (!may_unmap || backing_));
 }
 
+// Whole clusters (or subclusters) that are to read as zeros.
+Result<void> DataPath::zero_parts(Range whole, Step step, bool may_unmap)
+{
+    if (geometry_.extended_l2)
+        return change_parts(whole, step, may_unmap ? PartChange::zero : PartChange::zero_and_keep);
+    return change_clusters(whole, step, [&](GuestCluster, const ClusterMapping &was) {
+        return zeroed(was, may_unmap);
+    });
+}
+
 Result<void> DataPath::zero(Range range, bool may_unmap)
 {
     may_unmap &= !keep_clusters_;
@@ -523,12 +533,7 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
     TRY(zero_bytes({range.begin, whole.begin}));
     if (geometry_.data_file && may_unmap)
         TRY(discard_in_data_file(whole));
-    if (geometry_.extended_l2)
-        TRY(change_parts(whole, Step::change, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
-    else
-        TRY(change_clusters(whole, Step::change, [&](GuestCluster, const ClusterMapping &was) {
-            return zeroed(was, may_unmap);
-        }));
+    TRY(zero_parts(whole, Step::change, may_unmap));
     return zero_bytes({whole.end, range.end});
 }
 
@@ -539,12 +544,7 @@ Result<void> DataPath::place_zero(Range range, bool may_unmap)
     if (whole.empty() || must_write_zeros(may_unmap))
         return place_zeros(range);
     TRY(place_zeros({range.begin, whole.begin}));
-    if (geometry_.extended_l2)
-        TRY(change_parts(whole, Step::place, may_unmap ? PartChange::zero : PartChange::zero_and_keep));
-    else
-        TRY(change_clusters(whole, Step::place, [&](GuestCluster, const ClusterMapping &was) {
-            return zeroed(was, may_unmap);
-        }));
+    TRY(zero_parts(whole, Step::place, may_unmap));
     return place_zeros({whole.end, range.end});
 }
 
@@ -582,6 +582,14 @@ ClusterMapping DataPath::trimmed(const ClusterMapping &was) const
     return Unallocated{};
 }
 
+Result<void> DataPath::trim_parts(Range whole, Step step)
+{
+    if (geometry_.extended_l2)
+        return change_parts(whole, step, PartChange::trim);
+    return change_clusters(whole, step,
+                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+}
+
 Result<void> DataPath::trim(Range range)
 {
     const Range whole = whole_parts(range);
@@ -595,10 +603,7 @@ Result<void> DataPath::trim(Range range)
         return {};
     if (geometry_.data_file)
         TRY(discard_in_data_file(whole));
-    if (geometry_.extended_l2)
-        return change_parts(whole, Step::change, PartChange::trim);
-    return change_clusters(whole, Step::change,
-                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+    return trim_parts(whole, Step::change);
 }
 
 Result<void> DataPath::place_trim(Range range)
@@ -612,10 +617,7 @@ Result<void> DataPath::place_trim(Range range)
                    : place_zero({whole.begin, std::min(whole.end, disk_size_)}, false);
     if (whole.empty() || (backing_ && geometry_.version < 3))
         return {};
-    if (geometry_.extended_l2)
-        return change_parts(whole, Step::place, PartChange::trim);
-    return change_clusters(whole, Step::place,
-                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+    return trim_parts(whole, Step::place);
 }
 
 }  // namespace qcow2

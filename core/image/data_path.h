@@ -98,6 +98,8 @@ private:
     // Or only the tables that a change needs.
     enum class Step { place, change };
     Result<void> change_clusters(Range range, Step step, const Mapping::Change &change);
+    Result<void> zero_parts(Range whole, Step step, bool may_unmap);
+    Result<void> trim_parts(Range whole, Step step);
 
     // Extended L2 entries, in subclusters.cpp.
     enum class PartChange { zero, zero_and_keep, name_zeros, trim };
