@@ -42,7 +42,7 @@ except ImportError:
     print("this Python has no module nbd")
     sys.exit(77)
 
-from storage_daemon import StorageDaemon  # noqa: E402
+from storage_daemon import Export, StorageDaemon  # noqa: E402
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -211,21 +211,20 @@ _children = set()
 _names = iter(range(1 << 30))
 
 
-class Server:
-    """A server on a unix socket: nbdkit or qemu-nbd."""
+class Server(Export):
+    """A server on a unix socket: nbdkit or qemu-nbd. Its export has no name."""
 
-    def __init__(self, name, folder, make_command):
+    def __init__(self, program, folder, make_command):
         number = next(_names)
-        self.name = name
-        self.socket = os.path.join(folder, f"{number}.sock")
+        super().__init__(os.path.join(folder, f"{number}.sock"))
+        self.program = program
         self.pid_file = os.path.join(folder, f"{number}.pid")
         self.log = os.path.join(folder, f"{number}.log")
         self.command = [str(w) for w in make_command(self.socket, self.pid_file)]
-        self.handles = []
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment_of(name))
+                env=environment_of(program))
         _children.add(self.process)
         for _ in range(2000):
             if os.path.exists(self.pid_file) and os.path.getsize(self.pid_file) > 0:
@@ -234,25 +233,11 @@ class Server:
                 break
             time.sleep(0.005)
         self.kill()
-        raise Wrong(f"{name} did not start: {' '.join(self.command)}\n{self.said()}")
+        raise Wrong(f"{program} did not start: {' '.join(self.command)}\n{self.said()}")
 
     def said(self):
         with open(self.log, errors="replace") as log:
             return log.read()
-
-    def connect(self, *contexts):
-        h = nbd.NBD()
-        for context in contexts:
-            h.add_meta_context(context)
-        h.connect_unix(self.socket)
-        self.handles.append(h)
-        return h
-
-    def leave(self):
-        for h in self.handles:
-            with contextlib.suppress(nbd.Error):
-                h.shutdown()
-        self.handles = []
 
     def stop(self, statuses=(0,)):
         """SIGTERM, all clients gone. Returns what the server has said."""
@@ -265,9 +250,9 @@ class Server:
             status = self.process.wait(timeout=CASE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise Wrong(f"{self.name} does not end: {' '.join(self.command)}\n{self.said()}")
+            raise Wrong(f"{self.program} does not end: {' '.join(self.command)}\n{self.said()}")
         _children.discard(self.process)
-        expect(status in statuses, f"{self.name}: exit status {status}\n{self.said()}")
+        expect(status in statuses, f"{self.program}: exit status {status}\n{self.said()}")
         return self.said()
 
     def kill(self):
@@ -285,7 +270,7 @@ class Server:
             return
         if kind is not None:
             self.kill()
-            print(f"-- {self.name} had said:\n{self.said()[-4000:]}")
+            print(f"-- {self.program} had said:\n{self.said()[-4000:]}")
         else:
             self.stop()
 

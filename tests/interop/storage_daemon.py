@@ -105,7 +105,9 @@ class StorageDaemon:
 
 
 class Export:
-    def __init__(self, socket, name):
+    """What clients connect to, by whichever server."""
+
+    def __init__(self, socket, name=""):
         self.socket, self.name, self.handles = socket, name, []
 
     def connect(self, *contexts):
