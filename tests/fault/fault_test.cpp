@@ -19,6 +19,7 @@
 #include "tests/support/image_builder.h"
 #include "tests/support/must.h"
 #include "tests/support/payload.h"
+#include "tests/support/pieces.h"
 #include "tests/support/verdict.h"
 
 using namespace qcow2;
@@ -194,11 +195,11 @@ private:
     {
         ImageView view(image);
         const ImageReader reader = must(ImageReader::open(view));
-        Buffer found(built_.reference.size());
-        must(reader.read(GuestOffset(0), found));
-        const std::string fault = payload_difference(
-            GuestOffset(0), built_.reference.read(GuestOffset(0), found.size()), found);
-        BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes found) {
+            must(reader.read(GuestOffset(piece.begin), found));
+            const std::string fault = built_.reference.difference(GuestOffset(piece.begin), found);
+            BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
+        });
         for (const StoredBitmap &bitmap : must(reader.bitmaps())) {
             const ReferenceBitmap &reference = built_.reference.bitmaps().at(bitmap.entry.name);
             if (given_up && bitmap.entry.enabled() && bitmap.entry.in_use())
@@ -219,11 +220,16 @@ private:
         MemoryStore store(image);
         auto disk = must(Disk::open(store, {}));
         must(disk->begin_writing());
-        Buffer expected(built_.reference.size()), found(built_.reference.size());
         ImageView view(image);
-        must(must(ImageReader::open(view)).read(GuestOffset(0), expected));
-        must(disk->read(GuestOffset(0), found));
-        BOOST_REQUIRE_EQUAL(payload_difference(GuestOffset(0), expected, found), "");
+        const ImageReader reader = must(ImageReader::open(view));
+        Buffer expected;
+        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes found) {
+            const GuestOffset at(piece.begin);
+            expected.resize(found.size());
+            must(reader.read(at, expected));
+            must(disk->read(at, found));
+            BOOST_REQUIRE_EQUAL(payload_difference(at, expected, found), "");
+        });
         must(disk->write(GuestOffset(0), Buffer(std::min<std::uint64_t>(disk->size(), 100000), 1), true));
         must(disk->close());
         const StoreImage after = store.image();

@@ -321,8 +321,9 @@ void threads_at_one_place(std::uint64_t seed)
             return true;
         std::uint32_t drawn;
         __builtin_memcpy(&drawn, unit.data() + 8, 4);
-        const Buffer expected = payload(GuestOffset(at), 16, drawn);
-        return std::equal(unit.begin(), unit.end(), expected.begin()) && drawn <= generation;
+        std::uint8_t expected[16];
+        fill_payload(GuestOffset(at), expected, drawn);
+        return std::equal(unit.begin(), unit.end(), expected) && drawn <= generation;
     };
     const auto first_stranger = [&](std::uint64_t begin, const Buffer &found) {
         std::uint64_t at = 0;

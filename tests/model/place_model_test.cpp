@@ -111,7 +111,7 @@ private:
     {
         Buffer found(reference_.size());
         must(image_->read(GuestOffset(0), found));
-        const std::string fault = payload_difference(GuestOffset(0), reference_.read(GuestOffset(0), found.size()), found);
+        const std::string fault = reference_.difference(GuestOffset(0), found);
         BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
     }
 

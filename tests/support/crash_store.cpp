@@ -251,6 +251,12 @@ std::uint64_t CrashWalk::pending() const
     return operations;
 }
 
+bool CrashWalk::in_doubt() const
+{
+    return std::any_of(life_.writes.begin(), life_.writes.end(),
+                       [](const PendingWrite &write) { return write.in_doubt; });
+}
+
 // For each pending piece, whether its operation is there.
 std::vector<bool> CrashWalk::drawn(Random &random, CrashMode mode) const
 {

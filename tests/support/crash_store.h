@@ -150,6 +150,8 @@ public:
     std::uint64_t position() const { return position_; }
     // How many operations the disk may hold or not.
     std::uint64_t pending() const;
+    // Whether a flush failed of which some writes are still not durable.
+    bool in_doubt() const;
 
     // What the disk may hold if the power fails now.
     StoreImage power_cut(Random &random, CrashMode mode) const;

@@ -87,20 +87,26 @@ void DiskDriver::accept(const Error &error) const
            "unexpected error: " + std::string(to_string(error.code)) + ": " + error.what);
 }
 
+void DiskDriver::keep_old(Range range)
+{
+    old_.resize(range.length());
+    reference_.bytes().read(range.begin, old_);
+}
+
 // The content is what it is: each byte old or new.
-void DiskDriver::learn(Range range, const Buffer &old)
+void DiskDriver::learn(Range range)
 {
     const Buffer now = reference_.read(GuestOffset(range.begin), range.length());
-    Buffer found(range.length());
-    fetch(range, found);
-    const std::string fault = mixture_fault(range, old, now, found);
+    found_.resize(range.length());
+    fetch(range, found_);
+    const std::string fault = mixture_fault(range, old_, now, found_);
     demand(fault.empty(), fault);
-    reference_.preset(GuestOffset(range.begin), found);
+    reference_.preset(GuestOffset(range.begin), found_);
 }
 
 // The reference is as it is after the change.
 template <class Operation>
-void DiskDriver::change(Range range, bool fua, bool exact, const Buffer &old, Operation operation)
+void DiskDriver::change(Range range, bool fua, bool exact, Operation operation)
 {
     GuestHistory *const history = clock_.history;
     const GuestOffset offset(range.begin);
@@ -115,7 +121,7 @@ void DiskDriver::change(Range range, bool fua, bool exact, const Buffer &old, Op
     }
     const bool known = result && exact;
     if (!known)
-        learn(range, old);
+        learn(range);
     if (!history)
         return;
     if (!known)
@@ -130,45 +136,45 @@ void DiskDriver::write(Range range, bool fua)
 {
     doing_ = where("write", range);
     const GuestOffset offset(range.begin);
-    const Buffer old = reference_.read(offset, range.length());
-    const Buffer data = payload(offset, range.length(), ++generation_);
-    reference_.write(offset, data);
-    change(range, fua, true, old, [&] { return disk_.write(offset, data, fua); });
+    keep_old(range);
+    data_.resize(range.length());
+    fill_payload(offset, data_, ++generation_);
+    reference_.write(offset, data_);
+    change(range, fua, true, [&] { return disk_.write(offset, data_, fua); });
 }
 
 void DiskDriver::zero(Range range, ZeroFlags flags)
 {
     doing_ = where("zero", range);
     const GuestOffset offset(range.begin);
-    const Buffer old = reference_.read(offset, range.length());
+    keep_old(range);
     if (flags.fast) {
         const Result<void> result = disk_.zero(offset, range.length(), flags);
         if (!result && result.error().code == Errc::unsupported)
             return;
         reference_.zero(offset, range.length());
-        change(range, flags.fua, true, old, [&] { return result; });
+        change(range, flags.fua, true, [&] { return result; });
         return;
     }
     reference_.zero(offset, range.length());
-    change(range, flags.fua, true, old, [&] { return disk_.zero(offset, range.length(), flags); });
+    change(range, flags.fua, true, [&] { return disk_.zero(offset, range.length(), flags); });
 }
 
 void DiskDriver::trim(Range range, bool fua)
 {
     doing_ = where("trim", range);
     const GuestOffset offset(range.begin);
-    const Buffer old = reference_.read(offset, range.length());
+    keep_old(range);
     reference_.zero(offset, range.length());
-    change(range, fua, false, old, [&] { return disk_.trim(offset, range.length(), fua); });
+    change(range, fua, false, [&] { return disk_.trim(offset, range.length(), fua); });
 }
 
 void DiskDriver::read(Range range)
 {
     doing_ = where("read", range);
-    Buffer found(range.length(), 0xee);
-    fetch(range, found);
-    const Buffer expected = reference_.read(GuestOffset(range.begin), range.length());
-    const std::string fault = payload_difference(GuestOffset(range.begin), expected, found);
+    found_.assign(range.length(), 0xee);
+    fetch(range, found_);
+    const std::string fault = reference_.difference(GuestOffset(range.begin), found_);
     demand(fault.empty(), fault);
 }
 

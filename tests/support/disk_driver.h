@@ -82,8 +82,9 @@ private:
     std::vector<unsigned> draw_weights();
     Range draw(Range area);
     template <class Operation>
-    void change(Range range, bool fua, bool exact, const Buffer &old, Operation operation);
-    void learn(Range range, const Buffer &old);
+    void change(Range range, bool fua, bool exact, Operation operation);
+    void keep_old(Range range);
+    void learn(Range range);
     void accept(const Error &error) const;
     void demand(bool condition, const std::string &what) const;
     void fetch(Range range, Buffer &found) const;
@@ -98,6 +99,7 @@ private:
     std::uint64_t failures_ = 0;
     std::uint64_t steps_ = 0;
     std::string doing_;
+    Buffer old_, data_, found_;  // of a step; members, so that their memory is asked for once
 };
 
 }  // namespace qcow2::test

@@ -4,6 +4,7 @@
 #include "tests/support/image_reader.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/format/bitmap_table.h"
 #include "core/format/cluster_mapping.h"
@@ -26,6 +27,19 @@ Result<std::uint64_t> ImageReader::word(std::uint64_t offset) const
     std::uint8_t raw[8];
     TRY(store_->read(offset, raw));
     return load_be64(raw);
+}
+
+Result<bool> ImageReader::zeros(std::uint64_t offset, std::uint64_t length) const
+{
+    std::uint8_t piece[4096];
+    for (std::uint64_t done = 0; done < length;) {
+        const std::uint64_t n = std::min<std::uint64_t>(sizeof piece, length - done);
+        TRY(store_->read(offset + done, sub(MutableBytes(piece), 0, n)));
+        if (!all_zero(sub(Bytes(piece), 0, n)))
+            return false;
+        done += n;
+    }
+    return true;
 }
 
 Result<std::uint64_t> ImageReader::l2_entry(GuestCluster cluster) const
@@ -56,7 +70,7 @@ Result<void> ImageReader::read(GuestOffset offset, MutableBytes bytes) const
         if (const Data *data = std::get_if<Data>(&mapping))
             TRY(store_->read(data->host.value + in_cluster, out));
         else
-            std::fill(out.begin(), out.end(), 0);
+            std::memset(out.data(), 0, out.size());
         bytes = bytes.subspan(piece);
         offset += piece;
     }
@@ -127,9 +141,7 @@ Result<StoredBitmap> ImageReader::bitmap(const BitmapDirectoryEntry &entry) cons
             const std::uint64_t tail = size.bits % 8;
             if (i + 1 == size.table_entries && tail != 0 && piece.back() >> tail != 0)
                 return Error(Errc::corrupt, "bits behind the last one are set");
-            Buffer rest(i + 1 == size.table_entries ? geometry.cluster_size() - piece.size() : 0);
-            TRY(store_->read(table_entry.data.value + piece.size(), rest));
-            if (!all_zero(rest))
+            if (!TRY(zeros(table_entry.data.value + piece.size(), geometry.cluster_size() - piece.size())))
                 return Error(Errc::corrupt, "bytes behind the last bit are set");
         }
         bitmap.bits.load(begin, piece);

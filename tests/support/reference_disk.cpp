@@ -47,6 +47,13 @@ void ReferenceDisk::zero(GuestOffset offset, std::uint64_t length)
     mark(offset, length);
 }
 
+std::string ReferenceDisk::difference(GuestOffset offset, Bytes found) const
+{
+    if (bytes_.holds(offset.value, found))
+        return {};
+    return payload_difference(offset, read(offset, found.size()), found);
+}
+
 void ReferenceDisk::mark(GuestOffset offset, std::uint64_t length)
 {
     INVARIANT(fits(offset.value, length, size_));
@@ -116,29 +123,44 @@ std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &befo
                                   const std::function<void(GuestOffset, MutableBytes)> &read) const
 {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Buffer found(sector_size), original(sector_size);
-    for (const auto &[sector, versions] : versions_) {
-        const GuestOffset offset(sector * sector_size);
-        std::fill(found.begin(), found.end(), 0);
-        read(offset, sub(MutableBytes(found), 0, std::min(sector_size, before.size() - offset.value)));
-        const std::uint64_t hash = hash_of(found);
-        bool right = false;
-        bool durable = false;
-        for (auto version = versions.rbegin(); version != versions.rend() && !durable; ++version) {
-            if (version->begun > event)
-                continue;
-            right = right || version->hash == hash;
-            durable = changes_[version->change].durable <= event;
+    // Sectors side by side are read at once, as most of what is written is.
+    constexpr std::uint64_t run_max = 64;
+    Buffer found;
+    for (auto run = versions_.begin(); run != versions_.end();) {
+        auto end = run;
+        std::uint64_t sectors = 0;
+        while (end != versions_.end() && sectors < run_max && end->first == run->first + sectors)
+            ++end, ++sectors;
+        const GuestOffset offset(run->first * sector_size);
+        found.assign(sectors * sector_size, 0);
+        const std::uint64_t inside = offset.value < before.size() ? before.size() - offset.value : 0;
+        if (inside != 0)
+            read(offset, sub(MutableBytes(found), 0, std::min<std::uint64_t>(found.size(), inside)));
+        for (std::uint64_t i = 0; run != end; ++run, ++i) {
+            const Bytes content = sub(Bytes(found), i * sector_size, sector_size);
+            if (!may_be(content, run->first, run->second, event, before))
+                return "guest offset " + hex(run->first * sector_size) + ": found " +
+                       describe_payload(sub(content, 0, 16)) + "; " + describe(run->first, event);
         }
-        if (!right && !durable) {
-            before.bytes().read(offset.value, original);
-            right = original == found;
-        }
-        if (!right)
-            return "guest offset " + hex(offset.value) + ": found " +
-                   describe_payload(sub(Bytes(found), 0, 16)) + "; " + describe(sector, event);
     }
     return {};
+}
+
+bool GuestHistory::may_be(Bytes content, std::uint64_t sector, const std::vector<Version> &versions,
+                          std::uint64_t event, const ReferenceDisk &before) const
+{
+    const std::uint64_t hash = hash_of(content);
+    for (auto version = versions.rbegin(); version != versions.rend(); ++version) {
+        if (version->begun > event)
+            continue;
+        if (version->hash == hash)
+            return true;
+        if (changes_[version->change].durable <= event)
+            return false;
+    }
+    std::uint8_t original[sector_size];
+    before.bytes().read(sector * sector_size, original);
+    return std::equal(content.begin(), content.end(), original);
 }
 
 std::string GuestHistory::describe(std::uint64_t sector, std::uint64_t event) const

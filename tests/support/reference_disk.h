@@ -12,7 +12,6 @@
 #include <map>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "core/base/bit_vector.h"
@@ -45,6 +44,8 @@ public:
     void preset(GuestOffset offset, Bytes bytes) { bytes_.write(offset.value, bytes); }
 
     Buffer read(GuestOffset offset, std::uint64_t length) const { return bytes_.copy(offset.value, length); }
+    // What is wrong with what was found there, in words; empty if nothing is.
+    std::string difference(GuestOffset offset, Bytes found) const;
     const SparseBytes &bytes() const { return bytes_; }
 
     // What is cut off is gone; what is new is zeros, and clean. (Bitmaps that
@@ -81,8 +82,8 @@ public:
     void flushed(std::uint64_t begun, std::uint64_t returned);
 
     // What is wrong with what is found in a crash at `event`; empty if nothing
-    // is. Looks at every sector that was ever changed. `before` is the disk
-    // without any of the changes.
+    // is. Reads every sector that was ever changed, ascending, some at once; what
+    // is behind the end of `before`, the disk without any of the changes, is zeros.
     std::string verdict(std::uint64_t event, const ReferenceDisk &before,
                         const std::function<void(GuestOffset, MutableBytes)> &read) const;
 
@@ -107,9 +108,13 @@ private:
         std::uint64_t durable = never;  // the earliest event at which it is known to be
     };
 
+    // Whether a crash at `event` may leave this in a sector of these versions.
+    bool may_be(Bytes content, std::uint64_t sector, const std::vector<Version> &versions,
+                std::uint64_t event, const ReferenceDisk &before) const;
+
     mutable std::mutex mutex_;
     // Guarded by it:
-    std::unordered_map<std::uint64_t, std::vector<Version>> versions_;  // by sector
+    std::map<std::uint64_t, std::vector<Version>> versions_;  // by sector
     std::vector<Times> changes_;
 };
 

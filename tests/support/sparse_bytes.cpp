@@ -63,6 +63,8 @@ void SparseBytes::write(std::uint64_t offset, Bytes bytes)
 {
     for_pieces(offset, bytes.size(),
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
+                   if (pages_.count(index) == 0 && all_zero(sub(bytes, at, n)))
+                       return;
                    std::memcpy(writable(index).data() + in_page, bytes.data() + at, n);
                });
 }
@@ -99,6 +101,19 @@ void SparseBytes::fill_garbage(std::uint64_t offset, std::uint64_t length)
                    else
                        std::memcpy(writable(index).data() + in_page, garbage()->data(), n);
                });
+}
+
+bool SparseBytes::holds(std::uint64_t offset, Bytes bytes) const
+{
+    bool all = true;
+    for_pieces(offset, bytes.size(),
+               [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
+                   const auto page = pages_.find(index);
+                   all = all && (page == pages_.end()
+                                     ? all_zero(sub(bytes, at, n))
+                                     : std::memcmp(bytes.data() + at, page->second->data() + in_page, n) == 0);
+               });
+    return all;
 }
 
 Buffer SparseBytes::copy(std::uint64_t offset, std::uint64_t length) const

@@ -30,6 +30,9 @@ public:
     // Bytes that nobody wrote and nobody should see.
     void fill_garbage(std::uint64_t offset, std::uint64_t length);
 
+    // Whether these bytes are there.
+    bool holds(std::uint64_t offset, Bytes bytes) const;
+
     Buffer copy(std::uint64_t offset, std::uint64_t length) const;
 
     // The pages that may differ from zero, ascending.

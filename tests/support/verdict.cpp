@@ -4,33 +4,35 @@
 #include "tests/support/verdict.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/log.h"
 #include "core/check/check.h"
 #include "tests/support/must.h"
-#include "tests/support/payload.h"
+#include "tests/support/pieces.h"
 #include "tests/support/qemu_img.h"
 
 namespace qcow2::test {
 
 namespace {
 
+constexpr std::size_t sector_size = 512;
+
 std::string data_verdict(const ImageReader &reader, const ReferenceDisk &reference)
 {
     if (reader.disk_size() != reference.size())
         return "the disk has another size";
-    constexpr std::uint64_t piece_max = 1 << 20;
-    Buffer found;
-    for (std::uint64_t at = 0; at < reference.size(); at += piece_max) {
-        found.resize(std::min(piece_max, reference.size() - at));
-        if (const auto read = reader.read(GuestOffset(at), found); !read)
-            return read.error().what;
-        const Buffer expected = reference.read(GuestOffset(at), found.size());
-        const std::string fault = payload_difference(GuestOffset(at), expected, found);
+    std::string fault;
+    for_pieces(reference.size(), [&](Range piece, MutableBytes found) {
+        const GuestOffset at(piece.begin);
         if (!fault.empty())
-            return "in the file " + fault;
-    }
-    return {};
+            return;
+        if (const auto read = reader.read(at, found); !read)
+            fault = read.error().what;
+        else if (fault = reference.difference(at, found); !fault.empty())
+            fault = "in the file " + fault;
+    });
+    return fault;
 }
 
 std::string bits_difference(const BitVector &expected, const BitVector &found)
@@ -90,9 +92,9 @@ std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &
         return marked == Marked::maybe ? "" : "it is in_use";
     const std::uint64_t granularity = bitmap.entry.granularity();
     for (const std::uint64_t sector : changed_sectors)
-        if (!bitmap.bits.test(sector * 512 / granularity))
-            return "not in_use, and granule " + std::to_string(sector * 512 / granularity) +
-                   " is clear, but guest offset " + hex(sector * 512) + " has changed";
+        if (!bitmap.bits.test(sector * sector_size / granularity))
+            return "not in_use, and granule " + std::to_string(sector * sector_size / granularity) +
+                   " is clear, but guest offset " + hex(sector * sector_size) + " has changed";
     BitVector both = bitmap.bits;
     both.or_with(before.bits);
     if (both != bitmap.bits)
@@ -138,14 +140,13 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
     std::vector<std::uint64_t> changed;
     Buffer was;
     const auto read = [&](GuestOffset offset, MutableBytes bytes) {
-        if (offset.value >= before.size())  // cut off by now: zeros
-            return;
         if (const auto result = guest->read(offset, bytes); !result && fault.empty())
             fault = result.error().what;
         was.resize(bytes.size());
         before.bytes().read(offset.value, was);
-        if (!std::equal(was.begin(), was.end(), bytes.begin()))
-            changed.push_back(offset.value / 512);
+        for (std::size_t at = 0; at < was.size(); at += sector_size)
+            if (std::memcmp(&was[at], &bytes[at], std::min(sector_size, was.size() - at)) != 0)
+                changed.push_back((offset.value + at) / sector_size);
     };
     const std::string data = history.verdict(event, before, read);
     if (!fault.empty() || !data.empty())
@@ -187,7 +188,7 @@ Result<GuestView> GuestView::open(ByteStore &store, const DiskOptions *by_disk)
 
 Result<void> GuestView::read(GuestOffset offset, MutableBytes bytes) const
 {
-    std::fill(bytes.begin(), bytes.end(), 0);
+    std::memset(bytes.data(), 0, bytes.size());
     const std::uint64_t left = offset.value < size() ? size() - offset.value : 0;
     const MutableBytes inside = sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), left));
     if (inside.empty())
