@@ -39,7 +39,7 @@ check_image disk.qcow2
 
 # msync of pages that are locked in memory.
 step "nbdkit --swap"
-if "${nbdkit_command[@]}" --swap -U - null --run true 2>/dev/null; then
+if (as_server "${nbdkit_command[@]}" --swap -U - null --run true) 2>/dev/null; then
     alone some --swap file disk.qcow2
     check_image disk.qcow2
 else

@@ -13,7 +13,7 @@ maintain()
 {
     local expected=$1 pattern=$2 status=0
     shift 2
-    "${nbdkit_command[@]}" -U - --filter="$FILTER" "$@" >maintain.out 2>maintain.err || status=$?
+    (as_server "${nbdkit_command[@]}" -U - --filter="$FILTER" "$@") >maintain.out 2>maintain.err || status=$?
     same "$status" "$expected" "exit code of $*: $(cat maintain.out maintain.err)"
     grep -qE -- "$pattern" maintain.out maintain.err || fail "not said: $pattern"$'\n'"$(cat maintain.out maintain.err)"
 }

@@ -73,7 +73,7 @@ run()
     cd "$1"
     nbdkit()
     {
-        "${nbdkit_command[@]}" -U - "$@" --run "$PYTHON $tmp/change.py \$unixsocket"
+        (as_server "${nbdkit_command[@]}" -U - "$@" --run "$PYTHON $tmp/change.py \$unixsocket")
     }
     line=${2//--filter=qcow2bitmap/--filter=$FILTER}
     eval "${line//\/var\/lib\/images/$tmp/images}"

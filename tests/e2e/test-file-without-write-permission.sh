@@ -33,7 +33,7 @@ same "$(file_state disk.qcow2)" "$before"
 
 step "without a key it is served, with a warning at the prompt"
 rm -f nobody/* 2>/dev/null || true
-"${nbdkit_command[@]}" -f -U "$tmp/nobody/main.sock" -P "$tmp/nobody/main.pid" --filter="$FILTER" \
+as_server "${nbdkit_command[@]}" -f -U "$tmp/nobody/main.sock" -P "$tmp/nobody/main.pid" --filter="$FILTER" \
     file disk.qcow2 >main.log 2>&1 &
 server_pids[main]=$!
 cleanup_fn kill -9 $!

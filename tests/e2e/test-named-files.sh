@@ -16,9 +16,8 @@ printf 'S%.0s' {1..65536} >outside/secret.raw
 # not be there.
 overlay()
 {
-    rm -f "${3:-allowed/disk.qcow2}"
-    qemu-img create -q -f qcow2 "${3:-allowed/disk.qcow2}" 64K
-    qemu-img rebase -q -u -f qcow2 -b "$1" -F "${2:-raw}" "${3:-allowed/disk.qcow2}"
+    remove "${3:-allowed/disk.qcow2}"
+    qemu-img create -q -f qcow2 -u -b "$1" -F "${2:-raw}" "${3:-allowed/disk.qcow2}" 64K
 }
 
 # served LETTER ARGUMENTS...: the first cluster is all this letter, and a write of
@@ -167,8 +166,8 @@ else
     was_served=0 was_refused=0
     for ((i = 0; i < 60 || (i < 600 && was_served * was_refused == 0); ++i)); do
         # Refused at the prompt, or when the client comes; or served.
-        timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
-            --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"' >swapped.out 2>&1 || true
+        (as_server timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
+            --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"') >swapped.out 2>&1 || true
         ! grep -q "Pattern verification failed" swapped.out || fail "what lies outside was served"
         if grep -q "^read 65536/65536" swapped.out; then
             was_served=$((was_served + 1))

@@ -42,9 +42,9 @@ done
 
 step "its own version: in the help, in the log at -v, and where nbdkit asks filters"
 version=$(cat "$top_srcdir/VERSION")
-"${nbdkit_command[@]}" --filter="$FILTER" null --help >help.out
+(as_server "${nbdkit_command[@]}" --filter="$FILTER" null --help) >help.out
 grep -qF "qcow2bitmap $version." help.out || fail "$(cat help.out)"
-"${nbdkit_command[@]}" --filter="$FILTER" null --dump-plugin >dump.out
+(as_server "${nbdkit_command[@]}" --filter="$FILTER" null --dump-plugin) >dump.out
 if [ "$(printf '%s\n' 1.42 "$(nbdkit --version | sed 's/[^0-9]*//')" | sort -V | head -n 1)" = 1.42 ]; then
     same "$(grep '^qcow2bitmap_' dump.out)" "qcow2bitmap_version=$version"
 fi

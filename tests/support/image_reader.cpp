@@ -17,7 +17,8 @@ Result<ImageReader> ImageReader::open(ByteStore &store)
     Buffer cluster(std::min<std::uint64_t>(store.size(), 112));
     TRY(store.read(0, cluster));
     const Header header = TRY(decode_header(cluster));
-    cluster.resize(std::min(store.size(), header.geometry().cluster_size()));
+    // (All that our images have in theirs, and not the zeros of a cluster of 2 MiB.)
+    cluster.resize(std::min<std::uint64_t>({store.size(), header.geometry().cluster_size(), 64 << 10}));
     TRY(store.read(0, cluster));
     return ImageReader(store, TRY(decode_header_area(cluster)));
 }
