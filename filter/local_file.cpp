@@ -164,28 +164,26 @@ void LocalFile::count_holder(int descriptor, Holders &holders) const
         ++(*mode == O_RDONLY ? holders.reading : holders.writing);
 }
 
-// All numbers that a descriptor can have are tried where these are few. /proc, which
-// lists them, takes a descriptor: that is the very thing that may be missing. Where
-// there may be millions there is one to spare.
+// /proc lists them, and takes a descriptor for it, which may be the very thing that
+// is missing: then the numbers that a descriptor can have are tried, one after the
+// other, if these are not millions. (Not at once: 20,000 of them take 20 ms.)
 LocalFile::Holders LocalFile::holders() const
 {
+    Holders holders;
+    if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd")); directory) {
+        while (const dirent *entry = ::readdir(directory.get())) {
+            char *rest;
+            const long descriptor = std::strtol(entry->d_name, &rest, 10);
+            if (*rest == '\0')
+                count_holder(static_cast<int>(descriptor), holders);
+        }
+        return holders;
+    }
+    log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
     constexpr rlim_t few = 1 << 16;
     rlimit limit;
     const rlim_t end = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
-    Holders holders;
-    if (end > few) {
-        if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd")); directory) {
-            while (const dirent *entry = ::readdir(directory.get())) {
-                char *rest;
-                const long descriptor = std::strtol(entry->d_name, &rest, 10);
-                if (*rest == '\0')
-                    count_holder(static_cast<int>(descriptor), holders);
-            }
-            return holders;
-        }
-        log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
-        holders.all_seen = false;
-    }
+    holders.all_seen = end <= few;
     for (int descriptor = 0; descriptor < static_cast<int>(std::min(end, few)); ++descriptor)
         count_holder(descriptor, holders);
     return holders;

@@ -48,7 +48,7 @@ public:
     bool still_named() const;
 
     // The other descriptors of this process that are open on this very file, which
-    // are the layer's. No new one is needed to find out, as long as there are few.
+    // are the layer's. Where none is left to ask /proc with, it takes milliseconds.
     struct Holders {
         unsigned reading = 0, writing = 0;
         bool all_seen = true;  // false: there may be more
