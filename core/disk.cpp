@@ -305,7 +305,9 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
     Passage passage(gate_);
     TRY(check_range(Range::of(offset.value, length)));
     std::vector<Extent> extents;
-    while (length != 0 && extents.size() < extents_max) {
+    // What there is after so many steps is the answer: neighbours of one kind may
+    // be as many as there are clusters, and each a walk down a chain of files.
+    for (std::size_t steps = 0; length != 0 && steps < extents_max; ++steps) {
         const Extent extent = TRY(image_->status(offset.value, length));
         if (!extents.empty() && extents.back().same_kind(extent))
             extents.back().length += extent.length;

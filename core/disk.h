@@ -138,7 +138,7 @@ public:
     // Reads ahead what a later read of the range needs.
     Result<void> cache(GuestOffset offset, std::uint64_t length);
     // Consecutive extents from the offset on; at least one, and they cover the
-    // range unless they are very many.
+    // range unless it takes very many steps to find them.
     Result<std::vector<Extent>> block_status(GuestOffset offset, std::uint64_t length);
 
     // How many requests that change something have come so far, and whether one

@@ -4,7 +4,6 @@
 #include "core/bitmap/operations.h"
 
 #include <algorithm>
-#include <unordered_set>
 
 #include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"
@@ -312,14 +311,15 @@ Result<void> merge_bitmap(Image &image, const std::string &target_name, const st
     return commit(aside, directory);
 }
 
-bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image)
+RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image)
 {
-    bool is = false;
-    const auto done = for_each_recoverable(directory, image, Which::all, [&](const auto &e, const auto &) {
-        is |= &e == &entry;
+    RecoverableBitmaps found;
+    const auto done = for_each_recoverable(directory, image, Which::all, [&](const auto &entry, const auto &) {
+        found.insert(&entry);
         return Result<void>();
     });
-    return done && is;
+    INVARIANT(done);
+    return found;
 }
 
 bool has_recoverable(const BitmapDirectory &directory, const Image &image)

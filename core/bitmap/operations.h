@@ -14,6 +14,7 @@
 
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "core/bitmap/directory.h"
@@ -57,10 +58,12 @@ Result<void> merge_bitmap(Image &image, const std::string &target, const std::st
 // another bitmap of the same name) stay as they are if they are inconsistent, and
 // are gone if they are out of date: they leak, with the tables of those that
 // became valid again (H4).
-// (entry: one of the directory's, or of those that are out of date.)
-bool is_recoverable(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const Image &image);
-bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 Result<void> recover_all_dirty(Image &image);
+// Which they are: entries of the directory, or of those that are out of date. All at
+// once, since an image may have thousands.
+using RecoverableBitmaps = std::unordered_set<const BitmapDirectoryEntry *>;
+RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image);
+bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 
 // Where there is no room for another table: in the clusters they have, one after
 // the other. What cannot be recovered so stays as it is, with a warning; what is

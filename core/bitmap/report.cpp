@@ -24,28 +24,29 @@ std::string size_in_words(std::uint32_t granularity_bits)
     return std::to_string(granularity) + "G";
 }
 
+// Whoever has more of them does not read them all.
+constexpr std::size_t warnings_max = 20;
+
 constexpr const char *will_be_valid_words = "valid again, with all bits set, before the first client writes";
 
-ReportLine inconsistent(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
+ReportLine inconsistent(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool is_recoverable,
                         bool will_recover)
 {
-    if (directory.given_up(entry) && is_recoverable(directory, entry, image))
+    if (directory.given_up(entry) && is_recoverable)
         return {LogLevel::warning, "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
                                    "when there is room"};
-    if (will_recover && is_recoverable(directory, entry, image))
+    if (will_recover && is_recoverable)
         return {LogLevel::warning, std::string("inconsistent; ") + will_be_valid_words};
     std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
                        "is and not tracked; ";
-    if (is_recoverable(directory, entry, image))
+    if (is_recoverable)
         text += "bitmap-recover=all-dirty makes it valid again with all bits set, ";
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
 }
 
-ReportLine state_of(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool how_much,
-                    bool will_recover)
+// Of one that is not in_use.
+ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, bool how_much)
 {
-    if (entry.in_use())
-        return inconsistent(image, directory, entry, will_recover);
     if (entry.finding)
         return {LogLevel::warning,
                 "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
@@ -86,12 +87,21 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
     std::vector<ReportLine> lines;
     if (!directory->stale().empty())
         lines.push_back({LogLevel::warning, stale(*directory, will_recover)});
+    const RecoverableBitmaps recoverable = recoverable_bitmaps(*directory, image);
+    std::size_t warnings = 0;
     for (const BitmapDirectoryEntry &entry : directory->entries) {
-        ReportLine line = state_of(image, *directory, entry, how_much, will_recover);
+        ReportLine line = entry.in_use()
+                              ? inconsistent(*directory, entry, recoverable.count(&entry) != 0, will_recover)
+                              : state_of(image, entry, how_much);
+        if (line.level == LogLevel::warning && ++warnings > warnings_max && !how_much)
+            continue;
         line.text = "bitmap " + quote(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
                     line.text;
         lines.push_back(std::move(line));
     }
+    if (warnings > warnings_max && !how_much)
+        lines.push_back({LogLevel::warning, "and " + std::to_string(warnings - warnings_max) +
+                                                " more bitmaps that are not tracked; -v tells of each"});
     return lines;
 }
 

@@ -15,11 +15,10 @@ namespace qcow2 {
 
 namespace {
 
-Result<void> check_existing(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory,
-                            const BitmapDirectoryEntry &entry)
+Result<void> check_existing(const BitmapRequest &request, const BitmapDirectory &directory,
+                            const RecoverableBitmaps &recoverable, const BitmapDirectoryEntry &entry)
 {
-    const bool recovered = (request.recover_all_dirty || directory.given_up(entry)) &&
-                           is_recoverable(directory, entry, image);
+    const bool recovered = (request.recover_all_dirty || directory.given_up(entry)) && recoverable.count(&entry) != 0;
     if (entry.in_use() && !recovered)
         return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
                                  "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
@@ -73,6 +72,7 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
         request.granularity_bits.value_or(default_granularity_bits(geometry));
     const std::uint64_t disk_size = std::max(image.disk_size(), request.disk_size_min);
     const bool out_of_date = directory.out_of_date().has_value();
+    const RecoverableBitmaps recoverable = recoverable_bitmaps(directory, image);
     for (const std::string &name : request.names) {
         const std::string context = "bitmap=" + quote(name);
         if (geometry.version < 3)
@@ -82,7 +82,7 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
         if (out_of_date && !request.recover_all_dirty)
             return Error(Errc::busy, context + ": " + directory.stale() + "; " + std::string(out_of_date_cure));
         if (const BitmapDirectoryEntry *entry = find(directory, name))
-            TRY(check_existing(request, image, directory, *entry).in(context));
+            TRY(check_existing(request, directory, recoverable, *entry).in(context));
         else if (has_for_qemu(directory, name))
             return Error(Errc::exists, context + ": there is a bitmap whose name has a NUL behind that, which "
                                                  "QEMU takes for the same name");

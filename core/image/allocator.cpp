@@ -193,13 +193,15 @@ Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
 Result<HostRun> Allocator::find_contiguous(std::uint64_t count)
 {
     HostCluster at = free_hint_;
-    while (at < store_end()) {
-        const HostRun run = TRY(refcounts_.find_free(at, store_end(), count));
+    // (A store of holes may be far longer than what is counted.)
+    const HostCluster end = std::min(store_end(), refcounts_.reach_end());
+    while (at < end) {
+        const HostRun run = TRY(refcounts_.find_free(at, end, count));
         if (run.count == count)
             return run;
         if (run.count != 0)
             at = run.end();
-        else if (run.first < store_end())
+        else if (run.first < end)
             at = refcounts_.block_end(run.first);
         else
             break;

@@ -160,6 +160,8 @@ Result<HostRun> Refcounts::find_free(HostCluster from, HostCluster end, std::uin
 
 Result<HostCluster> Refcounts::used_end(HostCluster end)
 {
+    // (A file of holes may be far longer.)
+    end = std::min(end, reach_end());
     while (end > HostCluster(0)) {
         const HostCluster begin(align_down(end.value - 1, geometry_.refcount_block_entries()));
         if (covered(begin)) {
