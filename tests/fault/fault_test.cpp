@@ -126,7 +126,7 @@ public:
 
     void judge()
     {
-        driver_->read({0, built_.reference.size()});
+        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes) { driver_->read(piece); });
         judge_writing();
         const std::uint64_t begun = memory_.tick();
         const Result<void> closed = disk_->close();
