@@ -191,7 +191,7 @@ ImageSpec player_spec(Random &random)
 
 BOOST_AUTO_TEST_SUITE(bitmap_operations_model)
 
-BOOST_AUTO_TEST_CASE(random_steps)
+BOOST_AUTO_TEST_CASE(random_steps, *one_thread())
 {
     for (const std::uint64_t seed : seeds(40)) {
         SEEDED(seed);

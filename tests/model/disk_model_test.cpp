@@ -393,19 +393,19 @@ void threads_at_one_place(std::uint64_t seed)
 
 BOOST_AUTO_TEST_SUITE(disk_model)
 
-BOOST_AUTO_TEST_CASE(random_steps_on_any_image)
+BOOST_AUTO_TEST_CASE(random_steps_on_any_image, *one_thread())
 {
     for (const std::uint64_t seed : seeds(60))
         random_lives(seed, 0, false, 600);
 }
 
-BOOST_AUTO_TEST_CASE(random_steps_with_every_cluster_size)
+BOOST_AUTO_TEST_CASE(random_steps_with_every_cluster_size, *one_thread())
 {
     for (const std::uint64_t seed : seeds(26))
         random_lives(seed, static_cast<std::uint32_t>(9 + seed % 13), false, 300);
 }
 
-BOOST_AUTO_TEST_CASE(random_steps_until_the_store_is_full)
+BOOST_AUTO_TEST_CASE(random_steps_until_the_store_is_full, *one_thread())
 {
     for (const std::uint64_t seed : seeds(40))
         random_lives(seed, 0, true, 600);

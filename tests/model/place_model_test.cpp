@@ -128,7 +128,7 @@ private:
 
 BOOST_AUTO_TEST_SUITE(place_model)
 
-BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room)
+BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room, *one_thread())
 {
     for (const std::uint64_t seed : seeds(30)) {
         SEEDED(seed);
@@ -143,7 +143,7 @@ BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room)
     }
 }
 
-BOOST_AUTO_TEST_CASE(B7_nor_where_there_are_subclusters_compressed_ones_or_a_backing_file)
+BOOST_AUTO_TEST_CASE(B7_nor_where_there_are_subclusters_compressed_ones_or_a_backing_file, *one_thread())
 {
     if (!have_qemu_img())
         return;

@@ -153,20 +153,20 @@ void lives(std::uint64_t seed, std::uint32_t cluster_bits, std::uint64_t size_ma
 
 BOOST_AUTO_TEST_SUITE(resize_model)
 
-BOOST_AUTO_TEST_CASE(any_size_on_any_image)
+BOOST_AUTO_TEST_CASE(any_size_on_any_image, *one_thread())
 {
     for (const std::uint64_t seed : seeds(60))
         lives(seed, 0, 3 << 20, 6);
 }
 
-BOOST_AUTO_TEST_CASE(any_size_with_every_cluster_size)
+BOOST_AUTO_TEST_CASE(any_size_with_every_cluster_size, *one_thread())
 {
     for (const std::uint64_t seed : seeds(26))
         lives(seed, static_cast<std::uint32_t>(9 + seed % 13), 2 << 20, 6);
 }
 
 // Many L2 tables, bitmap tables of many entries.
-BOOST_AUTO_TEST_CASE(small_clusters)
+BOOST_AUTO_TEST_CASE(small_clusters, *one_thread())
 {
     for (const std::uint64_t seed : seeds(20))
         lives(seed, 9, 12 << 20, 10);

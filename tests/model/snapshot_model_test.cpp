@@ -200,7 +200,7 @@ private:
 
 BOOST_AUTO_TEST_SUITE(snapshot_model)
 
-BOOST_AUTO_TEST_CASE(snapshots_among_random_changes)
+BOOST_AUTO_TEST_CASE(snapshots_among_random_changes, *one_thread())
 {
     for (const std::uint64_t seed : seeds(60)) {
         SEEDED(seed);
