@@ -299,7 +299,7 @@ client()
     local name=${1:-main}
     [ $# -eq 0 ] || shift
     local status=0
-    # With stdin, on which its program comes.
+    # The program comes on standard input.
     CLIENT_URI=$(uri "$name") "$PYTHON" "$srcdir/client.py" "$@" || status=$?
     case $status in 0) ;; 77) skip "$PYTHON has no module nbd" ;; *) return $status ;; esac
 }

@@ -101,7 +101,7 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
     }
     if (warnings > warnings_max && !how_much)
         lines.push_back({LogLevel::warning, "and " + std::to_string(warnings - warnings_max) +
-                                                " more bitmaps that are not tracked; -v tells of each"});
+                                                " more bitmaps like these; -v tells of each"});
     return lines;
 }
 

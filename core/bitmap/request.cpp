@@ -72,7 +72,8 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
         request.granularity_bits.value_or(default_granularity_bits(geometry));
     const std::uint64_t disk_size = std::max(image.disk_size(), request.disk_size_min);
     const bool out_of_date = directory.out_of_date().has_value();
-    const RecoverableBitmaps recoverable = recoverable_bitmaps(directory, image);
+    const RecoverableBitmaps recoverable =
+        request.names.empty() ? RecoverableBitmaps() : recoverable_bitmaps(directory, image);
     for (const std::string &name : request.names) {
         const std::string context = "bitmap=" + quote(name);
         if (geometry.version < 3)

@@ -83,7 +83,7 @@ BOOST_AUTO_TEST_CASE(a_report_on_many_bitmaps_that_are_in_use)
     auto disk = must(Disk::open(store, {}));
     const auto few = disk->report(false);
     BOOST_TEST(few.size() == 21u);
-    BOOST_TEST(few.back().text == "and 7980 more bitmaps that are not tracked; -v tells of each");
+    BOOST_TEST(few.back().text == "and 7980 more bitmaps like these; -v tells of each");
     BOOST_TEST(disk->report(true).size() == 8000u);
 }
 

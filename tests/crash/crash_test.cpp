@@ -588,7 +588,7 @@ private:
         ImageView view(image);
         const GuestView guest = must(GuestView::open(view, by_disk()));
         ReferenceDisk found(guest.size());
-        for_pieces(found.size(), [&](Range piece, MutableBytes content) {
+        for_each_piece(found.size(), [&](Range piece, MutableBytes content) {
             must(guest.read(GuestOffset(piece.begin), content));
             found.preset(GuestOffset(piece.begin), content);
         });
@@ -603,7 +603,7 @@ private:
         if (kind_.fixed)
             options.accepted = {Errc::no_space};
         DiskDriver driver(*disk, found, random_, generation_, options);
-        for_pieces(found.size(), [&](Range piece, MutableBytes) { driver.read(piece); });
+        for_each_piece(found.size(), [&](Range piece, MutableBytes) { driver.read(piece); });
         for (int step = 0; step < 12; ++step)
             driver.step({0, found.size()});
         const Result<void> closed = disk->close();
@@ -613,7 +613,7 @@ private:
         const CheckReport report = must(check(after_view));
         BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text() << keep(after, "reopened"));
         const GuestView guest_after = must(GuestView::open(after_view, by_disk()));
-        for_pieces(found.size(), [&](Range piece, MutableBytes content) {
+        for_each_piece(found.size(), [&](Range piece, MutableBytes content) {
             const GuestOffset at(piece.begin);
             must(guest_after.read(at, content));
             const std::string fault = found.difference(at, content);

@@ -126,7 +126,7 @@ public:
 
     void judge()
     {
-        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes) { driver_->read(piece); });
+        for_each_piece(built_.reference.size(), [&](Range piece, MutableBytes) { driver_->read(piece); });
         judge_writing();
         const std::uint64_t begun = memory_.tick();
         const Result<void> closed = disk_->close();
@@ -195,7 +195,7 @@ private:
     {
         ImageView view(image);
         const ImageReader reader = must(ImageReader::open(view));
-        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes found) {
+        for_each_piece(built_.reference.size(), [&](Range piece, MutableBytes found) {
             must(reader.read(GuestOffset(piece.begin), found));
             const std::string fault = built_.reference.difference(GuestOffset(piece.begin), found);
             BOOST_REQUIRE_MESSAGE(fault.empty(), fault);
@@ -223,7 +223,7 @@ private:
         ImageView view(image);
         const ImageReader reader = must(ImageReader::open(view));
         Buffer expected;
-        for_pieces(built_.reference.size(), [&](Range piece, MutableBytes found) {
+        for_each_piece(built_.reference.size(), [&](Range piece, MutableBytes found) {
             const GuestOffset at(piece.begin);
             expected.resize(found.size());
             must(reader.read(at, expected));

@@ -49,7 +49,8 @@ private:
     ImageReader(ByteStore &store, HeaderArea area) : store_(&store), area_(std::move(area)) {}
 
     Result<std::uint64_t> word(std::uint64_t offset) const;
-    Result<bool> zeros(std::uint64_t offset, std::uint64_t length) const;  // whether it is
+    // Whether there is nothing else.
+    Result<bool> zeros(std::uint64_t offset, std::uint64_t length) const;
     Result<StoredBitmap> bitmap(const BitmapDirectoryEntry &entry) const;
 
     ByteStore *store_;

@@ -18,7 +18,7 @@ namespace qcow2::test {
 // Calls function(range, bytes) for the pieces of [0, size), ascending; bytes, of the
 // length of the range, are the same memory each time, with anything in it.
 template <class Function>
-void for_pieces(std::uint64_t size, Function function)
+void for_each_piece(std::uint64_t size, Function function)
 {
     constexpr std::uint64_t piece_max = 64 << 10;
     Buffer bytes(std::min(piece_max, size));

@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/check/check.h"
+#include "core/format/limits.h"
 #include "tests/support/must.h"
 #include "tests/support/pieces.h"
 #include "tests/support/qemu_img.h"
@@ -16,14 +17,12 @@ namespace qcow2::test {
 
 namespace {
 
-constexpr std::size_t sector_size = 512;
-
 std::string data_verdict(const ImageReader &reader, const ReferenceDisk &reference)
 {
     if (reader.disk_size() != reference.size())
         return "the disk has another size";
     std::string fault;
-    for_pieces(reference.size(), [&](Range piece, MutableBytes found) {
+    for_each_piece(reference.size(), [&](Range piece, MutableBytes found) {
         const GuestOffset at(piece.begin);
         if (!fault.empty())
             return;
@@ -92,9 +91,9 @@ std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &
         return marked == Marked::maybe ? "" : "it is in_use";
     const std::uint64_t granularity = bitmap.entry.granularity();
     for (const std::uint64_t sector : changed_sectors)
-        if (!bitmap.bits.test(sector * sector_size / granularity))
-            return "not in_use, and granule " + std::to_string(sector * sector_size / granularity) +
-                   " is clear, but guest offset " + hex(sector * sector_size) + " has changed";
+        if (!bitmap.bits.test(sector * limits::sector / granularity))
+            return "not in_use, and granule " + std::to_string(sector * limits::sector / granularity) +
+                   " is clear, but guest offset " + hex(sector * limits::sector) + " has changed";
     BitVector both = bitmap.bits;
     both.or_with(before.bits);
     if (both != bitmap.bits)
@@ -144,9 +143,9 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
             fault = result.error().what;
         was.resize(bytes.size());
         before.bytes().read(offset.value, was);
-        for (std::size_t at = 0; at < was.size(); at += sector_size)
-            if (std::memcmp(&was[at], &bytes[at], std::min(sector_size, was.size() - at)) != 0)
-                changed.push_back((offset.value + at) / sector_size);
+        for (std::size_t at = 0; at < was.size(); at += limits::sector)
+            if (std::memcmp(&was[at], &bytes[at], std::min(limits::sector, was.size() - at)) != 0)
+                changed.push_back((offset.value + at) / limits::sector);
     };
     const std::string data = history.verdict(event, before, read);
     if (!fault.empty() || !data.empty())
