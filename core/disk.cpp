@@ -40,20 +40,6 @@ Result<BitmapSync> bitmap_sync_of(const ByteStore &store, const DiskOptions &opt
     return BitmapSync::on_close;
 }
 
-std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions &options,
-                                      const Image &image, const Tracker &tracker)
-{
-    if (image.why_read_only())
-        return image.why_read_only();
-    if (tracker.why_read_only() && !options.mends_bitmaps)
-        return tracker.why_read_only();
-    if (options.read_only)
-        return Error(Errc::read_only, "the disk is served read-only");
-    if (store.read_only())
-        return Error(Errc::read_only, "the file below cannot be written");
-    return std::nullopt;
-}
-
 // Where refcounts count what is behind the end of the file something may be named
 // there as well, or its growth was lost in a crash: then nothing is.
 std::optional<std::string> missing_in(ByteStore &store, const Image &image)
@@ -91,7 +77,7 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
       what_is_missing_(missing_in(store, *opened.image)),
       image_(std::move(opened.image)),
       tracker_(std::move(opened.tracker)),
-      why_read_only_(why_read_only_of(store, options, *image_, *tracker_))
+      why_read_only_(why_read_only_of(*image_, *tracker_))
 {
 }
 
@@ -105,11 +91,16 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
                 options.snapshot, options.repaired_first},
         std::move(files)));
-    auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
-                                             options.region_bytes, options.extra_bytes_max);
+    auto tracker = TRY(make_tracker(*image, store, options));
     if (!options.snapshot)
         TRY(tracker->open());
     return Opened{std::move(image), std::move(tracker)};
+}
+
+Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStore &store, const DiskOptions &options)
+{
+    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)), options.region_bytes,
+                                     options.extra_bytes_max);
 }
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
@@ -135,6 +126,19 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
     if (grows)
         TRY(disk->check_resize_alone(options.size_min).in("qcow2-resize="));
     return disk;
+}
+
+std::optional<Error> Disk::why_read_only_of(const Image &image, const Tracker &tracker) const
+{
+    if (image.why_read_only())
+        return image.why_read_only();
+    if (tracker.why_read_only() && !options_.mends_bitmaps)
+        return tracker.why_read_only();
+    if (options_.read_only)
+        return Error(Errc::read_only, "the disk is served read-only");
+    if (store_.read_only())
+        return Error(Errc::read_only, "the file below cannot be written");
+    return std::nullopt;
 }
 
 std::uint64_t Disk::size() const
@@ -382,6 +386,12 @@ Result<void> Disk::restructure(const Restructuring &operation)
 
 Result<void> Disk::restructure_alone(const Restructuring &operation)
 {
+    TRY(settle_before_restructuring());
+    return change_structure(operation);
+}
+
+Result<void> Disk::settle_before_restructuring()
+{
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
@@ -389,9 +399,7 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     TRY(begin_alone());
     TRY(settle_alone());
     TRY(take_back_alone());
-    if (why_read_only_)
-        return *why_read_only_;
-    return change_structure(operation);
+    return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
 }
 
 Result<void> Disk::change_structure(const Restructuring &operation)
@@ -441,7 +449,7 @@ Result<void> Disk::open_what_is_there()
     image_ = std::move(opened->image);
     tracker_ = std::move(opened->tracker);
     image_->allocator().set_fresh_mark(fresh_mark);
-    why_read_only_ = why_read_only_of(store_, options_, *image_, *tracker_);
+    why_read_only_ = why_read_only_of(*image_, *tracker_);
     if (cause)
         image_->store().fail(*cause);
     if (why_read_only_)
