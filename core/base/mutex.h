@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -33,6 +34,11 @@ namespace qcow2 {
 //   rank         protects                                      across store I/O?
 //   engine       opening, idling and closing the one engine    yes
 //   gate         L1: nothing moves under a request             yes
+//   ending       which backups end, and tidying up after them  yes
+//   claims       blocks being kept for backups                 yes (a range lock)
+//   keepings     the list of what is kept for backups      no
+//   looking      who is just looking at that list              no
+//   standing     why a backup is broken                        no
 //   ranges       L2: guest clusters being allocated            yes (a range lock)
 //   tables       L2: L2 tables being made or copied            yes (a range lock)
 //   marks        in_use on disk, storing of bitmaps            yes
@@ -48,8 +54,8 @@ namespace qcow2 {
 //   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
 enum class Rank {
-    engine, gate, ranges, tables, marks, turn, cycle, readers, mapping, allocator, refcounts,
-    header, decompressed, bitmaps, growth, store,
+    engine, gate, ending, claims, keepings, looking, standing, ranges, tables, marks, turn, cycle,
+    readers, mapping, allocator, refcounts, header, decompressed, bitmaps, growth, store,
 };
 
 class CAPABILITY("mutex") Mutex {
@@ -95,6 +101,11 @@ private:
 class Condition {
 public:
     void wait(Mutex &mutex) REQUIRES(mutex) { condition_.wait(mutex); }
+    // Until then, at most.
+    void wait_until(Mutex &mutex, std::chrono::steady_clock::time_point until) REQUIRES(mutex)
+    {
+        condition_.wait_until(mutex, until);
+    }
     void notify_all() { condition_.notify_all(); }
 
     template <class Predicate>

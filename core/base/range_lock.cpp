@@ -21,17 +21,32 @@ bool RangeLock::meets_earlier(const Node &node) const
     return false;
 }
 
-void RangeLock::acquire(Node &node)
+bool RangeLock::acquire(Node &node, Until until)
 {
     if (node.range.empty())
-        return;
+        return true;
     Locked lock(mutex_);
     nodes_.push_back(node);
     while (meets_earlier(node)) {
+        if (until && std::chrono::steady_clock::now() >= *until) {
+            leave(node);
+            return false;
+        }
         ++waiting_;
-        released_.wait(mutex_);
+        if (until)
+            released_.wait_until(mutex_, *until);
+        else
+            released_.wait(mutex_);
         --waiting_;
     }
+    return true;
+}
+
+void RangeLock::leave(Node &node)
+{
+    nodes_.erase(nodes_.iterator_to(node));
+    if (waiting_ != 0)
+        released_.notify_all();
 }
 
 void RangeLock::release(Node &node)
@@ -39,9 +54,7 @@ void RangeLock::release(Node &node)
     if (node.range.empty())
         return;
     Locked lock(mutex_);
-    nodes_.erase(nodes_.iterator_to(node));
-    if (waiting_ != 0)
-        released_.notify_all();
+    leave(node);
 }
 
 }  // namespace qcow2

@@ -14,6 +14,9 @@
 
 #pragma once
 
+#include <chrono>
+#include <optional>
+
 #include <boost/intrusive/list.hpp>
 
 #include "core/base/mutex.h"
@@ -39,8 +42,12 @@ private:
         const Range range;
     };
 
-    void acquire(Node &node) EXCLUDES(mutex_);
+    using Until = std::optional<std::chrono::steady_clock::time_point>;
+
+    // False: it was not to be had until then.
+    bool acquire(Node &node, Until until) EXCLUDES(mutex_);
     void release(Node &node) EXCLUDES(mutex_);
+    void leave(Node &node) REQUIRES(mutex_);
     bool meets_earlier(const Node &node) const REQUIRES(mutex_);
 
     Mutex mutex_;
@@ -51,17 +58,27 @@ private:
     unsigned waiting_ GUARDED_BY(mutex_) = 0;
 };
 
-// Holds a range for the current scope; waits for it first.
+// Holds a range for the current scope; waits for it first, for ever or until then.
 class RangeLock::Guard {
 public:
-    Guard(RangeLock &lock, Range range) : lock_(lock), node_(range) { lock_.acquire(node_); }
-    ~Guard() { lock_.release(node_); }
+    Guard(RangeLock &lock, Range range, Until until = std::nullopt)
+        : lock_(lock), node_(range), held_(lock_.acquire(node_, until))
+    {
+    }
+    ~Guard()
+    {
+        if (held_)
+            lock_.release(node_);
+    }
     Guard(const Guard &) = delete;
     Guard &operator=(const Guard &) = delete;
+
+    bool held() const { return held_; }
 
 private:
     RangeLock &lock_;
     Node node_;
+    const bool held_;
 };
 
 }  // namespace qcow2

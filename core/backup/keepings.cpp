@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/backup/keepings.h"
+
+namespace qcow2 {
+
+namespace {
+
+// Cuts the blocks to those that the answer is about.
+template <class Run>
+Run cut(Range &blocks, Run run)
+{
+    blocks.end = blocks.begin + run.blocks;
+    return run;
+}
+
+}  // namespace
+
+const Keeping *Keepings::find(const Standing &of) const
+{
+    for (const auto &keeping : list_)
+        if (keeping->standing.get() == &of)
+            return keeping.get();
+    return nullptr;
+}
+
+// Newest first: what a newer one has kept is what the older ones see. First the look whether it
+// is kept, then whether it is to be: a keeping that is given up between the two is none that
+// needs anything, and if it was kept meanwhile then the older ones, too, are asked in vain.
+Keepings::Need Keepings::need(Range blocks) const
+{
+    for (const auto &keeping : list_) {
+        if (blocks.begin >= keeping->blocks())
+            continue;
+        blocks.end = std::min(blocks.end, keeping->blocks());
+        if (cut(blocks, keeping->kept.run(blocks)).kept != Kept::no)
+            break;
+        if (keeping->standing->is_true() && cut(blocks, keeping->needed_run(blocks)).needed)
+            return {keeping.get(), blocks.length()};
+    }
+    return {nullptr, blocks.length()};
+}
+
+bool Keepings::nobody_needs(Range blocks) const
+{
+    while (!blocks.empty()) {
+        const Need here = need(blocks);
+        if (here.keeping)
+            return false;
+        blocks.begin += here.blocks;
+    }
+    return true;
+}
+
+// From the disk itself to the newest: the first that has kept it did so at the first change
+// after the instant of the disk. (Newer disks are as large, or larger.)
+Keepings::Source Keepings::source(const Standing &of, Range blocks) const
+{
+    using From = Source::From;
+    std::size_t number = 0;
+    while (number < list_.size() && list_[number]->standing.get() != &of)
+        ++number;
+    if (number == list_.size())
+        return {From::gone, blocks.length()};
+    if (!cut(blocks, list_[number]->needed_run(blocks)).needed)
+        return {From::not_needed, blocks.length()};
+    for (++number; number-- > 0;) {
+        const Keeping &keeping = *list_[number];
+        switch (cut(blocks, keeping.kept.run(blocks)).kept) {
+        case Kept::no: break;
+        case Kept::data: return {From::scratch, blocks.length(), &keeping};
+        case Kept::zeros: return {From::zeros, blocks.length()};
+        case Kept::lost: return {From::lost, blocks.length()};
+        }
+    }
+    return {From::live, blocks.length()};
+}
+
+// From the next older one on; who has kept it himself needs nobody, and nobody behind him.
+Keepings::Reliance Keepings::reliance(std::size_t number, Range blocks) const
+{
+    for (++number; number < list_.size(); ++number) {
+        const Keeping &older = *list_[number];
+        if (blocks.begin >= older.blocks())
+            break;
+        blocks.end = std::min(blocks.end, older.blocks());
+        if (cut(blocks, older.kept.run(blocks)).kept != Kept::no)
+            break;
+        if (older.standing->is_true() && cut(blocks, older.needed_run(blocks)).needed)
+            return {true, blocks.length()};
+    }
+    return {false, blocks.length()};
+}
+
+CurrentKeepings::CurrentKeepings()
+    : owner_(std::make_shared<Keepings>(Keepings::List())), current_(owner_.get())
+{
+}
+
+}  // namespace qcow2
