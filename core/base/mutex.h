@@ -33,6 +33,7 @@ namespace qcow2 {
 //   rank         protects                                      across store I/O?
 //   engine       opening, idling and closing the one engine    yes
 //   gate         L1: nothing moves under a request             yes
+//   served       which snapshots are being read                no
 //   ranges       L2: guest clusters being allocated            yes (a range lock)
 //   tables       L2: L2 tables being made or copied            yes (a range lock)
 //   marks        in_use on disk, storing of bitmaps            yes
@@ -48,7 +49,7 @@ namespace qcow2 {
 //   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
 enum class Rank {
-    engine, gate, ranges, tables, marks, turn, cycle, readers, mapping, allocator, refcounts,
+    engine, gate, served, ranges, tables, marks, turn, cycle, readers, mapping, allocator, refcounts,
     header, decompressed, bitmaps, growth, store,
 };
 
