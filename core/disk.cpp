@@ -21,8 +21,6 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::size_t extents_max = 1 << 14;
-
 BitmapRequest request_of(const DiskOptions &options)
 {
     return {options.bitmaps, options.bitmap_granularity_bits, options.size_min, options.recover_all_dirty};
@@ -308,19 +306,9 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 {
     Passage passage(gate_);
     TRY(check_range(Range::of(offset.value, length)));
-    std::vector<Extent> extents;
-    // What there is after so many steps is the answer: neighbours of one kind may
-    // be as many as there are clusters, and each a walk down a chain of files.
-    for (std::size_t steps = 0; length != 0 && steps < extents_max; ++steps) {
-        const Extent extent = TRY(image_->status(offset.value, length));
-        if (!extents.empty() && extents.back().same_kind(extent))
-            extents.back().length += extent.length;
-        else
-            extents.push_back(extent);
-        offset += extent.length;
-        length -= extent.length;
-    }
-    return extents;
+    return consecutive_extents(offset.value, length, [&](std::uint64_t from, std::uint64_t length_max) {
+        return image_->status(from, length_max);
+    });
 }
 
 Result<void> Disk::settle()
@@ -531,15 +519,26 @@ Result<void> Disk::create_snapshot(const NewSnapshot &snapshot)
     return restructure([&](Image &image) { return qcow2::create_snapshot(image, snapshot); });
 }
 
+Result<std::shared_ptr<SnapshotReader>> Disk::open_snapshot(std::string_view id_or_name)
+{
+    Passage passage(gate_);
+    TRY(readable());
+    return served_.open(store_, *image_, id_or_name);
+}
+
 Result<void> Disk::delete_snapshot(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) { return qcow2::delete_snapshot(image, id_or_name); });
+    return restructure([&](Image &image) -> Result<void> {
+        TRY(served_.check_unused(image, id_or_name));
+        return qcow2::delete_snapshot(image, id_or_name);
+    });
 }
 
 // B6: a switch changes the disk.
 Result<void> Disk::revert(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) {
+    return restructure([&](Image &image) -> Result<void> {
+        TRY(served_.check_unused(image, id_or_name));
         const auto bitmaps = [&](Aside &aside, std::uint64_t disk_size) -> Result<ImageHeader::Change> {
             ResizedBitmaps bitmaps(image, *tracker_, disk_size);
             bitmaps.set_enabled();

@@ -38,7 +38,7 @@
 #include "core/bitmap/report.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
-#include "core/image/snapshots.h"
+#include "core/image/snapshot_reader.h"
 
 namespace qcow2 {
 
@@ -210,6 +210,9 @@ public:
     // changes (image/snapshot_change.h tells what they refuse). not_found.
     Result<std::vector<Snapshot>> snapshots();
     Result<void> create_snapshot(const NewSnapshot &snapshot);
+    // To be read beside the disk. As long as somebody has it the snapshot can neither be
+    // deleted nor reverted to (busy). The disk's store must outlive it.
+    Result<std::shared_ptr<SnapshotReader>> open_snapshot(std::string_view id_or_name);
     Result<void> delete_snapshot(std::string_view id_or_name);
     // The disk becomes what the snapshot is, also in size; enabled bitmaps have
     // all bits set.
@@ -268,6 +271,7 @@ private:
     std::optional<Error> broken_;         // why the image could not be opened anew
     bool flush_failed_ = false;           // before it broke
 
+    ServedSnapshots served_;
     Activity changes_;  // they end well or not
     std::atomic<bool> settled_{true};
 };
