@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/control/plan.h"
+
+#include <bit>
+#include <ctime>
+
+#include "core/base/arith.h"
+#include "core/control/command.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+constexpr std::size_t bitmap_name_bytes_max = 1023;
+
+Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
+
+std::string text(const Json &data, std::string_view member) { return data.at(std::string(member)).get<std::string>(); }
+
+bool flag(const Json &data, std::string_view member, bool otherwise)
+{
+    const auto found = data.find(member);
+    return found == data.end() ? otherwise : found->get<bool>();
+}
+
+Result<std::optional<std::uint32_t>> granularity_bits(const Json &data)
+{
+    const auto found = data.find("granularity");
+    if (found == data.end())
+        return std::optional<std::uint32_t>();
+    const std::uint64_t granularity = found->get<std::uint64_t>();
+    if (!is_power_of_two(granularity) || granularity < std::uint64_t(1) << limits::bitmap_granularity_bits_min)
+        return invalid("Granularity must be power of 2 and at least 512");
+    return std::optional<std::uint32_t>(static_cast<std::uint32_t>(std::countr_zero(granularity)));
+}
+
+NewSnapshot snapshot_of_now(std::string name)
+{
+    timespec now = {};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return {std::move(name), static_cast<std::uint32_t>(now.tv_sec), static_cast<std::uint32_t>(now.tv_nsec)};
+}
+
+}  // namespace
+
+Result<void> check_node(const Json &arguments, std::string_view member)
+{
+    if (const std::string node = text(arguments, member); node != disk_name)
+        return Error(Errc::not_found, "Node '" + node + "' not found");
+    return {};
+}
+
+Result<void> check_device_or_node(const Json &arguments, std::string_view member)
+{
+    if (const std::string node = text(arguments, member); node != disk_name)
+        return Error(Errc::not_found, "Cannot find device='" + node + "' nor node-name='" + node + "'");
+    return {};
+}
+
+Result<Plan> Plan::of(Disk &disk)
+{
+    Plan plan;
+    for (const BitmapState &state : TRY(bitmap_states(disk)))
+        plan.bitmaps_[state.name] = {state.busy, state.inconsistent, false};
+    for (const Snapshot &snapshot : TRY(disk.snapshots()))
+        plan.snapshot_names_.insert(snapshot.name);
+    return plan;
+}
+
+Result<void> Plan::add(std::string_view action, const Json &data)
+{
+    if (action == "block-dirty-bitmap-add")
+        return add_bitmap(data);
+    if (action == "block-dirty-bitmap-remove")
+        return remove_bitmap(data);
+    if (action == "block-dirty-bitmap-clear")
+        return change_bitmap<ClearBitmap>(data);
+    if (action == "block-dirty-bitmap-enable")
+        return change_bitmap<EnableBitmap>(data);
+    if (action == "block-dirty-bitmap-disable")
+        return change_bitmap<DisableBitmap>(data);
+    if (action == "block-dirty-bitmap-merge")
+        return merge_bitmaps(data);
+    if (action == "blockdev-snapshot-internal-sync")
+        return make_snapshot(data);
+    if (action == "abort")
+        return invalid("Transaction aborted using Abort action");
+    return Error(Errc::unsupported, "There is no action '" + std::string(action) + "'");
+}
+
+Result<Json> Plan::carry_out(Disk &disk) const
+{
+    if (!steps_.empty())
+        TRY(change_together(disk, steps_));
+    return Json::object();
+}
+
+Result<void> Plan::add_bitmap(const Json &data)
+{
+    TRY(check_device_or_node(data, "node"));
+    const std::string name = text(data, "name");
+    if (name.empty())
+        return invalid("Bitmap name cannot be empty");
+    NewBitmap bitmap{name, TRY(granularity_bits(data)), !flag(data, "disabled", false), false};
+    if (name.size() > bitmap_name_bytes_max)
+        return invalid("Bitmap name too long: " + name);
+    if (bitmaps_.contains(name))
+        return Error(Errc::exists, "Bitmap already exists: " + name);
+    if (!flag(data, "persistent", false))
+        return Error(Errc::unsupported,
+                     "Bitmap '" + name + "' would not survive the end of the server: only persistent ones "
+                     "are kept here; add \"persistent\": true");
+    bitmaps_[name] = {};
+    steps_.push_back(AddBitmap{std::move(bitmap)});
+    return {};
+}
+
+Result<const Plan::Bitmap *> Plan::find(const std::string &name) const
+{
+    const auto found = bitmaps_.find(name);
+    if (found == bitmaps_.end())
+        return Error(Errc::not_found, "Dirty bitmap '" + name + "' not found");
+    if (found->second.busy || found->second.removed)
+        return Error(Errc::busy, "Bitmap '" + name + "' is currently in use by another operation and cannot be used");
+    return &found->second;
+}
+
+// The name of a bitmap whose bits can be used.
+Result<std::string> Plan::usable(const Json &data, std::string_view member) const
+{
+    TRY(check_node(data, "node"));
+    const std::string name = text(data, member);
+    if (TRY(find(name))->inconsistent)
+        return Error(Errc::busy, "Bitmap '" + name + "' is inconsistent and cannot be used");
+    return name;
+}
+
+Result<void> Plan::remove_bitmap(const Json &data)
+{
+    TRY(check_node(data, "node"));
+    const std::string name = text(data, "name");
+    TRY(find(name));
+    bitmaps_[name].removed = true;
+    steps_.push_back(RemoveBitmap{name});
+    return {};
+}
+
+template <class Change>
+Result<void> Plan::change_bitmap(const Json &data)
+{
+    steps_.push_back(Change{TRY(usable(data))});
+    return {};
+}
+
+Result<void> Plan::merge_bitmaps(const Json &data)
+{
+    MergeBitmaps merge{TRY(usable(data, "target")), {}};
+    for (const Json &source : data.at("bitmaps")) {
+        const Json named = source.is_object() ? source : Json{{"node", data.at("node")}, {"name", source}};
+        merge.sources.push_back(TRY(usable(named)));
+    }
+    steps_.push_back(std::move(merge));
+    return {};
+}
+
+Result<void> Plan::make_snapshot(const Json &data)
+{
+    TRY(check_device_or_node(data, "device"));
+    const std::string name = text(data, "name");
+    if (name.empty())
+        return invalid("Name is empty");
+    if (!snapshot_names_.insert(name).second)
+        return Error(Errc::exists, "Snapshot with name '" + name + "' already exists on device '" +
+                                       text(data, "device") + "'");
+    steps_.push_back(MakeSnapshot{snapshot_of_now(name)});
+    return {};
+}
+
+}  // namespace qcow2
