@@ -20,6 +20,9 @@
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
+#include "filter/control_host.h"
+#include "filter/control_server.h"
+#include "filter/control_socket.h"
 #include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
@@ -120,6 +123,8 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
     TRY(look_at_file());
+    if (!config_.control.empty() && !config_.maintenance)
+        control_socket_ = TRY(ControlSocket::bind(config_.control).in("qcow2-control="));
     warn_of_clients_that_vanish();
     return {};
 }
@@ -283,7 +288,7 @@ Result<void> Engine::after_fork(nbdkit_backend *backend)
 {
     Locked lock(mutex_);
     if (!config_.maintenance)
-        return {};
+        return begin_control(backend);
     // Whatever happens, and not before: layers below may refuse to work then.
     struct ShutDown {
         ~ShutDown() { nbdkit_shutdown(); }
@@ -362,6 +367,8 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
     Locked lock(mutex_);
     if (config_.maintenance)
         return Error(Errc::busy, config_.maintenance->key + ": nothing is served");
+    if (ending_)
+        return Error(Errc::shut_down, "the server is about to end");
     if (may_open_anew()) {
         log_debug("all is opened from the beginning, after: " + disk_->failed()->what);
         abandon();
@@ -595,21 +602,28 @@ Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view e
     TRY(check_open());
     auto served = TRY(open_export(*disk_, export_name));
     // A filter above may open us for reading in a server for writing.
-    if (!read_only && served->can_write())
+    TRY(let_in(!read_only && served->can_write()));
+    return served;
+}
+
+Result<void> Engine::let_in(bool writes)
+{
+    if (writes)
         TRY(begin_writing());
     if (const std::optional<Error> failed = disk_->failed())
         return *failed;
     ++clients_;
-    return served;
+    return {};
 }
 
 // Not left to close(): when the server is about to end, layers below may refuse
 // to work (delay and rate do, for nbdkit does not let them sleep), and it may be
 // killed before.
-void Engine::leave()
+void Engine::leave_as(bool visitor)
 {
     {
         Locked lock(mutex_);
+        visitors_ -= visitor;
         if (--clients_ != 0 || !writing_)
             return;
         ++leaving_;  // idle_ stays
@@ -622,6 +636,9 @@ void Engine::leave()
 
 Result<void> Engine::close()
 {
+    // A command that is under way needs the engine.
+    control_.reset();
+    control_socket_.reset();
     Locked lock(mutex_);
     idle_.reset();
     Result<void> closed;

@@ -25,6 +25,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <set>
@@ -36,6 +37,7 @@
 
 #include "core/base/mutex.h"
 #include "core/base/result.h"
+#include "core/control/host.h"
 #include "core/disk.h"
 #include "filter/config.h"
 #include "filter/exports.h"
@@ -44,6 +46,9 @@
 
 namespace qcow2 {
 
+class ControlHost;
+class ControlServer;
+class ControlSocket;
 class IdleThread;
 class LocalFile;
 class NextStore;
@@ -60,7 +65,17 @@ public:
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     // What the client is served, by its name. It is let go of before leave().
     Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name) EXCLUDES(mutex_);
-    void leave() EXCLUDES(mutex_);
+    void leave() EXCLUDES(mutex_) { leave_as(false); }
+    // As a client that has connected and may do what the server may; for the control
+    // channel, which leaves by end_visit().
+    Result<void> visit() EXCLUDES(mutex_);
+    void end_visit() EXCLUDES(mutex_) { leave_as(true); }
+    // The file is brought to what a clean stop leaves, while clients are connected, and
+    // stays so, free for others: nobody is served any more.
+    Result<void> quit() EXCLUDES(mutex_);
+    bool ending() const { return ending_.load(); }
+    // What the server knows; clients: without those who visit.
+    HostState state() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
     // The last call. Does not return if maintenance has set an exit code, or
     // close() has failed.
@@ -103,7 +118,10 @@ private:
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> check_open() const REQUIRES(mutex_);
+    Result<void> let_in(bool writes) REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
+    void leave_as(bool visitor) EXCLUDES(mutex_);
+    Result<void> begin_control(nbdkit_backend *backend) REQUIRES(mutex_);
 
     // Constant after get_ready().
     Config config_;
@@ -115,6 +133,7 @@ private:
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
     unsigned clients_ GUARDED_BY(mutex_) = 0;
+    unsigned visitors_ GUARDED_BY(mutex_) = 0;  // of clients_, the control channel
     unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     bool announced_ GUARDED_BY(mutex_) = false;
@@ -126,6 +145,12 @@ private:
     std::unique_ptr<NextStore> store_;
     std::unique_ptr<Disk> disk_;
     std::unique_ptr<IdleThread> idle_;
+
+    std::atomic<bool> ending_{false};  // quit() has been here
+    nbdkit_backend *backend_ = nullptr;  // set once, before the control channel is served
+    std::unique_ptr<ControlSocket> control_socket_;
+    std::unique_ptr<ControlHost> control_host_;
+    std::unique_ptr<ControlServer> control_;
 };
 
 }  // namespace qcow2

@@ -3,8 +3,8 @@
 
 #include "core/control/disk_info.h"
 
-#include "core/control/changes.h"
 #include "core/control/host.h"
+#include "core/disk.h"
 
 namespace qcow2 {
 
@@ -29,7 +29,7 @@ Json describe_bitmaps(const std::vector<BitmapState> &states)
                       {"count", state.dirty_bytes},
                       {"granularity", state.granularity},
                       {"recording", state.enabled && !state.inconsistent},
-                      {"busy", state.busy},
+                      {"busy", false},
                       {"persistent", true}};
         if (state.inconsistent)
             entry["inconsistent"] = true;
@@ -48,7 +48,7 @@ Json describe_status_of_bitmaps(const std::vector<BitmapState> &states)
                       {"granularity", state.granularity},
                       {"extra", state.extra_bytes},
                       {"enabled", state.enabled},
-                      {"busy", state.busy},
+                      {"busy", false},
                       {"inconsistent", state.inconsistent}};
         if (!state.why_not_tracked.empty())
             entry["why-not-tracked"] = state.why_not_tracked;
@@ -80,7 +80,7 @@ Result<Json> describe_device(Host &host, Disk &disk)
                    {"write_threshold", 0}};
     for (const char *limit : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"})
         device[limit] = 0;
-    if (const auto states = TRY(bitmap_states(disk)); !states.empty())
+    if (const auto states = TRY(disk.bitmap_states()); !states.empty())
         device["dirty-bitmaps"] = describe_bitmaps(states);
     return device;
 }
@@ -108,7 +108,7 @@ void describe_disk(Json &status, Disk &disk)
     // Of a disk that is broken as much as can still be told.
     if (const auto snapshots = describe_snapshots(disk))
         status["snapshots"] = *snapshots;
-    if (const auto bitmaps = bitmap_states(disk))
+    if (const auto bitmaps = disk.bitmap_states())
         status["bitmaps"] = describe_status_of_bitmaps(*bitmaps);
     if (const auto failed = disk.failed())
         status["error"] = failed->what;

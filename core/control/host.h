@@ -43,10 +43,6 @@ public:
 
     virtual HostState state() = 0;
     virtual std::vector<HostExport> exports() = 0;
-    // Who serves a snapshot, in words for the person who wants to be rid of it;
-    // nullopt: nobody.
-    virtual std::optional<std::string> user_of_snapshot(const std::string &id) = 0;
-
     // The file is brought to what a clean stop leaves, also while clients of NBD are
     // connected, and stays so: every request that comes later fails. If it could not
     // be, all goes on as before.

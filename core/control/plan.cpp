@@ -63,8 +63,8 @@ Result<void> check_device_or_node(const Json &arguments, std::string_view member
 Result<Plan> Plan::of(Disk &disk)
 {
     Plan plan;
-    for (const BitmapState &state : TRY(bitmap_states(disk)))
-        plan.bitmaps_[state.name] = {state.busy, state.inconsistent, false};
+    for (const BitmapState &state : TRY(disk.bitmap_states()))
+        plan.bitmaps_[state.name] = {false, state.inconsistent, false};
     for (const Snapshot &snapshot : TRY(disk.snapshots()))
         plan.snapshot_names_.insert(snapshot.name);
     return plan;
@@ -94,7 +94,7 @@ Result<void> Plan::add(std::string_view action, const Json &data)
 Result<Json> Plan::carry_out(Disk &disk) const
 {
     if (!steps_.empty())
-        TRY(change_together(disk, steps_));
+        TRY(disk.change_together(steps_));
     return Json::object();
 }
 
@@ -114,7 +114,7 @@ Result<void> Plan::add_bitmap(const Json &data)
                      "Bitmap '" + name + "' would not survive the end of the server: only persistent ones "
                      "are kept here; add \"persistent\": true");
     bitmaps_[name] = {};
-    steps_.push_back(AddBitmap{std::move(bitmap)});
+    steps_.push_back(BitmapStep(AddBitmap{std::move(bitmap)}));
     return {};
 }
 
@@ -144,14 +144,14 @@ Result<void> Plan::remove_bitmap(const Json &data)
     const std::string name = text(data, "name");
     TRY(find(name));
     bitmaps_[name].removed = true;
-    steps_.push_back(RemoveBitmap{name});
+    steps_.push_back(BitmapStep(RemoveBitmap{name}));
     return {};
 }
 
 template <class Change>
 Result<void> Plan::change_bitmap(const Json &data)
 {
-    steps_.push_back(Change{TRY(usable(data))});
+    steps_.push_back(BitmapStep(Change{TRY(usable(data))}));
     return {};
 }
 
@@ -162,7 +162,7 @@ Result<void> Plan::merge_bitmaps(const Json &data)
         const Json named = source.is_object() ? source : Json{{"node", data.at("node")}, {"name", source}};
         merge.sources.push_back(TRY(usable(named)));
     }
-    steps_.push_back(std::move(merge));
+    steps_.push_back(BitmapStep(std::move(merge)));
     return {};
 }
 

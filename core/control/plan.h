@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "core/base/result.h"
-#include "core/control/changes.h"
 #include "core/control/json.h"
+#include "core/disk.h"
 
 namespace qcow2 {
 
@@ -49,7 +49,7 @@ private:
 
     std::map<std::string, Bitmap> bitmaps_;
     std::set<std::string> snapshot_names_;
-    std::vector<Step> steps_;
+    std::vector<DiskStep> steps_;
 };
 
 // The node or device that a command names is the disk; else QEMU's sentence.
