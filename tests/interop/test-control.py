@@ -136,8 +136,8 @@ def compare_sessions(requests):
 
 
 NEGOTIATION = [
-    b'{"execute":"query-version"}', b'{"execute":"nope","id":1}', b'{"foo":1}', b"[]", b"{",
-    b'}{"execute":"qmp_capabilities","arguments":{"enable":["x"]}}',
+    b'{"execute":"query-version"}', b'{"execute":"nope","id":1}', b'{"foo":1}', b"[]",
+    b'{"execute":"qmp_capabilities","arguments":{"enable":["x"]}}',
     b'{"execute":"qmp_capabilities","arguments":{"enable":"x"}}',
     b'{"execute":"qmp_capabilities","arguments":{"enable":[1]}}',
     b'{"execute":"qmp_capabilities","arguments":{"x":1}}',
