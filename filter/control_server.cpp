@@ -67,6 +67,14 @@ ControlServer::ControlServer(int listening, Host &host)
 
 ControlServer::~ControlServer()
 {
+    stop();
+    ::close(wake_);
+}
+
+void ControlServer::stop()
+{
+    if (!io_thread_.joinable())
+        return;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stop_commands_ = true;
@@ -80,7 +88,6 @@ ControlServer::~ControlServer()
     wake();
     io_thread_.join();
     clients_.clear();
-    ::close(wake_);
 }
 
 void ControlServer::wake()
@@ -96,6 +103,8 @@ void ControlServer::tell(std::string_view event, const Json &data)
     std::string line = Monitor::event(event, data, now.tv_sec, now.tv_usec);
     {
         const std::lock_guard<std::mutex> lock(mutex_);
+        if (stop_io_)
+            return;
         events_.push_back(std::move(line));
     }
     wake();

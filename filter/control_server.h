@@ -39,12 +39,16 @@ public:
 
     // listening: a socket that does not block. It and the host outlive the server.
     ControlServer(int listening, Host &host);
-    // The command that is under way is finished and answered; those that wait are not begun.
     ~ControlServer();
     ControlServer(const ControlServer &) = delete;
     ControlServer &operator=(const ControlServer &) = delete;
 
-    // To all clients that have negotiated. Any thread; waits for nobody.
+    // The command that is under way is finished and answered; those that wait are not
+    // begun, and all clients have gone. One thread.
+    void stop();
+
+    // To all clients that have negotiated. Any thread; waits for nobody. After stop()
+    // it does nothing.
     void tell(std::string_view event, const Json &data);
 
 private:

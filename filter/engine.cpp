@@ -20,6 +20,7 @@
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
+#include "filter/control_events.h"
 #include "filter/control_host.h"
 #include "filter/control_server.h"
 #include "filter/control_socket.h"
@@ -123,8 +124,7 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
     TRY(look_at_file());
-    if (!config_.control.empty() && !config_.maintenance)
-        control_socket_ = TRY(ControlSocket::bind(config_.control).in("qcow2-control="));
+    TRY(bind_control());
     warn_of_clients_that_vanish();
     return {};
 }
@@ -636,9 +636,7 @@ void Engine::leave_as(bool visitor)
 
 Result<void> Engine::close()
 {
-    // A command that is under way needs the engine.
-    control_.reset();
-    control_socket_.reset();
+    stop_control();
     Locked lock(mutex_);
     idle_.reset();
     Result<void> closed;
@@ -657,6 +655,7 @@ Result<void> Engine::close()
     store_.reset();
     lock_.reset();
     file_.reset();
+    end_control();
     return closed;
 }
 

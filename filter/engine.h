@@ -46,6 +46,7 @@
 
 namespace qcow2 {
 
+class ControlEvents;
 class ControlHost;
 class ControlServer;
 class ControlSocket;
@@ -74,6 +75,8 @@ public:
     // stays so, free for others: nobody is served any more.
     Result<void> quit() EXCLUDES(mutex_);
     bool ending() const { return ending_.load(); }
+    // A request has failed: those who watch are told. Any thread.
+    void request_failed(std::string_view operation, const Error &error);
     // What the server knows; clients: without those who visit.
     HostState state() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
@@ -121,7 +124,10 @@ private:
     Result<void> let_in(bool writes) REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
     void leave_as(bool visitor) EXCLUDES(mutex_);
+    Result<void> bind_control() REQUIRES(mutex_);
     Result<void> begin_control(nbdkit_backend *backend) REQUIRES(mutex_);
+    void stop_control() EXCLUDES(mutex_);
+    void end_control();
 
     // Constant after get_ready().
     Config config_;
@@ -148,9 +154,11 @@ private:
 
     std::atomic<bool> ending_{false};  // quit() has been here
     nbdkit_backend *backend_ = nullptr;  // set once, before the control channel is served
+    std::string nbd_uri_;  // constant after get_ready()
     std::unique_ptr<ControlSocket> control_socket_;
     std::unique_ptr<ControlHost> control_host_;
     std::unique_ptr<ControlServer> control_;
+    std::unique_ptr<ControlEvents> control_events_;
 };
 
 }  // namespace qcow2

@@ -146,6 +146,10 @@ Result<Json> query_status(const Situation &situation, const Json &)
     status["growth"] = describe_growth(state);
     if (!state.file.empty())
         status["file"] = state.file;
+    if (!state.nbd_uri.empty())
+        status["nbd-uri"] = state.nbd_uri;
+    if (state.actual_bytes)
+        status["actual-bytes"] = *state.actual_bytes;
     if (state.free_bytes)
         status["free-bytes"] = *state.free_bytes;
     const bool broken = status.contains("error");

@@ -19,6 +19,7 @@ namespace qcow2 {
 // What the server knows of the file below, and of who uses the disk.
 struct HostState {
     std::string file;                             // its path; empty: it is not known
+    std::string nbd_uri;                          // where clients of NBD come; empty: it is not known
     unsigned clients = 0;                         // of NBD
     bool can_grow = true;                         // the file below
     std::string why_not_grow;

@@ -13,6 +13,9 @@ namespace {
 
 constexpr std::string_view negotiation = "qmp_capabilities";
 
+// Of one line; python3-qemu takes no longer one.
+constexpr std::size_t answer_bytes_max = 10 << 20;
+
 std::string line(const Json &message) { return to_line(message) + "\r\n"; }
 
 std::string refusal(const std::optional<Json> &id, std::string_view what, std::string_view error_class = "GenericError")
@@ -70,7 +73,10 @@ std::string Monitor::answer(const std::optional<Json> &id, const Result<Json> &d
     Json message = {{"return", *done}};
     if (id)
         message["id"] = *id;
-    return line(message);
+    std::string answered = line(message);
+    if (answered.size() > answer_bytes_max)
+        return refusal(id, "the answer has " + std::to_string(answered.size()) + " bytes, more than clients read");
+    return answered;
 }
 
 std::string Monitor::event(std::string_view name, const Json &data, std::int64_t seconds, std::int64_t microseconds)

@@ -212,6 +212,8 @@ const Member in_disk_status[] = {{"open", boolean},
                                  {"settled", boolean, optional},
                                  {"growth", growth, optional},
                                  {"free-bytes", integer, optional},
+                                 {"actual-bytes", integer, optional},
+                                 {"nbd-uri", string, optional},
                                  {"bitmaps", bitmap_statuses, optional},
                                  {"snapshots", snapshot_infos, optional}};
 constinit const Type disk_status = object("DiskStatus", in_disk_status);
