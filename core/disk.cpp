@@ -616,6 +616,8 @@ Result<void> Disk::revert(std::string_view id_or_name)
 
 Result<void> Disk::stop()
 {
+    for (const auto &backup : backups())
+        TRY(end_backup(backup->id, false));
     if (Result<void> settled = settle(); !settled && !failed())  // the long part keeps nobody waiting
         return settled;
     Exclusive alone(gate_);

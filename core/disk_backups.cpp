@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/notice.h"
 #include "core/bitmap/tracker.h"
 
 namespace qcow2 {
@@ -70,6 +71,8 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     const auto backup = std::make_shared<Backup>();
     backup->id = request.id;
     backup->incremental = request.incremental;
+    backup->backing_file = request.backing_file;
+    backup->backing_format = request.backing_format;
     Running running{backup, {}};
     std::vector<EnabledBitmap *> bitmaps;
     for (const std::string &name : request.bitmaps) {
@@ -89,6 +92,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
         freeze.needed = needed_for(backup->bitmaps);
     freeze.on_broken = [id = request.id](const std::string &reason) {
         log_warning("backup " + quote(id) + " is broken: " + reason);
+        notify({Notice::Kind::backup_broken, id, reason});
     };
     // The last that can fail. This is the instant.
     backup->instant = std::chrono::system_clock::now();

@@ -41,6 +41,9 @@ struct BackupRequest {
     // The frozen disk can be read everywhere, and not only around what is dirty.
     bool whole = true;
     std::optional<std::uint64_t> scratch_bytes_max;  // nullopt: the scratch's maker says
+    // What a qcow2 file of it is to name as its backing file; empty: none.
+    std::string backing_file;
+    std::string backing_format;
 };
 
 // A bitmap as it was at the instant.
@@ -54,6 +57,8 @@ struct FrozenBitmap {
 struct Backup {
     std::string id;
     bool incremental = false;
+    std::string backing_file;  // as it was asked for
+    std::string backing_format;
     std::chrono::system_clock::time_point instant;
     std::shared_ptr<FrozenDisk> disk;
     std::vector<FrozenBitmap> bitmaps;

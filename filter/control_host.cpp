@@ -17,7 +17,17 @@ void ControlHost::leave() { engine_.end_visit(); }
 
 HostState ControlHost::state() { return engine_.state(); }
 
-std::vector<HostExport> ControlHost::exports() { return {{"", engine_.state().clients}}; }
+// Before the disk is open it is known of one.
+std::vector<HostExport> ControlHost::exports()
+{
+    const auto listed = engine_.exports();
+    if (!listed)
+        return {{"", 0}};
+    std::vector<HostExport> exports;
+    for (const ExportName &one : *listed)
+        exports.push_back({one.name, engine_.clients_of(one.name)});
+    return exports;
+}
 
 Result<void> ControlHost::quit() { return engine_.quit(); }
 

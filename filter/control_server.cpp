@@ -30,6 +30,7 @@ constexpr std::size_t answers_max = 64 << 10;
 constexpr std::size_t events_max = 256 << 10;
 // How long nobody is accepted where the process has no descriptor left.
 constexpr int pause_ms = 1000;
+constexpr std::chrono::seconds lease_look(1);
 
 }  // namespace
 
@@ -112,24 +113,54 @@ void ControlServer::tell(std::string_view event, const Json &data)
 
 // --- Commands.
 
+// Only here are leases begun and ended. Where there are none nobody wakes up.
 void ControlServer::run_commands()
 {
+    const auto called = [this] { return stop_commands_ || !orders_.empty(); };
+    auto next_look = std::chrono::steady_clock::now();
     for (;;) {
         std::unique_lock<std::mutex> lock(mutex_);
-        ordered_.wait(lock, [this] { return stop_commands_ || !orders_.empty(); });
+        if (host_.leases.none())
+            ordered_.wait(lock, called);
+        else
+            ordered_.wait_until(lock, next_look, called);
         if (stop_commands_)
             return;
-        Order order = std::move(orders_.front());
-        orders_.pop_front();
-        lock.unlock();
-        const Result<Json> done =
-            guarded([&] { return run_command(*order.turn.command, host_, order.turn.arguments); });
-        Answer answer{order.client, Monitor::answer(order.turn.id, done), host_.ending()};
-        lock.lock();
-        answers_.push_back(std::move(answer));
-        lock.unlock();
-        wake();
+        if (!orders_.empty()) {
+            const Order order = std::move(orders_.front());
+            orders_.pop_front();
+            lock.unlock();
+            run(order);
+        } else {
+            lock.unlock();
+        }
+        if (const auto now = std::chrono::steady_clock::now(); now >= next_look) {
+            next_look = now + lease_look;
+            look_at_leases_well();
+        }
     }
+}
+
+void ControlServer::run(const Order &order)
+{
+    const Result<Json> done =
+        guarded([&] { return run_command(*order.turn.command, host_, order.turn.arguments); });
+    Answer answer{order.client, Monitor::answer(order.turn.id, done), host_.ending()};
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        answers_.push_back(std::move(answer));
+    }
+    wake();
+}
+
+void ControlServer::look_at_leases_well()
+{
+    const Result<void> done = guarded([this]() -> Result<void> {
+        look_at_leases(host_);
+        return {};
+    });
+    if (!done)
+        log_debug("control: " + done.error().what);
 }
 
 // --- Input and output.

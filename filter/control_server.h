@@ -18,6 +18,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -65,6 +66,8 @@ private:
     };
 
     void run_commands();
+    void run(const Order &order);
+    void look_at_leases_well();
     void run_io();
     void wait_for_io();
     void accept_clients();

@@ -603,6 +603,7 @@ Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view e
     auto served = TRY(open_export(*disk_, export_name));
     // A filter above may open us for reading in a server for writing.
     TRY(let_in(!read_only && served->can_write()));
+    ++clients_of_[std::string(export_name)];
     return served;
 }
 
@@ -616,14 +617,24 @@ Result<void> Engine::let_in(bool writes)
     return {};
 }
 
-// Not left to close(): when the server is about to end, layers below may refuse
-// to work (delay and rate do, for nbdkit does not let them sleep), and it may be
-// killed before.
-void Engine::leave_as(bool visitor)
+void Engine::leave(const std::string &export_name)
 {
     {
         Locked lock(mutex_);
-        visitors_ -= visitor;
+        const auto name = clients_of_.find(export_name);
+        if (--name->second == 0)
+            clients_of_.erase(name);
+    }
+    let_go();
+}
+
+// Not left to close(): when the server is about to end, layers below may refuse
+// to work (delay and rate do, for nbdkit does not let them sleep), and it may be
+// killed before.
+void Engine::let_go()
+{
+    {
+        Locked lock(mutex_);
         if (--clients_ != 0 || !writing_)
             return;
         ++leaving_;  // idle_ stays

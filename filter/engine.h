@@ -26,6 +26,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -66,11 +67,11 @@ public:
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     // What the client is served, by its name. It is let go of before leave().
     Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name) EXCLUDES(mutex_);
-    void leave() EXCLUDES(mutex_) { leave_as(false); }
+    void leave(const std::string &export_name) EXCLUDES(mutex_);
     // As a client that has connected and may do what the server may; for the control
     // channel, which leaves by end_visit().
     Result<void> visit() EXCLUDES(mutex_);
-    void end_visit() EXCLUDES(mutex_) { leave_as(true); }
+    void end_visit() EXCLUDES(mutex_);
     // The file is brought to what a clean stop leaves, while clients are connected, and
     // stays so, free for others: nobody is served any more.
     Result<void> quit() EXCLUDES(mutex_);
@@ -79,6 +80,7 @@ public:
     void request_failed(std::string_view operation, const Error &error);
     // What the server knows; clients: without those who visit.
     HostState state() EXCLUDES(mutex_);
+    unsigned clients_of(const std::string &export_name) EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
     // The last call. Does not return if maintenance has set an exit code, or
     // close() has failed.
@@ -123,7 +125,7 @@ private:
     Result<void> check_open() const REQUIRES(mutex_);
     Result<void> let_in(bool writes) REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
-    void leave_as(bool visitor) EXCLUDES(mutex_);
+    void let_go() EXCLUDES(mutex_);
     Result<void> bind_control() REQUIRES(mutex_);
     Result<void> begin_control(nbdkit_backend *backend) REQUIRES(mutex_);
     void stop_control() EXCLUDES(mutex_);
@@ -139,6 +141,7 @@ private:
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
     unsigned clients_ GUARDED_BY(mutex_) = 0;
+    std::map<std::string, unsigned> clients_of_ GUARDED_BY(mutex_);  // by the name of their export
     unsigned visitors_ GUARDED_BY(mutex_) = 0;  // of clients_, the control channel
     unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;

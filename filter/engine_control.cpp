@@ -82,6 +82,22 @@ Result<void> Engine::visit()
     return {};
 }
 
+void Engine::end_visit()
+{
+    {
+        Locked lock(mutex_);
+        --visitors_;
+    }
+    let_go();
+}
+
+unsigned Engine::clients_of(const std::string &export_name)
+{
+    Locked lock(mutex_);
+    const auto found = clients_of_.find(export_name);
+    return found == clients_of_.end() ? 0 : found->second;
+}
+
 Result<void> Engine::quit()
 {
     Locked lock(mutex_);

@@ -32,6 +32,7 @@ Engine &the_engine() { return Engine::of_server(); }
 // What a handle of nbdkit's is: one client, and what it is served.
 struct Connection {
     std::unique_ptr<Export> served;
+    std::string name;
     std::string description;
 };
 Connection &connection(void *handle) { return *static_cast<Connection *>(handle); }
@@ -140,6 +141,7 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
     std::unique_ptr<Connection> opened;
     run([&]() -> Result<void> {
         auto connection = std::make_unique<Connection>();
+        connection->name = exportname;
         connection->served = TRY(the_engine().enter(readonly, exportname));
         opened = std::move(connection);
         return {};
@@ -150,8 +152,9 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
 void filter_close(void *handle)
 {
     run([&]() -> Result<void> {
-        delete &connection(handle);  // before the engine may let go of the disk
-        the_engine().leave();
+        const std::unique_ptr<Connection> gone(&connection(handle));
+        gone->served.reset();  // before the engine may let go of the disk
+        the_engine().leave(gone->name);
         return {};
     });
 }

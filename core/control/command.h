@@ -51,6 +51,9 @@ const Command *find_command(std::string_view name);
 // Enters the disk if the command needs it, runs it, and leaves.
 Result<Json> run_command(const Command &command, Host &host, const Json &arguments);
 
+// To be called every second: backups whose lease is over end.
+void look_at_leases(Host &host);
+
 // What query-version and the greeting say of us.
 Json version();
 

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "core/control/backup_commands.h"
 #include "core/control/disk_info.h"
 #include "core/control/host.h"
 #include "core/control/plan.h"
@@ -42,21 +43,17 @@ Result<Json> quit(const Situation &situation, const Json &)
     return Json::object();
 }
 
-// --- Changes of bitmaps.
-
-Result<Json> alone(const Situation &situation, std::string_view action, const Json &arguments)
-{
-    Plan plan = TRY(Plan::of(*situation.disk));
-    TRY(plan.add(action, arguments));
-    return plan.carry_out(*situation.disk);
-}
+// --- Changes: each alone, or several as one.
 
 template <const char *action>
 Result<Json> one_action(const Situation &situation, const Json &arguments)
 {
-    return alone(situation, action, arguments);
+    Plan plan = TRY(Plan::of(situation));
+    TRY(plan.add(action, arguments));
+    return TRY(plan.carry_out()).value_or(Json::object());
 }
 
+constexpr char backup_begin[] = "backup-begin";
 constexpr char bitmap_add[] = "block-dirty-bitmap-add";
 constexpr char bitmap_clear[] = "block-dirty-bitmap-clear";
 constexpr char bitmap_disable[] = "block-dirty-bitmap-disable";
@@ -72,10 +69,11 @@ Result<Json> transaction(const Situation &situation, const Json &arguments)
     if (grouped && !actions.empty())
         return Error(Errc::invalid, "Action '" + actions[0].at("type").get<std::string>() +
                                         "' does not support Transaction property completion-mode = grouped");
-    Plan plan = TRY(Plan::of(*situation.disk));
+    Plan plan = TRY(Plan::of(situation));
     for (const Json &action : actions)
         TRY(plan.add(action.at("type").get<std::string>(), action.at("data")));
-    return plan.carry_out(*situation.disk);
+    const auto begun = TRY(plan.carry_out());
+    return begun ? Json{{"backup", *begun}} : Json::object();
 }
 
 // --- Size and snapshots.
@@ -127,6 +125,8 @@ Result<Json> snapshot_revert(const Situation &situation, const Json &arguments)
 using Needs = Command::Needs;
 
 constexpr Command commands[] = {
+    {backup_begin, types::backup_begin, types::backup_begun, Needs::disk_to_change, one_action<backup_begin>},
+    {"backup-end", types::backup_end, types::nothing, Needs::disk_to_change, backup_end},
     {bitmap_add, types::bitmap_add, types::nothing, Needs::disk_to_change, one_action<bitmap_add>},
     {bitmap_clear, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_clear>},
     {bitmap_disable, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_disable>},
@@ -138,6 +138,7 @@ constexpr Command commands[] = {
      delete_snapshot},
     {make_snapshot, types::snapshot, types::nothing, Needs::disk_to_change, one_action<make_snapshot>},
     {"qmp_capabilities", types::capabilities_arguments, types::nothing, Needs::nothing, qmp_capabilities},
+    {"query-backups", types::nothing, types::backup_infos, Needs::disk, query_backups},
     {"query-block", types::nothing, types::block_infos, Needs::disk, query_block},
     {"query-block-exports", types::nothing, types::block_export_infos, Needs::host, query_block_exports},
     {"query-commands", types::nothing, types::command_infos, Needs::nothing, query_commands},
@@ -150,10 +151,12 @@ constexpr Command commands[] = {
     {"query-version", types::nothing, types::version_info, Needs::nothing, query_version},
     {"quit", types::nothing, types::nothing, Needs::host, quit},
     {"snapshot-revert", types::snapshot_revert, types::nothing, Needs::disk_to_change, snapshot_revert},
-    {"transaction", types::transaction, types::nothing, Needs::disk_to_change, transaction},
+    {"transaction", types::transaction, types::transaction_done, Needs::disk_to_change, transaction},
 };
 
 constexpr Event events[] = {
+    {"BACKUP_BROKEN", types::backup_broken},
+    {"BACKUP_EXPIRED", types::backup_expired},
     {"BITMAP_GIVEN_UP", types::bitmap_given_up},
     {"BLOCK_IMAGE_CORRUPTED", types::image_corrupted},
     {"BLOCK_IO_ERROR", types::io_error},
@@ -170,6 +173,17 @@ const Command *find_command(std::string_view name)
         if (command.name == name)
             return &command;
     return nullptr;
+}
+
+void look_at_leases(Host &host)
+{
+    if (host.leases.none())
+        return;
+    const Result<Disk *> disk = host.enter();
+    if (!disk)
+        return;
+    host.leases.look(**disk, Leases::Clock::now());
+    host.leave();
 }
 
 Json version()

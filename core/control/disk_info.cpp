@@ -29,7 +29,7 @@ Json describe_bitmaps(const std::vector<BitmapState> &states)
                       {"count", state.dirty_bytes},
                       {"granularity", state.granularity},
                       {"recording", state.enabled && !state.inconsistent},
-                      {"busy", false},
+                      {"busy", state.busy},
                       {"persistent", true}};
         if (state.inconsistent)
             entry["inconsistent"] = true;
@@ -48,7 +48,7 @@ Json describe_status_of_bitmaps(const std::vector<BitmapState> &states)
                       {"granularity", state.granularity},
                       {"extra", state.extra_bytes},
                       {"enabled", state.enabled},
-                      {"busy", false},
+                      {"busy", state.busy},
                       {"inconsistent", state.inconsistent}};
         if (!state.why_not_tracked.empty())
             entry["why-not-tracked"] = state.why_not_tracked;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/result.h"
+#include "core/control/leases.h"
 #include "core/disk.h"
 
 namespace qcow2 {
@@ -50,6 +51,9 @@ public:
     virtual Result<void> quit() = 0;
     // quit() has been here, and done it. Any thread.
     virtual bool ending() const = 0;
+
+    Leases leases;
+    std::uint64_t last_backup_number = 0;  // of those that were given no ID
 };
 
 }  // namespace qcow2

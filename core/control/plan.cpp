@@ -5,9 +5,11 @@
 
 #include <bit>
 #include <ctime>
+#include <type_traits>
 
 #include "core/base/arith.h"
 #include "core/control/command.h"
+#include "core/control/host.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -60,11 +62,12 @@ Result<void> check_device_or_node(const Json &arguments, std::string_view member
     return {};
 }
 
-Result<Plan> Plan::of(Disk &disk)
+Result<Plan> Plan::of(const Situation &situation)
 {
-    Plan plan;
+    Disk &disk = *situation.disk;
+    Plan plan(situation);
     for (const BitmapState &state : TRY(disk.bitmap_states()))
-        plan.bitmaps_[state.name] = {false, state.inconsistent, false};
+        plan.bitmaps_[state.name] = {state.busy, state.inconsistent, state.enabled, false};
     for (const Snapshot &snapshot : TRY(disk.snapshots()))
         plan.snapshot_names_.insert(snapshot.name);
     return plan;
@@ -86,16 +89,22 @@ Result<void> Plan::add(std::string_view action, const Json &data)
         return merge_bitmaps(data);
     if (action == "blockdev-snapshot-internal-sync")
         return make_snapshot(data);
+    if (action == "backup-begin")
+        return begin_backup(data);
     if (action == "abort")
         return invalid("Transaction aborted using Abort action");
     return Error(Errc::unsupported, "There is no action '" + std::string(action) + "'");
 }
 
-Result<Json> Plan::carry_out(Disk &disk) const
+Result<std::optional<Json>> Plan::carry_out() const
 {
-    if (!steps_.empty())
-        TRY(disk.change_together(steps_));
-    return Json::object();
+    if (steps_.empty())
+        return std::optional<Json>();
+    const std::uint64_t disk_size = situation_.disk->size();
+    const auto begun = TRY(situation_.disk->change_together(steps_));
+    if (!begun || !backup_)
+        return std::optional<Json>();
+    return std::optional<Json>(describe_begun(*situation_.host, *backup_, *begun, disk_size));
 }
 
 Result<void> Plan::add_bitmap(const Json &data)
@@ -113,7 +122,7 @@ Result<void> Plan::add_bitmap(const Json &data)
         return Error(Errc::unsupported,
                      "Bitmap '" + name + "' would not survive the end of the server: only persistent ones "
                      "are kept here; add \"persistent\": true");
-    bitmaps_[name] = {};
+    bitmaps_[name] = {.enabled = bitmap.enabled};
     steps_.push_back(BitmapStep(AddBitmap{std::move(bitmap)}));
     return {};
 }
@@ -151,7 +160,50 @@ Result<void> Plan::remove_bitmap(const Json &data)
 template <class Change>
 Result<void> Plan::change_bitmap(const Json &data)
 {
-    steps_.push_back(BitmapStep(Change{TRY(usable(data))}));
+    const std::string name = TRY(usable(data));
+    if constexpr (std::is_same_v<Change, EnableBitmap> || std::is_same_v<Change, DisableBitmap>)
+        bitmaps_[name].enabled = std::is_same_v<Change, EnableBitmap>;
+    steps_.push_back(BitmapStep(Change{name}));
+    return {};
+}
+
+std::optional<std::string> Plan::why_not_incremental(const std::string &name) const
+{
+    const auto found = bitmaps_.find(name);
+    if (found == bitmaps_.end() || found->second.removed)
+        return "There is no bitmap '" + name + "' that says what has changed";
+    if (found->second.inconsistent)
+        return "Bitmap '" + name + "' is inconsistent, and cannot say what has changed";
+    if (!found->second.enabled)
+        return "Bitmap '" + name + "' is disabled, and has not seen what has changed";
+    return std::nullopt;
+}
+
+// The first number that no backup has had: a client that comes late finds none, and not
+// another one.
+std::string Plan::next_backup_id() const
+{
+    std::uint64_t &last = situation_.host->last_backup_number;
+    do
+        ++last;
+    while (situation_.disk->backup(std::to_string(last)));
+    return std::to_string(last);
+}
+
+Result<void> Plan::begin_backup(const Json &data)
+{
+    if (backup_)
+        return Error(Errc::unsupported, "Only one backup can begin at an instant; it can have several bitmaps");
+    PlannedBackup planned =
+        TRY(plan_backup(data, data.contains("id") ? "" : next_backup_id(),
+                        [this](const std::string &bitmap) { return why_not_incremental(bitmap); }));
+    for (const std::string &name : planned.request.bitmaps) {
+        if (bitmaps_.contains(name))
+            TRY(find(name));
+        bitmaps_[name].busy = true;
+    }
+    steps_.push_back(BeginBackup{planned.request});
+    backup_ = std::move(planned);
     return {};
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/base/result.h"
+#include "core/control/backup_commands.h"
 #include "core/control/json.h"
 #include "core/disk.h"
 
@@ -24,17 +25,19 @@ namespace qcow2 {
 class Plan {
 public:
     // Reads what the disk has.
-    static Result<Plan> of(Disk &disk);
+    static Result<Plan> of(const Situation &situation);
 
     // An action by its name in a transaction, with its data, which is of its type.
     Result<void> add(std::string_view action, const Json &data);
-    // All of them, as one change.
-    Result<Json> carry_out(Disk &disk) const;
+    // All of them, as one change; the answer to backup-begin, if there was one, else
+    // nullopt.
+    Result<std::optional<Json>> carry_out() const;
 
 private:
     struct Bitmap {
         bool busy = false;
         bool inconsistent = false;
+        bool enabled = true;
         bool removed = false;  // by a step: as good as in use until the end
     };
 
@@ -42,14 +45,21 @@ private:
     Result<void> remove_bitmap(const Json &data);
     Result<void> merge_bitmaps(const Json &data);
     Result<void> make_snapshot(const Json &data);
+    Result<void> begin_backup(const Json &data);
+    std::string next_backup_id() const;
+    std::optional<std::string> why_not_incremental(const std::string &bitmap) const;
     template <class Change>
     Result<void> change_bitmap(const Json &data);
     Result<std::string> usable(const Json &data, std::string_view member = "name") const;
     Result<const Bitmap *> find(const std::string &name) const;
 
+    explicit Plan(const Situation &situation) : situation_(situation) {}
+
+    Situation situation_;
     std::map<std::string, Bitmap> bitmaps_;
     std::set<std::string> snapshot_names_;
     std::vector<DiskStep> steps_;
+    std::optional<PlannedBackup> backup_;
 };
 
 // The node or device that a command names is the disk; else QEMU's sentence.

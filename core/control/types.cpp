@@ -291,6 +291,7 @@ const Member in_backup_info[] = {{"id", string},
                                  {"reason", string, optional},
                                  {"mode", backup_mode},
                                  {"size", integer},
+                                 {"dirty-bytes", integer},
                                  {"age", integer},
                                  {"lease-left", integer, optional},
                                  {"scratch-bytes", integer},
@@ -307,6 +308,10 @@ constinit const Type block_device_infos = array("[BlockDeviceInfo]", block_devic
 constinit const Type block_export_infos = array("[BlockExportInfo]", block_export_info);
 constinit const Type job_infos = array("[JobInfo]", job_info);
 constinit const Type backup_begun = object("BackupBegun", in_backup_begun);
+namespace {
+const Member in_transaction_done[] = {{"backup", backup_begun, optional}};
+}
+constinit const Type transaction_done = object("TransactionDone", in_transaction_done);
 constinit const Type backup_infos = array("[BackupInfo]", backup_info);
 
 // --- Events.

@@ -39,6 +39,7 @@ extern const Type block_export_infos;
 extern const Type job_infos;
 extern const Type snapshot_info;
 extern const Type backup_begun;
+extern const Type transaction_done;  // nothing, but for a backup that has begun
 extern const Type backup_infos;
 
 // Data of events.
