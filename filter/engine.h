@@ -70,7 +70,7 @@ public:
     void leave(const std::string &export_name) EXCLUDES(mutex_);
     // As a client that has connected and may do what the server may; for the control
     // channel, which leaves by end_visit().
-    Result<void> visit() EXCLUDES(mutex_);
+    Result<Disk *> visit() EXCLUDES(mutex_);
     void end_visit() EXCLUDES(mutex_);
     // The file is brought to what a clean stop leaves, while clients are connected, and
     // stays so, free for others: nobody is served any more.

@@ -67,7 +67,7 @@ void Engine::request_failed(std::string_view operation, const Error &error)
         control_events_->tell_of_failure(operation, error);
 }
 
-Result<void> Engine::visit()
+Result<Disk *> Engine::visit()
 {
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty())
@@ -79,7 +79,7 @@ Result<void> Engine::visit()
     TRY(check_open());
     TRY(let_in(!read_only));
     ++visitors_;
-    return {};
+    return disk_.get();
 }
 
 void Engine::end_visit()

@@ -112,6 +112,8 @@ void describe_disk(Json &status, Disk &disk)
         status["bitmaps"] = describe_status_of_bitmaps(*bitmaps);
     if (const auto failed = disk.failed())
         status["error"] = failed->what;
+    else if (const auto cause = disk.why_not_written())
+        status["error"] = cause->what;
 }
 
 }  // namespace
@@ -139,11 +141,12 @@ Result<Json> query_status(const Situation &situation, const Json &)
         status["error"] = disk.error().what;
     // Entered, we are counted as a client.
     const HostState state = host.state();
-    if (disk)
+    if (disk) {
         host.leave();
+        status["growth"] = describe_growth(state);
+    }
     status["open"] = disk.has_value();
     status["clients"] = state.clients;
-    status["growth"] = describe_growth(state);
     if (!state.file.empty())
         status["file"] = state.file;
     if (!state.nbd_uri.empty())
