@@ -21,8 +21,6 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::size_t extents_max = 1 << 14;
-
 BitmapRequest request_of(const DiskOptions &options)
 {
     return {options.bitmaps, options.bitmap_granularity_bits, options.size_min, options.recover_all_dirty};
@@ -38,20 +36,6 @@ Result<BitmapSync> bitmap_sync_of(const ByteStore &store, const DiskOptions &opt
                      "bitmap-sync=durable: the layer below cannot flush, so nothing can be made "
                      "durable; bitmap-sync=on-close keeps the bitmaps as far as that goes");
     return BitmapSync::on_close;
-}
-
-std::optional<Error> why_read_only_of(const ByteStore &store, const DiskOptions &options,
-                                      const Image &image, const Tracker &tracker)
-{
-    if (image.why_read_only())
-        return image.why_read_only();
-    if (tracker.why_read_only() && !options.mends_bitmaps)
-        return tracker.why_read_only();
-    if (options.read_only)
-        return Error(Errc::read_only, "the disk is served read-only");
-    if (store.read_only())
-        return Error(Errc::read_only, "the file below cannot be written");
-    return std::nullopt;
 }
 
 // Where refcounts count what is behind the end of the file something may be named
@@ -91,7 +75,7 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
       what_is_missing_(missing_in(store, *opened.image)),
       image_(std::move(opened.image)),
       tracker_(std::move(opened.tracker)),
-      why_read_only_(why_read_only_of(store, options, *image_, *tracker_))
+      why_read_only_(why_read_only_of(*image_, *tracker_))
 {
 }
 
@@ -105,11 +89,16 @@ Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &optio
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
                 options.snapshot, options.repaired_first},
         std::move(files)));
-    auto tracker = std::make_unique<Tracker>(*image, TRY(bitmap_sync_of(store, options)),
-                                             options.region_bytes, options.extra_bytes_max);
+    auto tracker = TRY(make_tracker(*image, store, options));
     if (!options.snapshot)
         TRY(tracker->open());
     return Opened{std::move(image), std::move(tracker)};
+}
+
+Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStore &store, const DiskOptions &options)
+{
+    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)), options.region_bytes,
+                                     options.extra_bytes_max);
 }
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
@@ -135,6 +124,19 @@ Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &op
     if (grows)
         TRY(disk->check_resize_alone(options.size_min).in("qcow2-resize="));
     return disk;
+}
+
+std::optional<Error> Disk::why_read_only_of(const Image &image, const Tracker &tracker) const
+{
+    if (image.why_read_only())
+        return image.why_read_only();
+    if (tracker.why_read_only() && !options_.mends_bitmaps)
+        return tracker.why_read_only();
+    if (options_.read_only)
+        return Error(Errc::read_only, "the disk is served read-only");
+    if (store_.read_only())
+        return Error(Errc::read_only, "the file below cannot be written");
+    return std::nullopt;
 }
 
 std::uint64_t Disk::size() const
@@ -304,19 +306,9 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 {
     Passage passage(gate_);
     TRY(check_range(Range::of(offset.value, length)));
-    std::vector<Extent> extents;
-    // What there is after so many steps is the answer: neighbours of one kind may
-    // be as many as there are clusters, and each a walk down a chain of files.
-    for (std::size_t steps = 0; length != 0 && steps < extents_max; ++steps) {
-        const Extent extent = TRY(image_->status(offset.value, length));
-        if (!extents.empty() && extents.back().same_kind(extent))
-            extents.back().length += extent.length;
-        else
-            extents.push_back(extent);
-        offset += extent.length;
-        length -= extent.length;
-    }
-    return extents;
+    return consecutive_extents(offset.value, length, [&](std::uint64_t from, std::uint64_t length_max) {
+        return image_->status(from, length_max);
+    });
 }
 
 Result<void> Disk::settle()
@@ -382,6 +374,12 @@ Result<void> Disk::restructure(const Restructuring &operation)
 
 Result<void> Disk::restructure_alone(const Restructuring &operation)
 {
+    TRY(settle_before_restructuring());
+    return change_structure(operation);
+}
+
+Result<void> Disk::settle_before_restructuring()
+{
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
@@ -389,9 +387,7 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     TRY(begin_alone());
     TRY(settle_alone());
     TRY(take_back_alone());
-    if (why_read_only_)
-        return *why_read_only_;
-    return change_structure(operation);
+    return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
 }
 
 Result<void> Disk::change_structure(const Restructuring &operation)
@@ -441,7 +437,7 @@ Result<void> Disk::open_what_is_there()
     image_ = std::move(opened->image);
     tracker_ = std::move(opened->tracker);
     image_->allocator().set_fresh_mark(fresh_mark);
-    why_read_only_ = why_read_only_of(store_, options_, *image_, *tracker_);
+    why_read_only_ = why_read_only_of(*image_, *tracker_);
     if (cause)
         image_->store().fail(*cause);
     if (why_read_only_)
@@ -523,15 +519,26 @@ Result<void> Disk::create_snapshot(const NewSnapshot &snapshot)
     return restructure([&](Image &image) { return qcow2::create_snapshot(image, snapshot); });
 }
 
+Result<std::shared_ptr<SnapshotReader>> Disk::open_snapshot(std::string_view id_or_name)
+{
+    Passage passage(gate_);
+    TRY(readable());
+    return served_.open(store_, *image_, id_or_name);
+}
+
 Result<void> Disk::delete_snapshot(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) { return qcow2::delete_snapshot(image, id_or_name); });
+    return restructure([&](Image &image) -> Result<void> {
+        TRY(served_.check_unused(image, id_or_name));
+        return qcow2::delete_snapshot(image, id_or_name);
+    });
 }
 
 // B6: a switch changes the disk.
 Result<void> Disk::revert(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) {
+    return restructure([&](Image &image) -> Result<void> {
+        TRY(served_.check_unused(image, id_or_name));
         const auto bitmaps = [&](Aside &aside, std::uint64_t disk_size) -> Result<ImageHeader::Change> {
             ResizedBitmaps bitmaps(image, *tracker_, disk_size);
             bitmaps.set_enabled();

@@ -25,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "core/base/byte_store.h"
@@ -32,11 +33,12 @@
 #include "core/base/lane.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/bitmap/bitmap_changes.h"
 #include "core/bitmap/bitmap_sync.h"
 #include "core/bitmap/report.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
-#include "core/image/snapshots.h"
+#include "core/image/snapshot_reader.h"
 
 namespace qcow2 {
 
@@ -89,6 +91,21 @@ struct ZeroFlags {
     bool fast = false;      // unsupported at once if it is no faster than writing zeros
     bool fua = false;
 };
+
+// One bitmap, as it is now.
+struct BitmapState {
+    std::string name;
+    std::uint64_t granularity = 0;  // bytes
+    std::uint64_t dirty_bytes = 0;  // of the disk; 0 if what it says is not known
+    std::uint64_t extra_bytes = 0;  // that a crash would report too many, at most
+    bool enabled = false;
+    bool inconsistent = false;      // in_use in the file since before, or given up
+    std::string why_not_tracked;    // enabled, and not kept true
+};
+
+// What can be changed together.
+struct MakeSnapshot { NewSnapshot snapshot; };
+using DiskStep = std::variant<BitmapStep, MakeSnapshot>;
 
 class Disk {
 public:
@@ -179,10 +196,23 @@ public:
     // Whether it could: the error is told in the words of the one that cannot.
     Result<void> check_resize(std::uint64_t size) const;
 
+    // Bitmaps and snapshots, step by step, each seeing what those before it have
+    // done: all or nothing, also against a crash, by one commit (H1). One snapshot
+    // at most. Where no snapshot is made, the image stays open, and so do the bits in
+    // memory of bitmaps that are not concerned. not_found, exists, busy, invalid,
+    // no_space, io, read_only.
+    Result<void> change_together(const std::vector<DiskStep> &steps);
+
+    // All of them, in the order of the directory. Reads what is not in memory.
+    Result<std::vector<BitmapState>> bitmap_states();
+
     // Internal snapshots, as the file has them. The operations are structural
     // changes (image/snapshot_change.h tells what they refuse). not_found.
     Result<std::vector<Snapshot>> snapshots();
     Result<void> create_snapshot(const NewSnapshot &snapshot);
+    // To be read beside the disk. As long as somebody has it the snapshot can neither be
+    // deleted nor reverted to (busy). The disk's store must outlive it.
+    Result<std::shared_ptr<SnapshotReader>> open_snapshot(std::string_view id_or_name);
     Result<void> delete_snapshot(std::string_view id_or_name);
     // The disk becomes what the snapshot is, also in size; enabled bitmaps have
     // all bits set.
@@ -201,16 +231,24 @@ private:
     static Result<Opened> open_image(ByteStore &store, const DiskOptions &options,
                                      std::optional<ImageFiles> files);
 
+    static Result<std::unique_ptr<Tracker>> make_tracker(Image &image, const ByteStore &store,
+                                                         const DiskOptions &options);
+
     template <class Place, class Change>
     Result<void> change(Range range, bool fua, Place place, Change change);
     // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
+    std::optional<Error> why_read_only_of(const Image &image, const Tracker &tracker) const;
     Result<void> check_range(Range range) const;
     Result<void> begin_alone();
     Result<void> settle_alone();
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> change_structure(const Restructuring &operation);
+    Result<void> settle_before_restructuring();
+    Result<void> change_together_alone(const std::vector<DiskStep> &steps);
+    Result<void> change_bitmaps_alone(BitmapChanges &changes);
+    Result<void> open_bitmaps_anew();
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
     Result<void> open_anew();
@@ -233,6 +271,7 @@ private:
     std::optional<Error> broken_;         // why the image could not be opened anew
     bool flush_failed_ = false;           // before it broke
 
+    ServedSnapshots served_;
     Activity changes_;  // they end well or not
     std::atomic<bool> settled_{true};
 };

@@ -62,11 +62,11 @@ Result<bool> has_data_file(ByteStore &store)
 Engine::Engine() = default;
 Engine::~Engine() = default;
 
-Engine *Engine::of_export(std::string_view name)
+Engine &Engine::of_server()
 {
     // Never destroyed: a server that ends by exit() must not close anything.
     static Engine &engine = *new Engine;
-    return name.empty() ? &engine : nullptr;
+    return engine;
 }
 
 bool Engine::rotational() const { return store_->rotational(); }
@@ -576,19 +576,31 @@ Result<void> Engine::begin_writing()
     return {};
 }
 
-Result<void> Engine::enter(bool read_only)
+Result<void> Engine::check_open() const
+{
+    // Another client may have tried in vain since connect().
+    return disk_ ? Result<void>() : Error(Errc::io, "the image is not open; the log says why");
+}
+
+Result<std::vector<ExportName>> Engine::exports()
 {
     Locked lock(mutex_);
-    // Another client may have tried in vain since connect().
-    if (!disk_)
-        return Error(Errc::io, "the image is not open; the log says why");
+    TRY(check_open());
+    return list_exports(*disk_);
+}
+
+Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view export_name)
+{
+    Locked lock(mutex_);
+    TRY(check_open());
+    auto served = TRY(open_export(*disk_, export_name));
     // A filter above may open us for reading in a server for writing.
-    if (!read_only)
+    if (!read_only && served->can_write())
         TRY(begin_writing());
     if (const std::optional<Error> failed = disk_->failed())
         return *failed;
     ++clients_;
-    return {};
+    return served;
 }
 
 // Not left to close(): when the server is about to end, layers below may refuse

@@ -7,8 +7,8 @@
 //   get_ready()      what a local file can tell is told at the prompt;
 //   connect()        before each client; the first one opens all, because only
 //                    then it is known whether the server is read-only (-r);
-//   enter()          when a client is let in; before the first that may write,
-//                    what the keys ask for is done;
+//   enter()          when a client is let in, to one of the exports; before the first
+//                    that may write, what the keys ask for is done;
 //   leave()          when a client has gone; after the last one the file is
 //                    brought to what a clean stop leaves;
 //   close()          after the last client.
@@ -30,6 +30,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nbdkit-filter.h>
 
@@ -37,6 +38,7 @@
 #include "core/base/result.h"
 #include "core/disk.h"
 #include "filter/config.h"
+#include "filter/exports.h"
 #include "filter/image_lock.h"
 #include "filter/stack.h"
 
@@ -48,15 +50,16 @@ class NextStore;
 
 class Engine {
 public:
-    // The engine of an export: there is one, by the name "". nullptr for others.
-    static Engine *of_export(std::string_view name);
+    // There is one.
+    static Engine &of_server();
 
     Config &config() { return config_; }
 
     Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
     Result<void> after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
-    Result<void> enter(bool read_only) EXCLUDES(mutex_);
+    // What the client is served, by its name. It is let go of before leave().
+    Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name) EXCLUDES(mutex_);
     void leave() EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
     // The last call. Does not return if maintenance has set an exit code, or
@@ -64,8 +67,8 @@ public:
     void unload() EXCLUDES(mutex_);
 
     // Between connect() and close().
-    Disk &disk() { return *disk_; }
     bool rotational() const;
+    Result<std::vector<ExportName>> exports() EXCLUDES(mutex_);
 
 private:
     Engine();
@@ -99,6 +102,7 @@ private:
     void announce(const Disk &disk) REQUIRES(mutex_);
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
+    Result<void> check_open() const REQUIRES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
 
     // Constant after get_ready().

@@ -10,15 +10,16 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <nbdkit-filter.h>
 
 #include "core/base/log.h"
-#include "core/disk.h"
 #include "filter/config.h"
 #include "filter/engine.h"
+#include "filter/exports.h"
 #include "filter/report.h"
 #include "filter/stack.h"
 
@@ -26,11 +27,15 @@ using namespace qcow2;
 
 namespace {
 
-constexpr char description[] = "the virtual disk of a qcow2 image";
+Engine &the_engine() { return Engine::of_server(); }
 
-Engine &the_engine() { return *Engine::of_export(""); }
-Engine &engine_of(void *handle) { return *static_cast<Engine *>(handle); }
-Disk &disk_of(void *handle) { return engine_of(handle).disk(); }
+// What a handle of nbdkit's is: one client, and what it is served.
+struct Connection {
+    std::unique_ptr<Export> served;
+    std::string description;
+};
+Connection &connection(void *handle) { return *static_cast<Connection *>(handle); }
+Export &export_of(void *handle) { return *connection(handle).served; }
 
 // Loaded twice we would still have one engine, one above the other.
 int times_loaded = 0;
@@ -118,29 +123,35 @@ void filter_unload()
 
 int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
 {
-    return nbdkit_add_export(exports, "", description);
+    return run([&]() -> Result<void> {
+        for (const ExportName &one : TRY(the_engine().exports()))
+            if (nbdkit_add_export(exports, one.name.c_str(), one.description.c_str()) == -1)
+                return Error(Errc::io, "the list of exports cannot be made");
+        return {};
+    });
 }
 
 const char *filter_default_export(nbdkit_next_default_export *, nbdkit_backend *, int, int) { return ""; }
 
-// --- A connection. Its handle is the engine.
+// --- A connection.
 
 void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char *exportname, int)
 {
-    Engine *engine = Engine::of_export(exportname);
-    const int done = run([&]() -> Result<void> {
-        if (!engine)
-            return Error(Errc::not_found,
-                         "there is no export " + quote(exportname) + "; the disk is the one named ''");
-        return engine->enter(readonly);
+    std::unique_ptr<Connection> opened;
+    run([&]() -> Result<void> {
+        auto connection = std::make_unique<Connection>();
+        connection->served = TRY(the_engine().enter(readonly, exportname));
+        opened = std::move(connection);
+        return {};
     });
-    return done == 0 ? engine : nullptr;
+    return opened.release();
 }
 
 void filter_close(void *handle)
 {
     run([&]() -> Result<void> {
-        engine_of(handle).leave();
+        delete &connection(handle);  // before the engine may let go of the disk
+        the_engine().leave();
         return {};
     });
 }
@@ -148,20 +159,29 @@ void filter_close(void *handle)
 int filter_prepare(nbdkit_next *, void *, int) { return 0; }
 int filter_finalize(nbdkit_next *, void *) { return 0; }
 
-const char *filter_export_description(nbdkit_next *, void *) { return description; }
+// The text stays as long as the connection.
+const char *filter_export_description(nbdkit_next *, void *handle)
+{
+    const char *text = nullptr;
+    run([&]() -> Result<void> {
+        connection(handle).description = export_of(handle).description();
+        text = connection(handle).description.c_str();
+        return {};
+    });
+    return text;
+}
 
 int64_t filter_get_size(nbdkit_next *, void *handle)
 {
-    return answer([&] { return static_cast<int64_t>(disk_of(handle).size()); });
+    return answer([&] { return static_cast<int64_t>(export_of(handle).size()); });
 }
 
-// Any request is served. A cluster has from 512 bytes to 2M, as nbdkit wants it
-// of the preferred size.
+// Any request is served.
 int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
 {
     return run([&]() -> Result<void> {
         *minimum = 1;
-        *preferred = static_cast<uint32_t>(disk_of(handle).cluster_size());
+        *preferred = export_of(handle).preferred_block();
         *maximum = UINT32_MAX;
         return {};
     });
@@ -169,17 +189,17 @@ int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *
 
 int filter_can_write(nbdkit_next *, void *handle)
 {
-    return answer([&]() -> int { return !disk_of(handle).why_read_only(); });
+    return answer([&]() -> int { return export_of(handle).can_write(); });
 }
 
 int filter_can_flush(nbdkit_next *, void *handle)
 {
-    return answer([&]() -> int { return disk_of(handle).can_flush(); });
+    return answer([&]() -> int { return export_of(handle).can_flush(); });
 }
 
-int filter_is_rotational(nbdkit_next *, void *handle)
+int filter_is_rotational(nbdkit_next *, void *)
 {
-    return answer([&]() -> int { return engine_of(handle).rotational(); });
+    return answer([]() -> int { return the_engine().rotational(); });
 }
 
 int filter_can_trim(nbdkit_next *, void *) { return 1; }
@@ -193,7 +213,7 @@ int filter_can_cache(nbdkit_next *, void *) { return NBDKIT_CACHE_NATIVE; }
 int filter_can_fua(nbdkit_next *, void *handle)
 {
     return answer([&]() -> int {
-        return disk_of(handle).can_flush() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+        return export_of(handle).can_flush() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
     });
 }
 
@@ -202,7 +222,7 @@ int filter_can_fua(nbdkit_next *, void *handle)
 int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t, int *err)
 {
     return serve(err, [&] {
-        return disk_of(handle).read(GuestOffset(offset), MutableBytes(static_cast<uint8_t *>(buf), count));
+        return export_of(handle).read(GuestOffset(offset), MutableBytes(static_cast<uint8_t *>(buf), count));
     });
 }
 
@@ -210,20 +230,20 @@ int filter_pwrite(nbdkit_next *, void *handle, const void *buf, uint32_t count, 
                   uint32_t flags, int *err)
 {
     return serve(err, [&] {
-        return disk_of(handle).write(GuestOffset(offset), Bytes(static_cast<const uint8_t *>(buf), count),
+        return export_of(handle).write(GuestOffset(offset), Bytes(static_cast<const uint8_t *>(buf), count),
                                      flags & NBDKIT_FLAG_FUA);
     });
 }
 
 int filter_flush(nbdkit_next *, void *handle, uint32_t, int *err)
 {
-    return serve(err, [&] { return disk_of(handle).flush(); });
+    return serve(err, [&] { return export_of(handle).flush(); });
 }
 
 int filter_trim(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
 {
     return serve(err, [&] {
-        return disk_of(handle).trim(GuestOffset(offset), count, flags & NBDKIT_FLAG_FUA);
+        return export_of(handle).trim(GuestOffset(offset), count, flags & NBDKIT_FLAG_FUA);
     });
 }
 
@@ -235,7 +255,7 @@ int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, ui
     how.fua = flags & NBDKIT_FLAG_FUA;
     bool not_fast = false;
     const int done = serve(err, [&] {
-        Result<void> zeroed = disk_of(handle).zero(GuestOffset(offset), count, how);
+        Result<void> zeroed = export_of(handle).zero(GuestOffset(offset), count, how);
         not_fast = how.fast && !zeroed && zeroed.error().code == Errc::unsupported;
         return not_fast ? Result<void>() : std::move(zeroed);
     });
@@ -250,7 +270,7 @@ int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset,
                    nbdkit_extents *extents, int *err)
 {
     return serve(err, [&]() -> Result<void> {
-        for (const Extent &extent : TRY(disk_of(handle).block_status(GuestOffset(offset), count))) {
+        for (const Extent &extent : TRY(export_of(handle).status(GuestOffset(offset), count))) {
             const uint32_t type = (extent.hole ? NBDKIT_EXTENT_HOLE : 0) | (extent.zero ? NBDKIT_EXTENT_ZERO : 0);
             if (nbdkit_add_extent(extents, offset, extent.length, type) == -1)
                 return Error(Errc::io, "the list of extents cannot be made");
@@ -262,7 +282,7 @@ int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset,
 
 int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t, int *err)
 {
-    return serve(err, [&] { return disk_of(handle).cache(GuestOffset(offset), count); });
+    return serve(err, [&] { return export_of(handle).cache(GuestOffset(offset), count); });
 }
 
 // What newer headers have, found out by what is there.

@@ -36,9 +36,10 @@ namespace qcow2 {
 //   gate         L1: nothing moves under a request             yes
 //   ending       which backups end, and tidying up after them  yes
 //   claims       blocks being kept for backups                 yes (a range lock)
-//   keepings     the list of what is kept for backups      no
+//   keepings     the list of what is kept for backups          no
 //   looking      who is just looking at that list              no
 //   standing     why a backup is broken                        no
+//   served       which snapshots are being read                no
 //   ranges       L2: guest clusters being allocated            yes (a range lock)
 //   tables       L2: L2 tables being made or copied            yes (a range lock)
 //   marks        in_use on disk, storing of bitmaps            yes
@@ -54,7 +55,7 @@ namespace qcow2 {
 //   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
 enum class Rank {
-    engine, gate, ending, claims, keepings, looking, standing, ranges, tables, marks, turn, cycle,
+    engine, gate, ending, claims, keepings, looking, standing, served, ranges, tables, marks, turn, cycle,
     readers, mapping, allocator, refcounts, header, decompressed, bitmaps, growth, store,
 };
 

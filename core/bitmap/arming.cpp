@@ -231,12 +231,12 @@ Result<void> Arming::cool(EnabledBitmap &bitmap, bool all, const std::vector<Wri
     return {};
 }
 
-Result<void> Arming::cool()
+Result<void> Arming::cool(bool all)
 {
     Locked turn(turn_);
     log_figures();
     for (const auto &bitmap : bitmaps_)
-        TRY(cool(*bitmap, false, {}));
+        TRY(cool(*bitmap, all, {}));
     return {};
 }
 

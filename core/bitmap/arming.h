@@ -59,8 +59,8 @@ public:
     // they are durable. False: there is no room for those of some bitmap, and it
     // was not to be given up for that.
     Result<bool> arm(Range bytes, bool may_give_up) EXCLUDES(queue_, turn_);
-    // To be called every few seconds.
-    Result<void> cool() EXCLUDES(turn_);
+    // To be called every few seconds. all: also what was written to lately.
+    Result<void> cool(bool all) EXCLUDES(turn_);
     // Brings the file to exactly the precise bits, durably. in_use: the bitmaps
     // are marked, so changes have relied on bits that are in memory alone.
     Result<void> store(bool in_use) EXCLUDES(turn_);

@@ -90,6 +90,19 @@ BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name)
     return const_cast<BitmapDirectoryEntry *>(std::as_const(*this).find(name));
 }
 
+Result<void> BitmapDirectory::check_up_to_date() const
+{
+    return out_of_date_ ? Error(Errc::busy, stale_ + "; " + std::string(out_of_date_cure)) : Result<void>();
+}
+
+Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)
+{
+    const std::string words = "bitmap " + quote(std::string(name));
+    TRY(check_up_to_date().in(words));
+    BitmapDirectoryEntry *entry = find(name);
+    return entry ? Result<BitmapDirectoryEntry *>(entry) : Error(Errc::not_found, "there is no " + words);
+}
+
 Result<ImageHeader::Change> BitmapDirectory::replace(Aside &aside) const
 {
     aside.replace(clusters_);

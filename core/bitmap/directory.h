@@ -65,6 +65,11 @@ public:
     // nullptr: there is no bitmap of this name. The first of several.
     BitmapDirectoryEntry *find(std::string_view name);
     const BitmapDirectoryEntry *find(std::string_view name) const;
+    // What is there and cannot be trusted is not taken for what was never there:
+    // busy, with the cure, if the bitmaps are out of date.
+    Result<void> check_up_to_date() const;
+    // The same, or not_found.
+    Result<BitmapDirectoryEntry *> existing(std::string_view name);
     // Whether QEMU, which ends names at a NUL, would take one for this name.
     bool has_for_qemu(std::string_view name) const;
 

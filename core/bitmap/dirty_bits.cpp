@@ -150,6 +150,49 @@ Result<bool> DirtyBits::mark(Range bits)
     return durable;
 }
 
+Result<void> DirtyBits::load_all()
+{
+    for (std::uint64_t number = 0; number < pages(); ++number)
+        TRY(load(number));
+    return {};
+}
+
+std::uint64_t DirtyBits::count_precise() const
+{
+    std::uint64_t bits = 0;
+    for (std::uint64_t number = 0; number < pages(); ++number)
+        if (const Page *page = loaded(number))
+            for_each_word_there(*page, {0, page_words}, [&](std::uint64_t, Word word) {
+                bits += std::popcount(word.precise.load(std::memory_order_relaxed));
+            });
+    return bits;
+}
+
+void DirtyBits::copy_precise(SparseBits &to) const
+{
+    for (std::uint64_t number = 0; number < pages(); ++number) {
+        const Page *page = loaded(number);
+        INVARIANT(page);
+        for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
+            to.set_word(number * page_words + at, word.precise.load());
+        });
+    }
+}
+
+void DirtyBits::replace_precise(const SparseBits &bits)
+{
+    for (std::uint64_t bit = bits.next_set(0); bit < bits_; bit = bits.next_set((bit / sector_bits + 1) * sector_bits))
+        loaded(bit / page_bits)->made(bit / sector_bits % page_sectors);
+    for (std::uint64_t number = 0; number < pages(); ++number) {
+        Page *page = loaded(number);
+        INVARIANT(page);
+        for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
+            word.precise.store(bits.word(number * page_words + at));
+        });
+        count_extra(*page);
+    }
+}
+
 // A stream that runs from page to page.
 bool DirtyBits::end_is_extra(std::uint64_t number) const
 {

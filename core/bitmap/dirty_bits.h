@@ -42,6 +42,7 @@
 #include "core/base/bytes.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/bitmap/sparse_bits.h"
 
 namespace qcow2 {
 
@@ -73,6 +74,19 @@ public:
 
     // Makes them precise; true if all of them are durable.
     Result<bool> mark(Range bits);
+
+    // Reads all pages that are not in memory yet. Any thread.
+    Result<void> load_all();
+    // How many are precise, of the pages that are in memory. Any thread.
+    std::uint64_t count_precise() const;
+
+    // --- Nobody else is inside, and all pages are in memory.
+
+    // Sets there what is precise here.
+    void copy_precise(SparseBits &to) const;
+    // These bits, and no others, are what the bitmap is to say from now on. What is
+    // durable stays so: it becomes extra, as far as it is not among them.
+    void replace_precise(const SparseBits &bits);
 
     // --- Who has the turn.
 

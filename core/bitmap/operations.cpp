@@ -16,38 +16,6 @@ namespace {
 
 std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
 
-// What is there and cannot be trusted is not taken for what was never there.
-Result<void> check_not_out_of_date(const BitmapDirectory &directory)
-{
-    return directory.out_of_date() ? Error(Errc::busy, directory.stale() + "; " + std::string(out_of_date_cure))
-                                   : Result<void>();
-}
-
-Result<BitmapDirectoryEntry *> existing(BitmapDirectory &directory, const std::string &name)
-{
-    TRY(check_not_out_of_date(directory).in(words_for(name)));
-    BitmapDirectoryEntry *entry = directory.find(name);
-    if (!entry)
-        return Error(Errc::not_found, "there is no " + words_for(name));
-    return entry;
-}
-
-// A foreign one is kept, and neither used nor changed: nobody knows what it is.
-Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
-{
-    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for(entry.name)) : Result<void>();
-}
-
-// Once it is enabled, a bitmap that cannot be kept true makes the disk read-only.
-Result<void> check_can_be_tracked(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry)
-{
-    const auto size = BitmapSize::of(image.disk_size(), entry.granularity_bits, image.geometry());
-    if (entry.bitmap_table_size != size.table_entries)
-        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
-                                                             std::to_string(size.table_entries));
-    return TRY(BitmapClusters::of(image, directory)).check(entry);
-}
-
 // Of an unknown type nobody knows what its table is.
 void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapDirectoryEntry &entry)
 {
@@ -57,63 +25,9 @@ void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapD
         log_warning(words_for(entry.name) + ": its clusters are not known, and leak");
 }
 
-// What its bits say is known, and may be changed.
-Result<BitmapDirectoryEntry *> consistent(BitmapDirectory &directory, const std::string &name)
-{
-    BitmapDirectoryEntry *entry = TRY(existing(directory, name));
-    if (entry->in_use())
-        return Error(Errc::busy, words_for(name) + " is inconsistent (in_use: it was not stored when the "
-                                 "image was last used); it can only be removed, or made valid by "
-                                 "bitmap-recover=all-dirty");
-    TRY(check_not_foreign(*entry));
-    return entry;
-}
-
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
 {
     return aside.commit(TRY(directory.replace(aside)));
-}
-
-// One word of one sector, because entries begin at multiples of 8. A write that
-// failed may have landed: until the old word is back, nobody knows.
-Result<void> change_flags(Image &image, const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
-                          std::uint32_t new_flags)
-{
-    const std::uint64_t place = directory.offset().value + entry.flags_position();
-    const auto write_flags = [&](std::uint32_t flags) {
-        const on_disk::be32 word(flags);
-        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(entry.name) + ", flags");
-    };
-    Result<void> written = write_flags(new_flags);
-    if (!written)
-        if (const auto restored = write_flags(entry.flags); !restored)
-            image.store().fail(Error(restored.error()).in("the old flags could not be put back"));
-    return written;
-}
-
-Result<void> set_enabled(Image &image, const std::string &name, bool enabled)
-{
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    const BitmapDirectoryEntry &entry = *TRY(consistent(directory, name));
-    if (entry.enabled() == enabled)
-        return {};
-    if (enabled)
-        TRY(check_can_be_tracked(image, directory, entry).in(words_for(name)));
-    return change_flags(image, directory, entry, entry.flags ^ bitmap_flags::auto_);
-}
-
-// Bits of another granularity: what touches is dirty.
-BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t to_size, std::uint32_t to_bits)
-{
-    BitVector to(to_size);
-    for (std::uint64_t begin = from.next_set(0); begin < from.size();) {
-        const std::uint64_t end = from.next_clear(begin);
-        const Range bytes{begin << from_bits, end << from_bits};
-        to.set({bytes.begin >> to_bits,
-                std::min(div_ceil(bytes.end, std::uint64_t(1) << to_bits), to_size)});
-        begin = from.next_set(end);
-    }
-    return to;
 }
 
 void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how)
@@ -172,22 +86,7 @@ Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image 
 
 Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
 {
-    const Geometry &geometry = image.geometry();
-    if (geometry.version < 3)
-        return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
-                                        "compat=1.1' makes it version 3");
-    TRY(check_bitmap_name(bitmap.name));
-    if (directory.find(bitmap.name))
-        return Error(Errc::exists, words_for(bitmap.name) + " exists already");
-    if (directory.has_for_qemu(bitmap.name))
-        return Error(Errc::exists, words_for(bitmap.name) + " cannot be made: there is one whose name has a NUL "
-                                                            "behind that, which QEMU takes for the same name");
-    const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
-    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
-    BitmapDirectoryEntry entry;
-    entry.name = bitmap.name;
-    entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
-    entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
+    BitmapDirectoryEntry entry = TRY(new_bitmap_entry(image, directory, bitmap));
     TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
@@ -235,21 +134,12 @@ Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps)
     return recover_and_add(image, false, bitmaps);
 }
 
-Result<void> remove_bitmap(Image &image, const std::string &name)
-{
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    const BitmapDirectoryEntry *entry = TRY(existing(directory, name));
-    TRY(check_not_foreign(*entry));
-    Aside aside(image);
-    TRY(BitmapClusters::of(image, directory)).release(aside, *entry);
-    directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
-    return commit(aside, directory);
-}
+Result<void> remove_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {RemoveBitmap{name}}); }
 
 Result<void> drop_bitmap(Image &image, const std::string &name)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    BitmapDirectoryEntry *entry = TRY(existing(directory, name));
+    BitmapDirectoryEntry *entry = TRY(directory.existing(name));
     for (BitmapDirectoryEntry &other : directory.entries)
         if (other.name == name && (other.finding || other.in_use()) && !entry->finding && !entry->in_use())
             entry = &other;
@@ -281,34 +171,18 @@ Result<void> drop_all_bitmaps(Image &image)
     return commit(aside, directory);
 }
 
-Result<void> enable_bitmap(Image &image, const std::string &name) { return set_enabled(image, name, true); }
+Result<void> enable_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {EnableBitmap{name}}); }
 
-Result<void> disable_bitmap(Image &image, const std::string &name) { return set_enabled(image, name, false); }
-
-Result<void> clear_bitmap(Image &image, const std::string &name)
+Result<void> disable_bitmap(Image &image, const std::string &name)
 {
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    BitmapDirectoryEntry &entry = *TRY(consistent(directory, name));
-    Aside aside(image);
-    TRY(BitmapClusters::of(image, directory)).release(aside, entry);
-    TRY(write_uniform_bits(aside, image, image.disk_size(), false, entry));
-    return commit(aside, directory);
+    return change_bitmaps(image, {DisableBitmap{name}});
 }
 
-Result<void> merge_bitmap(Image &image, const std::string &target_name, const std::string &source_name)
+Result<void> clear_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {ClearBitmap{name}}); }
+
+Result<void> merge_bitmap(Image &image, const std::string &target, const std::string &source)
 {
-    BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    BitmapDirectoryEntry &target = *TRY(consistent(directory, target_name));
-    const BitmapDirectoryEntry &source = *TRY(consistent(directory, source_name));
-    if (&target == &source)
-        return {};
-    BitVector bits = TRY(load_bits(image, target).in(words_for(target_name)));
-    const BitVector more = TRY(load_bits(image, source).in(words_for(source_name)));
-    bits.or_with(scaled(more, source.granularity_bits, bits.size(), target.granularity_bits));
-    Aside aside(image);
-    TRY(BitmapClusters::of(image, directory)).release(aside, target);
-    TRY(write_bits(aside, image, bits, target));
-    return commit(aside, directory);
+    return change_bitmaps(image, {MergeBitmaps{target, {source}}});
 }
 
 RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image)
@@ -347,7 +221,7 @@ Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &direct
         auto table = clusters.own_table(entry);
         Result<void> set = table ? set_bits_in_place(image, entry, std::move(*table)) : Result<void>(table.error());
         if (set)
-            set = change_flags(image, directory, entry, as_it_would_be.flags);
+            set = change_bitmap_flags(image, directory, entry, as_it_would_be.flags);
         if (!set && set.error().code != Errc::no_space)
             return set;
         recovered += set.has_value();
@@ -367,7 +241,7 @@ Result<void> recover_and_add(Image &image, std::optional<Which> which, const std
     if (!which && bitmaps.empty())
         return {};
     if (!which)
-        TRY(check_not_out_of_date(directory));
+        TRY(directory.check_up_to_date());
     const BitmapDirectory before = directory;
     Aside aside(image);
     if (which)

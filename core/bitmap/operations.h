@@ -17,16 +17,9 @@
 #include <unordered_set>
 #include <vector>
 
-#include "core/bitmap/directory.h"
+#include "core/bitmap/bitmap_changes.h"
 
 namespace qcow2 {
-
-struct NewBitmap {
-    std::string name;
-    std::optional<std::uint32_t> granularity_bits = {};  // nullopt: QEMU's default for the image
-    bool enabled = true;
-    bool all_dirty = false;  // all bits set, or none
-};
 
 // All by one commit. busy: the bitmaps that are there are out of date.
 Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps);

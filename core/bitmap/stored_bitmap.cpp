@@ -24,8 +24,9 @@ StoredBitmap::StoredBitmap(Image &image, const BitmapDirectoryEntry &entry)
 {
 }
 
-Result<void> StoredBitmap::open()
+Result<void> StoredBitmap::open(bool notes)
 {
+    const auto note = [&](HostRun run) { return !notes || image_.metadata().add(run); };
     const std::string where = "bitmap table at " + hex(table_offset_.value);
     if (table_size_ != size_.table_entries)
         return finding(Finding::bitmap_table_size_wrong,
@@ -34,8 +35,7 @@ Result<void> StoredBitmap::open()
     ByteStore &store = image_.store();
     if (!fits(table_offset_.value, table_size_ * 8, store.size()))
         return finding(Finding::bitmap_table_past_end, where);
-    if (!image_.metadata().add(
-            {geometry_.cluster_of(table_offset_), geometry_.clusters_for(table_size_ * 8)}))
+    if (!note({geometry_.cluster_of(table_offset_), geometry_.clusters_for(table_size_ * 8)}))
         return finding(Finding::tables_overlap, where);
 
     Buffer raw(table_size_ * 8);
@@ -48,7 +48,7 @@ Result<void> StoredBitmap::open()
             continue;
         if (table_[i].data.value >= store.size())
             return finding(Finding::bitmap_data_past_end, entry + ": " + hex(table_[i].data.value));
-        if (!image_.metadata().add({geometry_.cluster_of(table_[i].data), 1}))
+        if (!note({geometry_.cluster_of(table_[i].data), 1}))
             return finding(Finding::tables_overlap, entry + ": " + hex(table_[i].data.value));
     }
     return {};

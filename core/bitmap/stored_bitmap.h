@@ -36,7 +36,9 @@ public:
 
     // Reads the table and checks it and its clusters, which it notes as
     // metadata. The finding names the place.
-    Result<void> open();
+    Result<void> open() { return open(true); }
+    // The same where its clusters are noted as metadata already.
+    Result<void> open_noted() { return open(false); }
 
     const BitmapSize &size() const { return size_; }
 
@@ -66,6 +68,7 @@ public:
     void table_written() EXCLUDES(table_mutex_);
 
 private:
+    Result<void> open(bool notes);
     BitmapTableEntry entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
     BitmapTableEntry durable_entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
     void set_entry(std::uint64_t entry, BitmapTableEntry value) EXCLUDES(table_mutex_);

@@ -25,7 +25,7 @@ Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std:
 {
 }
 
-Result<void> Tracker::open()
+Result<void> Tracker::open(Tracker *before)
 {
     auto directory = BitmapDirectory::load(image_);
     if (!directory) {
@@ -38,38 +38,81 @@ Result<void> Tracker::open()
     directory_clusters_ = directory->clusters();
     found_given_up_ = has_recoverable_given_up(*directory, image_);
     entries_ = std::move(directory->entries);
-    if (!image_.metadata().add(directory_clusters_)) {
+    not_followed_.resize(entries_.size());
+    const bool noted = before && before->directory_ == directory_;
+    if (!noted && !image_.metadata().add(directory_clusters_)) {
         why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
         why_read_only_->what += remove_all_words;
         return {};
     }
     for (std::size_t i = 0; i < entries_.size(); ++i)
-        open_bitmap(i);
+        open_bitmap(i, before);
     return {};
 }
 
 // What we do not track we only keep: its clusters are noted where it has a
 // form, and it forbids nothing.
-void Tracker::open_bitmap(std::size_t i)
+void Tracker::open_bitmap(std::size_t i, Tracker *before)
 {
     BitmapDirectoryEntry &e = entries_[i];
+    const auto is_same = [&](const BitmapDirectoryEntry &old) {
+        return old.name == e.name && old.bitmap_table_offset == e.bitmap_table_offset &&
+               old.bitmap_table_size == e.bitmap_table_size && old.granularity_bits == e.granularity_bits;
+    };
+    const auto same = before ? std::ranges::find_if(before->entries_, is_same) : entries_.end();
+    const bool was_there = before && same != before->entries_.end();
     const bool tracked = e.enabled() && !e.in_use();  // B5
     Result<void> result;
     if (e.finding) {
         result = finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
+    } else if (was_there) {
+        result = open_bitmap(i, *before, same - before->entries_.begin());
     } else {
         auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
         result = bitmap->stored.open();
         if (result && tracked)
             enabled_.push_back(std::move(bitmap));
     }
-    not_followed_.resize(std::max(not_followed_.size(), i + 1));
     if (result)
         return;
     not_followed_[i] = result.error();
     if (tracked && !why_read_only_)
         why_read_only_ = Error(result.error().code, "bitmap " + quote(e.name) + ": " + result.error().what +
                                                         "; bitmap-remove=NAME removes one bitmap");
+}
+
+// One whose table is where it was. Its clusters are noted as metadata.
+Result<void> Tracker::open_bitmap(std::size_t i, Tracker &before, std::size_t old)
+{
+    if (before.not_followed_[old])
+        return *before.not_followed_[old];
+    const BitmapDirectoryEntry &e = entries_[i];
+    if (!e.enabled() || e.in_use())
+        return {};
+    auto bitmap = before.take_enabled(old);
+    if (!bitmap || bitmap->lost) {
+        bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
+        TRY(bitmap->stored.open_noted());
+    }
+    bitmap->index = i;
+    enabled_.push_back(std::move(bitmap));
+    return {};
+}
+
+std::unique_ptr<EnabledBitmap> Tracker::take_enabled(std::size_t entry)
+{
+    for (auto &bitmap : enabled_)
+        if (bitmap && bitmap->index == entry)
+            return std::move(bitmap);
+    return nullptr;
+}
+
+EnabledBitmap *Tracker::tracked(std::string_view name) const
+{
+    for (const auto &bitmap : enabled_)
+        if (bitmap->name == name)
+            return bitmap->lost ? nullptr : bitmap.get();
+    return nullptr;
 }
 
 std::vector<BitmapDirectoryEntry> Tracker::entries() const
@@ -135,9 +178,12 @@ Result<bool> Tracker::mark(Range bytes)
 {
     bool durable = true;
     for (const auto &bitmap : enabled_) {
+        const Range granules = bytes.touched(bitmap->granularity);
+        if (bitmap->since)
+            bitmap->since->record(granules);
         if (bitmap->lost.load(std::memory_order_relaxed))
             continue;
-        Result<bool> marked = bitmap->bits.mark(bytes.touched(bitmap->granularity));
+        Result<bool> marked = bitmap->bits.mark(granules);
         if (!marked)
             return std::move(marked).error().in("bitmap " + quote(bitmap->name));
         durable &= *marked;

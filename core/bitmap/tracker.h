@@ -49,7 +49,11 @@ public:
 
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.
-    Result<void> open();
+    Result<void> open() { return open(nullptr); }
+    // The same after the directory was changed, over the same image, whose bitmaps
+    // were all stored: what `before` knows of those that did not change (their
+    // bits in memory, their place) is taken over. `before` is of no use then.
+    Result<void> open_after(Tracker &before) { return open(&before); }
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 
     // Once, before the first change (B7).
@@ -65,11 +69,15 @@ public:
     }
 
     // To be called every few seconds: regions to which nothing was written
-    // lately are not reported after a crash any more.
-    Result<void> cool() { return arming_.cool(); }
+    // lately are not reported after a crash any more. all: at once, whenever they
+    // were written to.
+    Result<void> cool(bool all = false) { return arming_.cool(all); }
 
     // B8: brings the file up to date and takes in_use off, durably.
     Result<void> store();
+
+    // One that is kept true; nullptr: there is none of this name, or it was given up.
+    EnabledBitmap *tracked(std::string_view name) const;
 
     // True if there is a bitmap that is kept true.
     bool tracks() const { return !enabled_.empty(); }
@@ -91,7 +99,10 @@ public:
     }
 
 private:
-    void open_bitmap(std::size_t entry);
+    Result<void> open(Tracker *before);
+    void open_bitmap(std::size_t entry, Tracker *before);
+    Result<void> open_bitmap(std::size_t entry, Tracker &before, std::size_t old_entry);
+    std::unique_ptr<EnabledBitmap> take_enabled(std::size_t entry);
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
     Result<void> set_in_use(bool in_use);
     Result<void> give_up(EnabledBitmap &bitmap);

@@ -33,10 +33,11 @@ public:
              const Header &header, std::uint64_t disk_size);
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
-    void set_backing(std::unique_ptr<Backing> backing) { backing_ = std::move(backing); }
+    void set_backing(std::shared_ptr<Backing> backing) { backing_ = std::move(backing); }
     // After use.
-    std::unique_ptr<Backing> release_backing() { return std::move(backing_); }
+    std::shared_ptr<Backing> release_backing() { return std::move(backing_); }
 
+    const std::shared_ptr<Backing> &backing() const { return backing_; }
     std::uint64_t backing_size() const { return backing_ ? backing_->size() : 0; }
 
     // Once, before use: trim and zero leave what is allocated allocated.
@@ -116,7 +117,7 @@ private:
     const bool raw_data_file_;
     bool keep_clusters_ = false;  // constant in use
 
-    std::unique_ptr<Backing> backing_;  // constant in use
+    std::shared_ptr<Backing> backing_;  // constant in use
     CompressedClusters compressed_;
     Gate readers_{Rank::readers};
     RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of

@@ -57,7 +57,7 @@ struct ImageOptions {
 
 // The other files of an image. They are opened by their names once.
 struct ImageFiles {
-    std::unique_ptr<Backing> backing;    // nullptr: none
+    std::shared_ptr<Backing> backing;    // nullptr: none
     std::optional<NamedFile> data_file;  // external
 };
 
@@ -94,6 +94,8 @@ public:
     ByteStore &data_store() { return data_store_ ? static_cast<ByteStore &>(*data_store_) : store_; }
     // How far a backing file shows; 0 if there is none.
     std::uint64_t backing_size() const { return data_.backing_size(); }
+    // For those who read a snapshot beside the image; nullptr: none.
+    const std::shared_ptr<Backing> &backing() const { return data_.backing(); }
     // Clusters of which one name is durably gone, and nobody reads by it (W3):
     // those that have no other are punched out of the file.
     void give_back(HostRun run);

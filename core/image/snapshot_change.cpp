@@ -59,7 +59,7 @@ public:
     explicit SnapshotChange(Image &image) : image_(image), geometry_(image.geometry()) {}
 
     Result<void> begin();
-    Result<void> create(const NewSnapshot &snapshot);
+    Result<void> create(const NewSnapshot &wanted, const SwitchCompanion &companion);
     Result<void> remove(std::string_view id_or_name);
     Result<void> apply(std::string_view id_or_name, const SwitchCompanion &companion);
 
@@ -335,7 +335,7 @@ void SnapshotChange::lower(const CountChanges &changes)
 
 // --- Create.
 
-Result<void> SnapshotChange::create(const NewSnapshot &wanted)
+Result<void> SnapshotChange::create(const NewSnapshot &wanted, const SwitchCompanion &companion)
 {
     if (wanted.name.empty() || wanted.name.size() > name_bytes_max ||
         wanted.name.find('\0') != std::string::npos)
@@ -377,6 +377,9 @@ Result<void> SnapshotChange::create(const NewSnapshot &wanted)
         header.nb_snapshots = static_cast<std::uint32_t>(snapshots.size());
         header.snapshots_offset = table;
     };
+    const auto prepare_more = [&](Aside &aside) -> Result<ImageHeader::Change> {
+        return companion ? companion(aside, image_.disk_size()) : ImageHeader::Change([](HeaderArea &) {});
+    };
     const auto aside_way = [&]() -> Result<void> {
         Aside aside(image_);
         const std::vector<L1Entry> l1 = TRY(move_wrong_tables(aside, active, changes, 1));
@@ -386,8 +389,10 @@ Result<void> SnapshotChange::create(const NewSnapshot &wanted)
         if (l1_changes)
             aside.replace(active.l1_clusters());
         aside.replace(old_snapshot_table());
+        const ImageHeader::Change more = TRY(prepare_more(aside));
         return switch_counts(aside, changes, [&](HeaderArea &area) {
             name_it(area.header, table);
+            more(area);
             if (l1_changes)
                 area.header.l1_table_offset = new_l1;
         });
@@ -398,10 +403,14 @@ Result<void> SnapshotChange::create(const NewSnapshot &wanted)
         Aside aside(image_);
         const HostOffset table = TRY(write_snapshot(aside, active.l1()));
         aside.replace(old_snapshot_table());
+        const ImageHeader::Change more = TRY(prepare_more(aside));
         const auto steps = [&]() -> Result<void> {
             TRY(put_right_in_place(active, names));  // W6
             TRY(raise(names));                       // W1
-            Result<void> done = aside.commit([&](HeaderArea &area) { name_it(area.header, table); });
+            Result<void> done = aside.commit([&](HeaderArea &area) {
+                name_it(area.header, table);
+                more(area);
+            });
             if (!done && image_.header().certain())
                 unraise(names);
             return done;
@@ -527,11 +536,11 @@ Result<void> SnapshotChange::apply(std::string_view id_or_name, const SwitchComp
 
 }  // namespace
 
-Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot)
+Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot, const SwitchCompanion &companion)
 {
     SnapshotChange change(image);
     TRY(change.begin());
-    return change.create(snapshot);
+    return change.create(snapshot, companion);
 }
 
 Result<void> delete_snapshot(Image &image, std::string_view id_or_name)

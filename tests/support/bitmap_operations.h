@@ -20,9 +20,12 @@ struct BitmapOperation {
     Result<void> (*operation)(Image &);
     bool only = false;  // the image has no bitmap but "b0"
     bool out_of_date = false;
+    std::vector<DiskStep> steps = {};  // instead of the operation
 
     Structural::Operation on_disk() const
     {
+        if (!operation)
+            return [steps = steps](Disk &disk) { return disk.change_together(steps); };
         return [done = operation](Disk &disk) { return disk.restructure(done); };
     }
 };
@@ -43,6 +46,14 @@ inline const std::vector<BitmapOperation> &bitmap_operations()
         {"recover what is out of date", [](Image &i) { return recover_all_dirty(i); }, false, true},
         {"drop an inconsistent one", [](Image &i) { return drop_bitmap(i, "torn"); }},
         {"drop all", drop_all_bitmaps},
+        {"one step, flags alone", nullptr, false, false, {EnableBitmap{"off"}}},
+        {"steps, flags alone", nullptr, false, false, {EnableBitmap{"off"}, DisableBitmap{"b0"}}},
+        {"steps", nullptr, false, false,
+         {AddBitmap{{.name = "new"}}, MergeBitmaps{"new", {"b0", "off"}}, ClearBitmap{"b0"}, EnableBitmap{"off"},
+          RemoveBitmap{"torn"}, AddBitmap{{.name = "gone"}}, RemoveBitmap{"gone"}}},
+        {"steps and a snapshot", nullptr, false, false,
+         {DisableBitmap{"b0"}, MakeSnapshot{{"s", 1700000000, 0}}, AddBitmap{{.name = "new", .all_dirty = true}},
+          ClearBitmap{"off"}}},
     };
     return all;
 }
@@ -65,6 +76,8 @@ inline ImageSpec spec_for(const BitmapOperation &operation, Random &random)
     const auto one = [&](std::uint32_t b) { return Range::of(random.below(granules(b)), 1); };
     if (granules(bits + 2) == 0)
         spec.size = 100000;
+    if (operation.name == std::string_view("steps and a snapshot"))
+        spec.refcount_order = std::max(spec.refcount_order, 2u);  // it is counted by one more
     spec.bitmaps = {{.name = "b0", .granularity_bits = bits + 2, .set = {one(bits + 2)}, .extra_data = {}}};
     if (!operation.only) {
         spec.bitmaps.push_back({.name = "off", .granularity_bits = bits, .enabled = false, .set = {one(bits), one(bits)}, .extra_data = {}});

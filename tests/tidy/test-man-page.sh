@@ -13,7 +13,7 @@ command -v podchecker >/dev/null || skip "no podchecker"
 podchecker -warnings -warnings "$man" 2>&1 || problem "podchecker is not content"
 
 sections=$(sed -n 's/^=head1 //p' "$man" | paste -sd, -)
-expected="NAME,SYNOPSIS,DESCRIPTION,PARAMETERS,EXAMPLES,NOTES,FILES,VERSION,SEE ALSO,AUTHORS,COPYRIGHT"
+expected="NAME,SYNOPSIS,DESCRIPTION,PARAMETERS,EXPORTS,EXAMPLES,NOTES,FILES,VERSION,SEE ALSO,AUTHORS,COPYRIGHT"
 [ "$sections" = "$expected" ] || problem "$man: sections are $sections"
 
 while read -r line; do

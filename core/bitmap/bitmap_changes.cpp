@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/bitmap_changes.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/format/findings.h"
+#include "core/format/limits.h"
+
+namespace qcow2 {
+
+namespace {
+
+std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
+
+// A foreign one is kept, and neither used nor changed: nobody knows what it is.
+Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
+{
+    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for(entry.name)) : Result<void>();
+}
+
+// Bits of another granularity: what touches is dirty.
+BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t to_size, std::uint32_t to_bits)
+{
+    BitVector to(to_size);
+    for (std::uint64_t begin = from.next_set(0); begin < from.size();) {
+        const std::uint64_t end = from.next_clear(begin);
+        const Range bytes{begin << from_bits, end << from_bits};
+        to.set({bytes.begin >> to_bits,
+                std::min(div_ceil(bytes.end, std::uint64_t(1) << to_bits), to_size)});
+        begin = from.next_set(end);
+    }
+    return to;
+}
+
+}  // namespace
+
+Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const BitmapDirectory &directory,
+                                              const NewBitmap &bitmap)
+{
+    const Geometry &geometry = image.geometry();
+    if (geometry.version < 3)
+        return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
+                                        "compat=1.1' makes it version 3");
+    TRY(check_bitmap_name(bitmap.name));
+    if (directory.find(bitmap.name))
+        return Error(Errc::exists, words_for(bitmap.name) + " exists already");
+    if (directory.has_for_qemu(bitmap.name))
+        return Error(Errc::exists, words_for(bitmap.name) + " cannot be made: there is one whose name has a NUL "
+                                                            "behind that, which QEMU takes for the same name");
+    const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
+    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
+    BitmapDirectoryEntry entry;
+    entry.name = bitmap.name;
+    entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
+    entry.granularity_bits = static_cast<std::uint8_t>(granularity_bits);
+    return entry;
+}
+
+// It lies in one sector, because entries begin at multiples of 8. Until the old
+// word is back after a failure, nobody knows which one the file has.
+Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
+                                 const BitmapDirectoryEntry &entry, std::uint32_t new_flags)
+{
+    const std::uint64_t place = directory.offset().value + entry.flags_position();
+    const auto write_flags = [&](std::uint32_t flags) {
+        const on_disk::be32 word(flags);
+        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(entry.name) + ", flags");
+    };
+    Result<void> written = write_flags(new_flags);
+    if (!written)
+        if (const auto restored = write_flags(entry.flags); !restored)
+            image.store().fail(Error(restored.error()).in("the old flags could not be put back"));
+    return written;
+}
+
+BitmapChanges::BitmapChanges(Image &image, BitmapDirectory directory)
+    : image_(image), directory_(std::move(directory)), old_entries_(directory_.entries)
+{
+    for (std::size_t i = 0; i < old_entries_.size(); ++i)
+        planned_.push_back({.entry = old_entries_[i], .old = i});
+}
+
+Result<BitmapChanges> BitmapChanges::of(Image &image)
+{
+    return BitmapChanges(image, TRY(BitmapDirectory::load(image)));
+}
+
+Result<void> BitmapChanges::add(const BitmapStep &step)
+{
+    TRY(std::visit([this](const auto &s) { return plan(s); }, step));
+    directory_.entries.clear();
+    for (const Planned &bitmap : planned_)
+        directory_.entries.push_back(bitmap.entry);
+    return {};
+}
+
+Result<BitmapChanges::Planned *> BitmapChanges::existing(const std::string &name)
+{
+    const auto entry = TRY(directory_.existing(name));
+    return &planned_[entry - directory_.entries.data()];
+}
+
+// What its bits say is known, and may be changed.
+Result<BitmapChanges::Planned *> BitmapChanges::consistent(const std::string &name)
+{
+    Planned *bitmap = TRY(existing(name));
+    if (bitmap->entry.in_use())
+        return Error(Errc::busy, words_for(name) + " is inconsistent (in_use: it was not stored when the "
+                                 "image was last used); it can only be removed, or made valid by "
+                                 "bitmap-recover=all-dirty");
+    TRY(check_not_foreign(bitmap->entry));
+    return bitmap;
+}
+
+Result<void> BitmapChanges::plan(const AddBitmap &step)
+{
+    TRY(directory_.check_up_to_date());
+    planned_.push_back({.entry = TRY(new_bitmap_entry(image_, directory_, step.bitmap)),
+                        .old = {},
+                        .content = Content::uniform,
+                        .value = step.bitmap.all_dirty});
+    return {};
+}
+
+Result<void> BitmapChanges::plan(const RemoveBitmap &step)
+{
+    const Planned *bitmap = TRY(existing(step.name));
+    TRY(check_not_foreign(bitmap->entry));
+    if (bitmap->old)
+        removed_.push_back(*bitmap->old);
+    planned_.erase(planned_.begin() + (bitmap - planned_.data()));
+    return {};
+}
+
+Result<void> BitmapChanges::plan(const ClearBitmap &step)
+{
+    Planned *bitmap = TRY(consistent(step.name));
+    bitmap->content = Content::uniform;
+    bitmap->value = false;
+    bitmap->bits = BitVector(0);
+    return {};
+}
+
+Result<void> BitmapChanges::plan(const MergeBitmaps &step)
+{
+    Planned *target = TRY(consistent(step.target));
+    std::optional<BitVector> bits;
+    for (const std::string &name : step.sources) {
+        const Planned *source = TRY(consistent(name));
+        if (source == target)
+            continue;
+        if (!bits)
+            bits = TRY(bits_of(*target));
+        const BitVector more = TRY(bits_of(*source));
+        bits->or_with(scaled(more, source->entry.granularity_bits, bits->size(), target->entry.granularity_bits));
+    }
+    if (!bits)
+        return {};
+    target->content = Content::bits;
+    target->bits = std::move(*bits);
+    return {};
+}
+
+Result<void> BitmapChanges::set_enabled(const std::string &name, bool enabled)
+{
+    Planned *bitmap = TRY(consistent(name));
+    if (bitmap->entry.enabled() == enabled)
+        return {};
+    if (enabled)
+        TRY(check_can_be_tracked(*bitmap).in(words_for(name)));
+    bitmap->entry.flags ^= bitmap_flags::auto_;
+    return {};
+}
+
+// Once it is enabled, a bitmap that cannot be kept true makes the disk read-only.
+Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap) const
+{
+    if (bitmap.content != Content::as_stored)
+        return {};
+    const BitmapDirectoryEntry &entry = bitmap.entry;
+    const auto size = BitmapSize::of(image_.disk_size(), entry.granularity_bits, image_.geometry());
+    if (entry.bitmap_table_size != size.table_entries)
+        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
+                                                             std::to_string(size.table_entries));
+    BitmapDirectory directory = directory_;
+    directory.entries = old_entries_;
+    return TRY(BitmapClusters::of(image_, directory)).check(entry);
+}
+
+Result<BitVector> BitmapChanges::bits_of(const Planned &bitmap) const
+{
+    switch (bitmap.content) {
+    case Content::as_stored:
+        return TRY(load_bits(image_, bitmap.entry).in(words_for(bitmap.entry.name)));
+    case Content::uniform:
+        return BitVector(BitmapSize::of(image_.disk_size(), bitmap.entry.granularity_bits, image_.geometry()).bits,
+                         bitmap.value);
+    case Content::bits:
+        break;
+    }
+    return bitmap.bits;
+}
+
+Result<void> BitmapChanges::write(Aside &aside, const Planned &bitmap, BitmapDirectoryEntry &entry) const
+{
+    switch (bitmap.content) {
+    case Content::as_stored: return {};
+    case Content::uniform: return write_uniform_bits(aside, image_, image_.disk_size(), bitmap.value, entry);
+    case Content::bits: break;
+    }
+    return write_bits(aside, image_, bitmap.bits, entry);
+}
+
+Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside) const
+{
+    BitmapDirectory directory = directory_;
+    directory.entries = old_entries_;
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image_, directory));
+    for (const std::size_t old : removed_)
+        clusters.release(aside, old_entries_[old]);
+    directory.entries.clear();
+    for (const Planned &bitmap : planned_) {
+        BitmapDirectoryEntry entry = bitmap.entry;
+        TRY(write(aside, bitmap, entry));
+        if (bitmap.old && bitmap.content != Content::as_stored)
+            clusters.release(aside, old_entries_[*bitmap.old]);
+        directory.entries.push_back(std::move(entry));
+    }
+    return directory.replace(aside);
+}
+
+bool BitmapChanges::flags_differ(const Planned &bitmap) const
+{
+    return bitmap.old && old_entries_[*bitmap.old].flags != bitmap.entry.flags;
+}
+
+bool BitmapChanges::empty() const
+{
+    return removed_.empty() && std::ranges::all_of(planned_, [this](const Planned &bitmap) {
+        return bitmap.content == Content::as_stored && !flags_differ(bitmap);
+    });
+}
+
+// nullptr: more than that is to be written.
+const BitmapChanges::Planned *BitmapChanges::only_flags_of_one() const
+{
+    const Planned *one = nullptr;
+    for (const Planned &bitmap : planned_) {
+        if (bitmap.content != Content::as_stored || (one && flags_differ(bitmap)))
+            return nullptr;
+        if (flags_differ(bitmap))
+            one = &bitmap;
+    }
+    return removed_.empty() ? one : nullptr;
+}
+
+Result<void> BitmapChanges::commit()
+{
+    if (empty())
+        return {};
+    if (const Planned *one = only_flags_of_one())
+        return change_bitmap_flags(image_, directory_, old_entries_[*one->old], one->entry.flags);
+    Aside aside(image_);
+    return aside.commit(TRY(prepare(aside)));
+}
+
+Result<void> change_bitmaps(Image &image, const std::vector<BitmapStep> &steps)
+{
+    BitmapChanges changes = TRY(BitmapChanges::of(image));
+    for (const BitmapStep &step : steps)
+        TRY(changes.add(step));
+    return changes.commit();
+}
+
+}  // namespace qcow2

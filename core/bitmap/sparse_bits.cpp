@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "core/bitmap/sparse_bits.h"
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+
+#include "core/base/arith.h"
+#include "core/base/invariant.h"
+
+namespace qcow2 {
+
+SparseBits::SparseBits(std::uint64_t size) : size_(size), sectors_(div_ceil(size, sector_bits)) {}
+
+SparseBits::~SparseBits()
+{
+    for (auto &sector : sectors_)
+        delete sector.load();
+}
+
+// Two threads may make one sector: the first that is in stays.
+SparseBits::Sector &SparseBits::made(std::uint64_t number)
+{
+    if (Sector *there = sector(number))
+        return *there;
+    auto mine = std::make_unique<Sector>();
+    Sector *there = nullptr;
+    if (sectors_[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
+        return *mine.release();
+    return *there;
+}
+
+void SparseBits::set(Range bits)
+{
+    INVARIANT(bits.end <= size_);
+    while (!bits.empty()) {
+        const std::uint64_t word = bits.begin / word_bits;
+        const std::uint64_t end = std::min(bits.end, (word + 1) * word_bits);
+        const std::uint64_t length = end - bits.begin;
+        set_word(word, ~std::uint64_t(0) >> (word_bits - length) << bits.begin % word_bits);
+        bits.begin = end;
+    }
+}
+
+void SparseBits::set_word(std::uint64_t number, std::uint64_t value)
+{
+    if (value == 0)
+        return;
+    auto &word = made(number / sector_words)[number % sector_words];
+    // Where all are set already no cache line has to be fetched from another processor.
+    if ((word.load(std::memory_order_relaxed) & value) != value)
+        word.fetch_or(value, std::memory_order_relaxed);
+}
+
+void SparseBits::set_all_of(const SparseBits &other)
+{
+    for (std::uint64_t begin = other.next_set(0); begin < std::min(size_, other.size_);) {
+        const std::uint64_t end = other.next_clear(begin);
+        set({begin, std::min(end, size_)});
+        begin = other.next_set(end);
+    }
+}
+
+std::uint64_t SparseBits::word(std::uint64_t number) const
+{
+    const Sector *there = sector(number / sector_words);
+    return there ? (*there)[number % sector_words].load(std::memory_order_relaxed) : 0;
+}
+
+std::uint64_t SparseBits::count() const
+{
+    std::uint64_t bits = 0;
+    for (const auto &sector : sectors_)
+        if (const Sector *there = sector.load(std::memory_order_acquire))
+            for (const auto &word : *there)
+                bits += std::popcount(word.load(std::memory_order_relaxed));
+    return bits;
+}
+
+// The first bit from `begin` on that is set in value(its word). skips_empty: no bit
+// of a sector that is not there is.
+template <class Value>
+std::uint64_t SparseBits::next(std::uint64_t begin, Value value, bool skips_empty) const
+{
+    while (begin < size_) {
+        if (skips_empty && !sector(begin / sector_bits)) {
+            begin = (begin / sector_bits + 1) * sector_bits;
+            continue;
+        }
+        const std::uint64_t number = begin / word_bits;
+        const std::uint64_t here = value(word(number)) & ~std::uint64_t(0) << begin % word_bits;
+        if (here != 0)
+            return std::min(size_, number * word_bits + std::countr_zero(here));
+        begin = (number + 1) * word_bits;
+    }
+    return size_;
+}
+
+std::uint64_t SparseBits::next_set(std::uint64_t begin) const
+{
+    return next(begin, [](std::uint64_t word) { return word; }, true);
+}
+
+std::uint64_t SparseBits::next_clear(std::uint64_t begin) const
+{
+    return next(begin, [](std::uint64_t word) { return ~word; }, false);
+}
+
+}  // namespace qcow2

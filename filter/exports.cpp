@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+
+#include "filter/exports.h"
+
+#include <ctime>
+#include <unordered_map>
+#include <utility>
+
+#include "core/base/log.h"
+
+namespace qcow2 {
+
+namespace {
+
+constexpr std::string_view snapshot_prefix = "snapshot/";
+
+// NBD's limit; and less than nbdkit's for a list, which fails as a whole above it.
+constexpr std::size_t name_bytes_max = 4096;
+constexpr std::size_t listed_max = 9000;
+
+// A message names as many as fit into so many bytes.
+constexpr std::size_t listed_bytes_max = 500;
+
+// "2026-11-27 21:00:05 UTC".
+std::string utc(std::uint32_t seconds)
+{
+    const std::time_t time = seconds;
+    std::tm parts{};
+    ::gmtime_r(&time, &parts);
+    char text[32];
+    const std::size_t length = std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &parts);
+    return std::string(text, length);
+}
+
+// The disk itself: each call is one of the disk's, and nothing else.
+class LiveExport final : public Export {
+public:
+    explicit LiveExport(Disk &disk) : disk_(disk) {}
+
+    std::uint64_t size() const override { return disk_.size(); }
+    std::uint32_t preferred_block() const override { return static_cast<std::uint32_t>(disk_.cluster_size()); }
+    std::string description() const override { return "the virtual disk of a qcow2 image"; }
+
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return disk_.read(offset, bytes); }
+    Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
+    {
+        return disk_.block_status(offset, length);
+    }
+    Result<void> cache(GuestOffset offset, std::uint64_t length) override { return disk_.cache(offset, length); }
+
+    bool can_write() const override { return !disk_.why_read_only(); }
+    bool can_flush() const override { return disk_.can_flush(); }
+    Result<void> write(GuestOffset offset, Bytes bytes, bool fua) override
+    {
+        return disk_.write(offset, bytes, fua);
+    }
+    Result<void> zero(GuestOffset offset, std::uint64_t length, ZeroFlags flags) override
+    {
+        return disk_.zero(offset, length, flags);
+    }
+    Result<void> trim(GuestOffset offset, std::uint64_t length, bool fua) override
+    {
+        return disk_.trim(offset, length, fua);
+    }
+    Result<void> flush() override { return disk_.flush(); }
+
+private:
+    Disk &disk_;
+};
+
+class SnapshotExport final : public Export {
+public:
+    SnapshotExport(std::shared_ptr<SnapshotReader> reader, std::uint32_t preferred_block)
+        : reader_(std::move(reader)), preferred_block_(preferred_block)
+    {
+    }
+
+    std::uint64_t size() const override { return reader_->size(); }
+    std::uint32_t preferred_block() const override { return preferred_block_; }
+    std::string description() const override { return describe(reader_->snapshot()); }
+
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return reader_->read(offset, bytes); }
+    Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
+    {
+        return reader_->block_status(offset, length);
+    }
+
+    static std::string describe(const Snapshot &snapshot)
+    {
+        return words_for(snapshot) + " of " + utc(snapshot.date_seconds) + ", read-only";
+    }
+
+private:
+    const std::shared_ptr<SnapshotReader> reader_;
+    const std::uint32_t preferred_block_;
+};
+
+// Each by its name, where that leads to it (an ID goes before a name), else by its ID.
+// Names come from images: what cannot be seen is not listed.
+void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportName> &exports)
+{
+    std::unordered_map<std::string_view, const Snapshot *> leads_to;
+    for (const Snapshot &snapshot : snapshots)
+        leads_to.emplace(snapshot.id, &snapshot);
+    for (const Snapshot &snapshot : snapshots)
+        leads_to.emplace(snapshot.name, &snapshot);
+    const auto can_be_listed = [&](const Snapshot &snapshot, const std::string &name) {
+        return leads_to[name] == &snapshot && !name.empty() && printable(name) == name &&
+               snapshot_prefix.size() + name.size() <= name_bytes_max;
+    };
+    for (const Snapshot &snapshot : snapshots) {
+        if (snapshot.finding || exports.size() >= listed_max)
+            continue;
+        for (const std::string &name : {snapshot.name, snapshot.id})
+            if (can_be_listed(snapshot, name)) {
+                exports.push_back({std::string(snapshot_prefix) + name, SnapshotExport::describe(snapshot)});
+                break;
+            }
+    }
+}
+
+std::string names_of(const std::vector<ExportName> &exports)
+{
+    std::string names;
+    for (const ExportName &one : exports) {
+        if (names.size() > listed_bytes_max)
+            return names + ", ... (nbdinfo --list shows all)";
+        names += (names.empty() ? "" : ", ") + quote(one.name);
+    }
+    return names;
+}
+
+}  // namespace
+
+std::vector<ExportName> list_exports(Disk &disk)
+{
+    std::vector<ExportName> exports;
+    exports.push_back({"", LiveExport(disk).description()});
+    if (const auto snapshots = disk.snapshots())
+        list_snapshots(*snapshots, exports);
+    else
+        log_debug("no snapshots are listed: " + snapshots.error().what);
+    return exports;
+}
+
+Result<std::unique_ptr<Export>> open_export(Disk &disk, std::string_view name)
+{
+    if (name.empty())
+        return std::unique_ptr<Export>(new LiveExport(disk));
+    if (name.starts_with(snapshot_prefix))
+        return std::unique_ptr<Export>(new SnapshotExport(
+            TRY(disk.open_snapshot(name.substr(snapshot_prefix.size())).in("export " + quote(name))),
+            static_cast<std::uint32_t>(disk.cluster_size())));
+    return Error(Errc::not_found, "there is no export " + quote(name) + "; there are " +
+                                      names_of(list_exports(disk)));
+}
+
+}  // namespace qcow2
