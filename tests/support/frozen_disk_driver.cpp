@@ -29,15 +29,11 @@ Result<void> InnerDisk::read(GuestOffset offset, MutableBytes bytes)
 {
     const Range range = Range::of(offset.value, bytes.size());
     ++reads;
-    if (on_read)
-        on_read(range);
     if (range.overlaps(unreadable))
         return Error(Errc::io, "a bad sector");
     in_parts(mutex_, range, [&](Range part) {
         std::copy(bytes_.begin() + part.begin, bytes_.begin() + part.end, bytes.begin() + (part.begin - range.begin));
     });
-    if (after_read)
-        after_read();
     return {};
 }
 
@@ -128,12 +124,16 @@ void MemoryScratch::discard(std::uint64_t offset, std::uint64_t length)
 
 Result<void> FreezableDisk::read(GuestOffset offset, MutableBytes bytes)
 {
+    if (on_live_read)
+        on_live_read();
     Passage passage(gate_);
     return inner.read(offset, bytes);
 }
 
 Result<Extent> FreezableDisk::status(std::uint64_t offset, std::uint64_t length_max)
 {
+    if (on_live_read)
+        on_live_read();
     Passage passage(gate_);
     return inner.status(offset, length_max);
 }
@@ -170,9 +170,11 @@ void FreezableDisk::grow(std::uint64_t size)
 }
 
 std::shared_ptr<FrozenDisk> FreezableDisk::freeze(const std::string &name, std::unique_ptr<Scratch> scratch,
-                                                  std::shared_ptr<const Needed> needed)
+                                                  std::shared_ptr<const Needed> needed, Buffer *was)
 {
     Exclusive alone(gate_);
+    if (was)
+        *was = inner.content();
     return frozen.freeze({name, inner.size(), std::move(scratch), std::move(needed),
                           [this](const std::string &) { ++broken; }});
 }
