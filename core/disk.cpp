@@ -12,6 +12,7 @@
 #include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
 #include "core/check/lost_names.h"
+#include "core/disk_live.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
 #include "core/image/resize.h"
@@ -75,7 +76,10 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
       what_is_missing_(missing_in(store, *opened.image)),
       image_(std::move(opened.image)),
       tracker_(std::move(opened.tracker)),
-      why_read_only_(why_read_only_of(*image_, *tracker_))
+      why_read_only_(why_read_only_of(*image_, *tracker_)),
+      outside_(std::make_unique<Live>(*this, true)),
+      inside_(std::make_unique<Live>(*this, false)),
+      backups_(*outside_)
 {
 }
 
@@ -240,9 +244,31 @@ Result<void> Disk::read(GuestOffset offset, MutableBytes bytes)
     return image_->read(offset, bytes);
 }
 
-// Every change comes this way: first the bitmaps, then the image (B1, B6).
+// Backups stand in the way of whoever needs room for a change (F2).
+bool Disk::backups_take_room() const
+{
+    return options_.scratch && options_.scratch->shares_room() && backups_.frozen().any();
+}
+
+// What a backup has taken of the room of the image is the guest's: then it goes (F2), before
+// the change is refused, and before a bitmap is given up for lack of room (B7).
 template <class Place, class Change>
-Result<void> Disk::change(Range range, bool fua, Place place, Change change)
+Result<void> Disk::change(Range range, bool fua, Parts parts, Place place, Change change)
+{
+    const auto place_without_backups = [&]() -> Result<void> {
+        return backups_take_room() ? Error(Errc::no_space, "a backup takes the room") : place();
+    };
+    Result<void> done = change_inside(range, fua, parts, place_without_backups, change);
+    if (done || done.error().code != Errc::no_space || !backups_take_room())
+        return done;
+    backups_.frozen().break_all("the room that it takes is needed for a change of the disk");
+    return change_inside(range, fua, parts, place, change);
+}
+
+// Every change comes this way: first the bitmaps (B1, B6), then what backups need of
+// what was there (F1), then the image.
+template <class Place, class Change>
+Result<void> Disk::change_inside(Range range, bool fua, Parts parts, Place place, Change change)
 {
     Passage passage(gate_);
     TRY(check_range(range));
@@ -256,7 +282,17 @@ Result<void> Disk::change(Range range, bool fua, Place place, Change change)
     if (image_->growth_is_held())
         TRY(image_->flush());
     TRY(tracker_->before_change(range, place));
-    TRY(change());
+    FrozenDisks &frozen = backups_.frozen();
+    FrozenDisks::Waited waited;
+    while (!range.empty()) {
+        Range part = range;
+        if (frozen.any() && parts == Parts::several)
+            part.end = frozen.before_part(*inside_, range, waited);
+        else if (frozen.any())
+            frozen.before_change(*inside_, range);
+        TRY(change(part));
+        range.begin = part.end;
+    }
     if (fua)
         TRY(image_->flush());
     return {};
@@ -265,8 +301,8 @@ Result<void> Disk::change(Range range, bool fua, Place place, Change change)
 Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
 {
     const Range range = Range::of(offset.value, bytes.size());
-    return change(range, fua, [&] { return image_->place_write(range); },
-                  [&] { return image_->write(offset, bytes); });
+    return change(range, fua, Parts::whole, [&] { return image_->place_write(range); },
+                  [&](Range) { return image_->write(offset, bytes); });
 }
 
 Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flags)
@@ -278,14 +314,36 @@ Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flag
         if (!why_read_only_ && !TRY(image_->zero_is_fast(range, flags.may_unmap)))
             return Error(Errc::unsupported, "zeros would have to be written");
     }
-    return change(range, flags.fua, [&] { return image_->place_zero(range, flags.may_unmap); },
-                  [&] { return image_->zero(range, flags.may_unmap); });
+    return change(range, flags.fua, Parts::several, [&] { return image_->place_zero(range, flags.may_unmap); },
+                  [&](Range part) { return image_->zero(part, flags.may_unmap); });
 }
 
 Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 {
     const Range range = Range::of(offset.value, length);
-    return change(range, fua, [&] { return image_->place_trim(range); }, [&] { return image_->trim(range); });
+    return backups_.frozen().any() ? trim_parts(range, fua) : trim_all(range, fua);
+}
+
+Result<void> Disk::trim_all(Range range, bool fua)
+{
+    return change(range, fua, Parts::whole, [&] { return image_->place_trim(range); },
+                  [&](Range part) { return image_->trim(part); });
+}
+
+// What a backup needs is not trimmed, and does not become dirty.
+Result<void> Disk::trim_parts(Range range, bool fua)
+{
+    std::vector<Range> parts;
+    {
+        Passage passage(gate_);
+        TRY(check_range(range));
+        if (why_read_only_)
+            return *why_read_only_;
+        parts = backups_.frozen().trimmable(*inside_, range);
+    }
+    for (const Range &part : parts)
+        TRY(trim_all(part, false));
+    return fua ? flush() : Result<void>();
 }
 
 Result<void> Disk::flush()
@@ -352,6 +410,7 @@ Result<void> Disk::take_back_alone()
 
 Result<void> Disk::cool()
 {
+    backups_.frozen().tidy();
     {
         Passage passage(gate_);
         TRY(readable());
@@ -436,6 +495,7 @@ Result<void> Disk::open_what_is_there()
     }
     image_ = std::move(opened->image);
     tracker_ = std::move(opened->tracker);
+    backups_.attach(*tracker_);
     image_->allocator().set_fresh_mark(fresh_mark);
     why_read_only_ = why_read_only_of(*image_, *tracker_);
     if (cause)
@@ -488,6 +548,8 @@ Result<void> Disk::resize(std::uint64_t size)
 Result<void> Disk::resize_alone(std::uint64_t size)
 {
     size = TRY(whole_sectors(size));
+    if (image_ && size < image_->disk_size())
+        TRY(check_no_backup("the disk cannot be made smaller"));
     return restructure_alone([&](Image &image) -> Result<void> {
         if (image.disk_size() == size)
             return {};
@@ -538,6 +600,7 @@ Result<void> Disk::delete_snapshot(std::string_view id_or_name)
 Result<void> Disk::revert(std::string_view id_or_name)
 {
     return restructure([&](Image &image) -> Result<void> {
+        TRY(check_no_backup("the disk cannot be reverted to a snapshot"));
         TRY(served_.check_unused(image, id_or_name));
         const auto bitmaps = [&](Aside &aside, std::uint64_t disk_size) -> Result<ImageHeader::Change> {
             ResizedBitmaps bitmaps(image, *tracker_, disk_size);
@@ -551,6 +614,8 @@ Result<void> Disk::revert(std::string_view id_or_name)
 
 Result<void> Disk::close()
 {
+    for (const auto &backup : backups())
+        TRY(end_backup(backup->id, false));
     if (!begun_ || broken_)
         return {};
     TRY(settle());

@@ -36,6 +36,7 @@
 #include "core/bitmap/bitmap_changes.h"
 #include "core/bitmap/bitmap_sync.h"
 #include "core/bitmap/report.h"
+#include "core/disk_backups.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
 #include "core/image/snapshot_reader.h"
@@ -84,6 +85,9 @@ struct DiskOptions {
     // Not to be served: bitmaps are to be removed, and what is wrong with them
     // does not forbid that.
     bool mends_bitmaps = false;
+    // Who makes room for what is overwritten while a backup runs; nullptr: no backup
+    // can begin. Must outlive the disk.
+    ScratchMaker *scratch = nullptr;
 };
 
 struct ZeroFlags {
@@ -100,12 +104,14 @@ struct BitmapState {
     std::uint64_t extra_bytes = 0;  // that a crash would report too many, at most
     bool enabled = false;
     bool inconsistent = false;      // in_use in the file since before, or given up
+    bool busy = false;              // a backup that runs has it
     std::string why_not_tracked;    // enabled, and not kept true
 };
 
 // What can be changed together.
 struct MakeSnapshot { NewSnapshot snapshot; };
-using DiskStep = std::variant<BitmapStep, MakeSnapshot>;
+struct BeginBackup { BackupRequest request; };
+using DiskStep = std::variant<BitmapStep, MakeSnapshot, BeginBackup>;
 
 class Disk {
 public:
@@ -197,11 +203,22 @@ public:
     Result<void> check_resize(std::uint64_t size) const;
 
     // Bitmaps and snapshots, step by step, each seeing what those before it have
-    // done: all or nothing, also against a crash, by one commit (H1). One snapshot
-    // at most. Where no snapshot is made, the image stays open, and so do the bits in
+    // done: all or nothing, also against a crash, by one commit (H1); and the begin of a
+    // backup at that instant. One snapshot at most, and one backup, which is returned
+    // (nullptr: none). Where no snapshot is made, the image stays open, and so do the bits in
     // memory of bitmaps that are not concerned. not_found, exists, busy, invalid,
     // no_space, io, read_only.
-    Result<void> change_together(const std::vector<DiskStep> &steps);
+    Result<std::shared_ptr<const Backup>> change_together(const std::vector<DiskStep> &steps);
+
+    // From now on the backup shows what the disk is now (F1). Nothing is written, unless
+    // a bitmap has to be made.
+    Result<std::shared_ptr<const Backup>> begin_backup(const BackupRequest &request);
+    // success: its bitmaps say from now on what has changed since it began; busy: it is
+    // broken. Without success they stay what they are (F4). not_found.
+    Result<void> end_backup(std::string_view id, bool success);
+    // Those that run, oldest first; nullptr: there is none of this ID.
+    std::vector<std::shared_ptr<const Backup>> backups() const;
+    std::shared_ptr<const Backup> backup(std::string_view id) const;
 
     // All of them, in the order of the directory. Reads what is not in memory.
     Result<std::vector<BitmapState>> bitmap_states();
@@ -234,8 +251,17 @@ private:
     static Result<std::unique_ptr<Tracker>> make_tracker(Image &image, const ByteStore &store,
                                                          const DiskOptions &options);
 
+    // The disk as those see it who keep what it was.
+    class Live;
+    enum class Parts { whole, several };  // how a change goes down
+
     template <class Place, class Change>
-    Result<void> change(Range range, bool fua, Place place, Change change);
+    Result<void> change(Range range, bool fua, Parts parts, Place place, Change change);
+    template <class Place, class Change>
+    Result<void> change_inside(Range range, bool fua, Parts parts, Place place, Change change);
+    bool backups_take_room() const;
+    Result<void> trim_parts(Range range, bool fua);
+    Result<void> trim_all(Range range, bool fua);
     // All inside the gate; all but the first two with nobody else inside.
     Result<void> readable() const { return broken_ ? Result<void>(*broken_) : Result<void>(); }
     std::optional<Error> why_read_only_of(const Image &image, const Tracker &tracker) const;
@@ -246,6 +272,17 @@ private:
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> change_structure(const Restructuring &operation);
     Result<void> settle_before_restructuring();
+    struct NewBackup {
+        const BackupRequest *request = nullptr;
+        std::unique_ptr<Scratch> scratch;
+        bool is_alone = false;  // nothing in the file had to change for it when it was prepared
+    };
+    Result<NewBackup> prepare_backup(const std::vector<DiskStep> &steps);
+    bool is_begin_alone(const std::vector<DiskStep> &steps) const;
+    Result<void> plan_backup(BitmapChanges &bitmaps, const BackupRequest &request) const;
+    Result<void> plan(BitmapChanges &bitmaps, const DiskStep &step, std::vector<std::string> &taken,
+                      const MakeSnapshot *&snapshot) const;
+    Result<void> check_no_backup(const std::string &what) const;
     Result<void> change_together_alone(const std::vector<DiskStep> &steps);
     Result<void> change_bitmaps_alone(BitmapChanges &changes);
     Result<void> open_bitmaps_anew();
@@ -272,6 +309,8 @@ private:
     bool flush_failed_ = false;           // before it broke
 
     ServedSnapshots served_;
+    const std::unique_ptr<Live> outside_, inside_;  // of the gate
+    Backups backups_;
     Activity changes_;  // they end well or not
     std::atomic<bool> settled_{true};
 };

@@ -34,15 +34,37 @@ BitmapState state_of(const BitmapDirectoryEntry &entry, const std::optional<Erro
     return state;
 }
 
+// The bitmaps that a backup must have for itself, if it runs. To be enabled does no harm.
+std::vector<std::string> changed_by(const BitmapStep &step)
+{
+    if (const auto *merge = std::get_if<MergeBitmaps>(&step))
+        return {merge->target};
+    if (const auto *remove = std::get_if<RemoveBitmap>(&step))
+        return {remove->name};
+    if (const auto *clear = std::get_if<ClearBitmap>(&step))
+        return {clear->name};
+    if (const auto *disable = std::get_if<DisableBitmap>(&step))
+        return {disable->name};
+    return {};
+}
+
 }  // namespace
 
-Result<void> Disk::change_together(const std::vector<DiskStep> &steps)
+Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<DiskStep> &steps)
 {
     // What is long goes first, and keeps nobody waiting.
-    if (!settled())
+    NewBackup backup = TRY(prepare_backup(steps));
+    if (!settled() && !backup.is_alone)
         TRY(flush());
     Exclusive alone(gate_);
-    return change_together_alone(steps);
+    TRY(readable());
+    if (why_read_only_)
+        return *why_read_only_;
+    if (!is_begin_alone(steps))
+        TRY(change_together_alone(steps));
+    if (!backup.request)
+        return std::shared_ptr<const Backup>();
+    return backups_.begin(*backup.request, *tracker_, image_->disk_size(), std::move(backup.scratch));
 }
 
 Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
@@ -50,15 +72,9 @@ Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
     TRY(settle_before_restructuring());
     BitmapChanges bitmaps = TRY(BitmapChanges::of(*image_));
     const MakeSnapshot *snapshot = nullptr;
-    for (const DiskStep &step : steps) {
-        if (const auto *bitmap_step = std::get_if<BitmapStep>(&step)) {
-            TRY(bitmaps.add(*bitmap_step));
-            continue;
-        }
-        if (snapshot)
-            return Error(Errc::unsupported, "only one snapshot can be made at an instant");
-        snapshot = &std::get<MakeSnapshot>(step);
-    }
+    std::vector<std::string> taken;  // by the backup that begins
+    for (const DiskStep &step : steps)
+        TRY(plan(bitmaps, step, taken, snapshot));
     if (!snapshot)
         return change_bitmaps_alone(bitmaps);
     return change_structure([&](Image &image) {
@@ -67,6 +83,28 @@ Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
         return qcow2::create_snapshot(image, snapshot->snapshot,
                                       [&](Aside &aside, std::uint64_t) { return bitmaps.prepare(aside); });
     });
+}
+
+Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step, std::vector<std::string> &taken,
+                        const MakeSnapshot *&snapshot) const
+{
+    if (const auto *begin = std::get_if<BeginBackup>(&step)) {
+        taken = begin->request.bitmaps;
+        return plan_backup(bitmaps, begin->request);
+    }
+    if (const auto *make = std::get_if<MakeSnapshot>(&step)) {
+        if (snapshot)
+            return Error(Errc::unsupported, "only one snapshot can be made at an instant");
+        snapshot = make;
+        return {};
+    }
+    const BitmapStep &bitmap_step = std::get<BitmapStep>(step);
+    for (const std::string &name : changed_by(bitmap_step)) {
+        TRY(backups_.check_not_busy(name));
+        if (std::ranges::find(taken, name) != taken.end())
+            return Error(Errc::busy, "bitmap " + quote(name) + " is in use by the backup that begins");
+    }
+    return bitmaps.add(bitmap_step);
 }
 
 Result<void> Disk::change_bitmaps_alone(BitmapChanges &changes)
@@ -94,6 +132,7 @@ Result<void> Disk::open_bitmaps_anew()
         return open_anew();
     }
     tracker_ = std::move(tracker);
+    backups_.attach(*tracker_);
     why_read_only_ = why_read_only_of(*image_, *tracker_);
     if (why_read_only_)
         log_warning("the disk is served read-only from now on: " + why_read_only_->what);
@@ -111,6 +150,7 @@ Result<std::vector<BitmapState>> Disk::bitmap_states()
     for (std::size_t i = 0; i < entries.size(); ++i) {
         const BitmapDirectoryEntry &entry = entries[i];
         BitmapState &state = states.emplace_back(state_of(entry, tracker_->why_not_followed(i)));
+        state.busy = !backups_.check_not_busy(entry.name);
         if (EnabledBitmap *bitmap = tracker_->tracked(entry.name)) {
             TRY(bitmap->bits.load_all());
             state.dirty_bytes = std::min(bitmap->bits.count_precise() * bitmap->granularity, image_->disk_size());

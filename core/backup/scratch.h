@@ -40,6 +40,9 @@ public:
     // For a disk of this size, with room for so many bytes; nullopt: the maker says. Any thread.
     virtual Result<std::unique_ptr<Scratch>> make(std::uint64_t size,
                                                   std::optional<std::uint64_t> bytes_max) = 0;
+    // Its room is that of the image's file, as far as is known: where that is full, backups
+    // have to go before a change of the disk fails (F2).
+    virtual bool shares_room() const { return false; }
 };
 
 }  // namespace qcow2

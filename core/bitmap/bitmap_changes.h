@@ -62,6 +62,8 @@ public:
     static Result<BitmapChanges> of(Image &image);
 
     Result<void> add(const BitmapStep &step);
+    // As it would be now; nullptr: there is none of this name.
+    const BitmapDirectoryEntry *find(std::string_view name) const { return directory_.find(name); }
 
     // Whether there is anything to be written.
     bool empty() const;
