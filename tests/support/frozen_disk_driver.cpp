@@ -13,9 +13,10 @@ namespace {
 constexpr std::uint64_t part_bytes = 2048;
 
 template <class Do>
-void in_parts(std::mutex &mutex, Range range, Do on_part)
+void in_parts(std::mutex &mutex, Stirrer &stirrer, Range range, Do on_part)
 {
     while (!range.empty()) {
+        stirrer.turn();
         const Range part{range.begin, std::min(range.end, align_down(range.begin, part_bytes) + part_bytes)};
         const std::lock_guard<std::mutex> lock(mutex);
         on_part(part);
@@ -31,7 +32,7 @@ Result<void> InnerDisk::read(GuestOffset offset, MutableBytes bytes)
     ++reads;
     if (range.overlaps(unreadable))
         return Error(Errc::io, "a bad sector");
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::copy(bytes_.begin() + part.begin, bytes_.begin() + part.end, bytes.begin() + (part.begin - range.begin));
     });
     return {};
@@ -50,7 +51,7 @@ Result<Extent> InnerDisk::status(std::uint64_t offset, std::uint64_t length_max)
 
 void InnerDisk::write(Range range, std::uint8_t value)
 {
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::fill(bytes_.begin() + part.begin, bytes_.begin() + part.end, value);
         const Range extents = part.touched(extent_bytes);
         std::fill(data_.begin() + extents.begin, data_.begin() + extents.end, true);
@@ -59,7 +60,7 @@ void InnerDisk::write(Range range, std::uint8_t value)
 
 void InnerDisk::zero(Range range)
 {
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::fill(bytes_.begin() + part.begin, bytes_.begin() + part.end, 0);
         const Range extents = part.whole(extent_bytes);
         std::fill(data_.begin() + extents.begin, data_.begin() + extents.end, false);
@@ -77,6 +78,12 @@ std::uint64_t InnerDisk::size() const
 {
     const std::lock_guard<std::mutex> lock(mutex_);
     return bytes_.size();
+}
+
+bool InnerDisk::is_data(std::uint64_t offset) const
+{
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return data_[offset / extent_bytes];
 }
 
 Buffer InnerDisk::content() const

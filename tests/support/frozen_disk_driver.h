@@ -24,6 +24,7 @@
 #include "core/backup/frozen_disks.h"
 #include "core/base/gate.h"
 #include "tests/support/must.h"
+#include "tests/support/stirrer.h"
 
 namespace qcow2::test {
 
@@ -44,10 +45,12 @@ public:
     void grow(std::uint64_t size);
     std::uint64_t size() const;
     Buffer content() const;
+    bool is_data(std::uint64_t offset) const;
 
     // What touches this range cannot be read. Set while nobody is reading.
     Range unreadable;
     std::atomic<unsigned> reads{0}, status_calls{0};
+    Stirrer stirrer;
 
 private:
     mutable std::mutex mutex_;

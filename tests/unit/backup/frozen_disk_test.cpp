@@ -106,6 +106,17 @@ BOOST_AUTO_TEST_CASE(F1_a_reader_looks_again)
     expect_extents(*frozen, {{8 * block, false, false}});
 }
 
+BOOST_AUTO_TEST_CASE(F1_a_block_is_kept_when_its_copy_is_there)
+{
+    FreezableDisk disk(2 * block);
+    disk.write({0, block}, 1);
+    MemoryScratch *scratch = nullptr;
+    const auto frozen = disk.freeze("mon", scratch);
+    scratch->on_write = [&] { return read_block(*frozen, 0); };
+    disk.write({0, 2 * block}, 2);
+    must(read_block(*frozen, 0));
+}
+
 // What has been kept meanwhile was kept for a disk that was frozen meanwhile.
 BOOST_AUTO_TEST_CASE(F1_a_reader_looks_at_those_that_are_newer_than_his_first_look)
 {
