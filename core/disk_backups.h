@@ -25,12 +25,12 @@
 #include <vector>
 
 #include "core/backup/frozen_disks.h"
-#include "core/bitmap/enabled_bitmap.h"
 #include "core/bitmap/sparse_bits.h"
 
 namespace qcow2 {
 
 class Tracker;
+struct ChangesSince;
 
 struct BackupRequest {
     std::string id;                     // 1 to 255 bytes of [A-Za-z0-9._-], not running
