@@ -38,7 +38,7 @@ std::shared_ptr<const Needed> needed_for(const std::vector<FrozenBitmap> &bitmap
 {
     std::vector<NeededAroundBits::Bits> bits;
     for (const FrozenBitmap &bitmap : bitmaps)
-        bits.push_back({bitmap.granularity, [set = bitmap.bits](std::uint64_t bit, bool value) {
+        bits.push_back({bitmap.granularity, bitmap.bits->size(), [set = bitmap.bits](std::uint64_t bit, bool value) {
             return value ? set->next_set(bit) : set->next_clear(bit);
         }});
     return std::make_shared<NeededAroundBits>(std::move(bits));

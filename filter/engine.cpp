@@ -153,6 +153,9 @@ DiskOptions Engine::disk_options()
 {
     DiskOptions options = config_.disk;
     options.files = &config_.named_files;
+    options.scratch = &config_.scratch;
+    if (file_)
+        config_.scratch.set_image(file_->path());
     if (file_ && stack_.identity) {
         options.path = file_->path();
         options.identity = file_->identity();
