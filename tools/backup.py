@@ -16,18 +16,16 @@
 #
 #   1 noted     an empty NEW.partial is in the folder: it tells the next run what on the
 #               server is ours
-#   2 recorded  bitmap NAME@NEW is added, and records. From here there are two
-#   3 begun     backup-begin with NAME@BASE: the disk and this bitmap are frozen. Changes
-#               between 2 and 3 are in the frozen disk and also in NAME@NEW: one copies
-#               them once more, which harms nobody
-#   4 copied    what the frozen bitmap has is in NEW.partial. With --verify, its disk and
+#   2 begun     in one instant (a transaction) bitmap NAME@NEW is added, and records from
+#               then on, and the disk and NAME@BASE are frozen. There are two bitmaps now
+#   3 copied    what the frozen bitmap has is in NEW.partial. With --verify, its disk and
 #               the frozen one are the same
-#   5 synced    NEW.partial, and its name, are safe
-#   6 renamed   to NEW, and safe: THE COMMIT. Before, BASE is the newest file, and its
+#   4 synced    NEW.partial is safe
+#   5 renamed   to NEW, and safe: THE COMMIT. Before, BASE is the newest file, and its
 #               bitmap covers all since. From now on it is NEW, and its bitmap does
-#   7 ended     backup-end, with success
-#   8 dropped   NAME@BASE is removed
-#   9 indexed   with a checksum, which need not keep the frozen disk waiting
+#   6 ended     backup-end, with success
+#   7 dropped   NAME@BASE is removed
+#   8 indexed   with a checksum, which need not keep the frozen disk waiting
 #
 # So after a crash the next run asks just one thing, the newest file, and then removes what
 # is left over (rules of `_clean_up`): files that end in .partial, backups on the server
@@ -154,9 +152,7 @@ class _New:
             disk = server.Disk(monitor, self.arguments.node)
             self._decide(disk)
             self._note()
-            disk.do_bitmap("add", f"{self.arguments.bitmap}@{self.id}", persistent=True)
-            reached("recorded")
-            self._begin(monitor)
+            self._begin(monitor, disk)
         reached("begun")
         self._copy()
         reached("copied")
@@ -187,13 +183,17 @@ class _New:
             pass
         reached("noted")
 
-    def _begin(self, monitor):
+    def _begin(self, monitor, disk):
         words = {"id": self.id, "mode": "full", "timeout": LEASE_SECONDS}
         if self.base:
             words.update(mode="auto", bitmap=self.record)
             if self.arguments.verify:
                 words["whole"] = True
-        begun = monitor.do("backup-begin", words)
+        bitmap = {"node": disk.node, "name": f"{self.arguments.bitmap}@{self.id}",
+                  "persistent": True}
+        begun = monitor.do("transaction", {"actions": [
+            {"type": "block-dirty-bitmap-add", "data": bitmap},
+            {"type": "backup-begin", "data": words}]})["backup"]
         self.dirty_bytes = begun.get("dirty-bytes")
         if self.base and begun["mode"] == "full":
             self._is_full(begun.get("why-full", "the server has made it one"))

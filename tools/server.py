@@ -136,19 +136,15 @@ def show_snapshots(snapshots):
 
 
 def _show_backups(backups):
-    show.table(("BACKUP", "STATE", "AGE", "SCRATCH", "READ"),
-               [(backup["id"], _backup_state(backup), _of(backup, "age", show.duration),
-                 _of(backup, "scratch-bytes", show.size), _of(backup, "bytes-read", show.size))
-                for backup in backups])
+    show.table(("BACKUP", "MODE", "AGE", "SCRATCH", "READ", "CLIENTS", "STATE"),
+               [(backup["id"], backup["mode"], show.duration(backup["age"]),
+                 show.size(backup["scratch-bytes"]), show.size(backup["bytes-read"]),
+                 backup["clients"], _backup_state(backup)) for backup in backups])
 
 
 def _backup_state(backup):
     reason = backup.get("reason")
     return f"{backup['state']}: {reason}" if reason else backup["state"]
-
-
-def _of(facts, key, in_words):
-    return in_words(facts[key]) if key in facts else "-"
 
 
 # --- bitmap

@@ -115,7 +115,7 @@ def full_then_incremental(t):
 
 
 # Where it dies, and whether the server dies, too, before the next run.
-DEATHS = [("noted", False), ("recorded", True), ("begun", False), ("begun", True),
+DEATHS = [("noted", False), ("begun", False), ("begun", True),
           ("copied", False), ("synced", True), ("renamed", False), ("renamed", True),
           ("ended", False), ("dropped", True), ("indexed", False)]
 COMMITTED = ("renamed", "ended", "dropped", "indexed")

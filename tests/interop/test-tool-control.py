@@ -204,7 +204,7 @@ def shows_all_that_our_server_tells(t):
         for line in ("size 4 MiB", "state running", "bytes below 5 GiB",
                      "leaks last run: 3, known: yes", "warnings one, two",
                      "nightly 128 KiB 64 KiB enabled, busy", "old 0 B 64 KiB inconsistent",
-                     "by-hand broken: the scratch is full - - -"):
+                     "by-hand incremental 1:01 64 KiB 192 KiB 2 broken: the scratch is full"):
             expect(line in lines, f"'{line}' is not in:\n{out}")
 
 

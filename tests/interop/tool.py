@@ -189,8 +189,17 @@ class FakeServer:
                f"Bitmap '{name}' is currently in use by another operation and cannot be used")
         del self.bitmaps[name]
 
+    def _transaction(self, actions):
+        same([action["type"] for action in actions], ["block-dirty-bitmap-add", "backup-begin"],
+             "actions")
+        for action in actions:
+            returned = self._do(action["type"], action["data"])
+        return {"backup": returned}
+
     def _query_backups(self):
-        return [{"id": id_, "state": "broken" if backup["broken"] else "active",
+        return [{"id": id_, "state": "broken" if backup["broken"] else "active", "age": 61,
+                 "mode": "incremental" if backup["bitmap"] else "full", "scratch-bytes": BLOCK,
+                 "bytes-read": 3 * BLOCK, "clients": 2,
                  **({"reason": backup["broken"]} if backup["broken"] else {})}
                 for id_, backup in self.backups.items()]
 
