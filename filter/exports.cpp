@@ -15,10 +15,6 @@ namespace {
 
 constexpr std::string_view snapshot_prefix = "snapshot/";
 
-// NBD's limit; and less than nbdkit's for a list, which fails as a whole above it.
-constexpr std::size_t name_bytes_max = 4096;
-constexpr std::size_t listed_max = 9000;
-
 // A message names as many as fit into so many bytes.
 constexpr std::size_t listed_bytes_max = 500;
 
@@ -107,10 +103,10 @@ void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportNa
         leads_to.emplace(snapshot.name, &snapshot);
     const auto can_be_listed = [&](const Snapshot &snapshot, const std::string &name) {
         return leads_to[name] == &snapshot && !name.empty() && printable(name) == name &&
-               snapshot_prefix.size() + name.size() <= name_bytes_max;
+               snapshot_prefix.size() + name.size() <= ExportName::bytes_max;
     };
     for (const Snapshot &snapshot : snapshots) {
-        if (snapshot.finding || exports.size() >= listed_max)
+        if (snapshot.finding || exports.size() >= ExportName::listed_max)
             continue;
         for (const std::string &name : {snapshot.name, snapshot.id})
             if (can_be_listed(snapshot, name)) {
@@ -133,27 +129,37 @@ std::string names_of(const std::vector<ExportName> &exports)
 
 }  // namespace
 
-std::vector<ExportName> list_exports(Disk &disk)
+// TODO
+std::vector<ServedBackup> Exports::running_backups() { return {}; }
+
+std::vector<ExportName> Exports::list()
 {
     std::vector<ExportName> exports;
-    exports.push_back({"", LiveExport(disk).description()});
-    if (const auto snapshots = disk.snapshots())
+    exports.push_back({"", LiveExport(disk_).description()});
+    for (const ServedBackup &backup : running_backups())
+        BackupExports::list(backup, exports);
+    if (const auto snapshots = disk_.snapshots())
         list_snapshots(*snapshots, exports);
     else
         log_debug("no snapshots are listed: " + snapshots.error().what);
     return exports;
 }
 
-Result<std::unique_ptr<Export>> open_export(Disk &disk, std::string_view name)
+Result<std::unique_ptr<Export>> Exports::open(std::string_view name)
 {
     if (name.empty())
-        return std::unique_ptr<Export>(new LiveExport(disk));
+        return std::unique_ptr<Export>(new LiveExport(disk_));
+    const std::string context = "export " + quote(name);
     if (name.starts_with(snapshot_prefix))
         return std::unique_ptr<Export>(new SnapshotExport(
-            TRY(disk.open_snapshot(name.substr(snapshot_prefix.size())).in("export " + quote(name))),
-            static_cast<std::uint32_t>(disk.cluster_size())));
-    return Error(Errc::not_found, "there is no export " + quote(name) + "; there are " +
-                                      names_of(list_exports(disk)));
+            TRY(disk_.open_snapshot(name.substr(snapshot_prefix.size())).in(context)),
+            static_cast<std::uint32_t>(disk_.cluster_size())));
+    if (name.starts_with(BackupExports::prefix)) {
+        auto opened = backups_.open(running_backups(), name);
+        if (opened || opened.error().code != Errc::not_found)
+            return std::move(opened).in(context);
+    }
+    return Error(Errc::not_found, "there is no " + context + "; there are " + names_of(list()));
 }
 
 }  // namespace qcow2

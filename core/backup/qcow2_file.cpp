@@ -47,7 +47,7 @@ void copy_padded(Bytes from, std::uint64_t offset, MutableBytes bytes)
 }
 
 // The bytes from this offset on of the bitmap as it stands in a file.
-void fill_bits(const FileBitmap &bitmap, std::uint64_t bits, std::uint64_t offset, MutableBytes bytes)
+void fill_bits(const BackupBitmap &bitmap, std::uint64_t bits, std::uint64_t offset, MutableBytes bytes)
 {
     std::fill(bytes.begin(), bytes.end(), std::uint8_t(0));
     const std::uint64_t first = offset * 8, end = std::min(first + bytes.size() * 8, bits);
@@ -75,7 +75,7 @@ Qcow2File::Qcow2File(std::uint64_t disk_size)
     header_.cluster_bits = geometry.cluster_bits;
 }
 
-Result<std::unique_ptr<Qcow2File>> Qcow2File::make(FileSource &source, const Wish &wish)
+Result<std::unique_ptr<Qcow2File>> Qcow2File::make(BackupSource &source, const Wish &wish)
 {
     const std::uint64_t disk_size = source.size();
     if (geometry.l1_entries_for(disk_size) > limits::l1_bytes_max / 8)
@@ -86,7 +86,7 @@ Result<std::unique_ptr<Qcow2File>> Qcow2File::make(FileSource &source, const Wis
                                         quote(wish.backing_file) + " has " +
                                         std::to_string(wish.backing_file.size()));
     // QEMU knows no bitmap of a disk of no bytes.
-    const std::vector<FileBitmap> bitmaps = disk_size == 0 ? std::vector<FileBitmap>() : source.bitmaps();
+    const std::vector<BackupBitmap> bitmaps = disk_size == 0 ? std::vector<BackupBitmap>() : source.bitmaps();
     std::unique_ptr<Qcow2File> file(new Qcow2File(disk_size));
     TRY(file->find_clusters(source, wish));
     TRY(file->find_pieces(bitmaps));
@@ -97,7 +97,7 @@ Result<std::unique_ptr<Qcow2File>> Qcow2File::make(FileSource &source, const Wis
 
 // --- What there is.
 
-Result<void> Qcow2File::find_clusters(FileSource &source, const Wish &wish)
+Result<void> Qcow2File::find_clusters(BackupSource &source, const Wish &wish)
 {
     if (!wish.dirty)
         TRY(find_clusters(source, {0, disk_size_}, Kind::absent));
@@ -107,7 +107,7 @@ Result<void> Qcow2File::find_clusters(FileSource &source, const Wish &wish)
     return {};
 }
 
-Result<void> Qcow2File::find_dirty_clusters(FileSource &source, const FileBitmap &bitmap)
+Result<void> Qcow2File::find_dirty_clusters(BackupSource &source, const BackupBitmap &bitmap)
 {
     const std::uint32_t shift = bitmap.granularity_bits;
     const std::uint64_t bits = BitmapSize::of(disk_size_, shift, geometry).bits;
@@ -127,7 +127,7 @@ Result<void> Qcow2File::find_dirty_clusters(FileSource &source, const FileBitmap
 }
 
 // From a cluster on, to the end of one, or of the disk.
-Result<void> Qcow2File::find_clusters(FileSource &source, Range bytes, Kind zeros)
+Result<void> Qcow2File::find_clusters(BackupSource &source, Range bytes, Kind zeros)
 {
     clusters_.set(bytes.touched(cluster_size), zeros);
     while (!bytes.empty())
@@ -140,9 +140,9 @@ Result<void> Qcow2File::find_clusters(FileSource &source, Range bytes, Kind zero
     return {};
 }
 
-Result<void> Qcow2File::find_pieces(const std::vector<FileBitmap> &bitmaps)
+Result<void> Qcow2File::find_pieces(const std::vector<BackupBitmap> &bitmaps)
 {
-    for (const FileBitmap &bitmap : bitmaps) {
+    for (const BackupBitmap &bitmap : bitmaps) {
         TRY(check_bitmap_limits(disk_size_, bitmap.granularity_bits, geometry).in("bitmap " + quote(bitmap.name)));
         const BitmapSize size = BitmapSize::of(disk_size_, bitmap.granularity_bits, geometry);
         Pieces pieces;
@@ -163,7 +163,7 @@ HostOffset Qcow2File::offset_of(const Part &part, std::uint64_t n) const
     return geometry.offset_of(HostCluster(part.first + n));
 }
 
-void Qcow2File::place(const std::vector<FileBitmap> &bitmaps)
+void Qcow2File::place(const std::vector<BackupBitmap> &bitmaps)
 {
     parts_.resize(first_bitmap + 2 * bitmaps.size() + 1);
     std::uint64_t directory_bytes = 0;
@@ -200,7 +200,7 @@ void Qcow2File::place(const std::vector<FileBitmap> &bitmaps)
     size_ = next * cluster_size;
 }
 
-Result<void> Qcow2File::make_header(const std::vector<FileBitmap> &bitmaps, const Wish &wish)
+Result<void> Qcow2File::make_header(const std::vector<BackupBitmap> &bitmaps, const Wish &wish)
 {
     header_.l1_size = static_cast<std::uint32_t>(geometry.l1_entries_for(disk_size_));
     header_.l1_table_offset = header_.l1_size == 0 ? HostOffset() : offset_of(parts_[l1]);
@@ -235,7 +235,7 @@ Result<void> Qcow2File::make_header(const std::vector<FileBitmap> &bitmaps, cons
 
 // --- What its bytes are.
 
-Result<void> Qcow2File::read(FileSource &source, std::uint64_t offset, MutableBytes bytes) const
+Result<void> Qcow2File::read(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const
 {
     if (!fits(offset, bytes.size(), size_))
         return Error(Errc::invalid, "the request ends at " + hex(offset + bytes.size()) + ", the file at " + hex(size_));
@@ -249,7 +249,7 @@ Result<void> Qcow2File::read(FileSource &source, std::uint64_t offset, MutableBy
 }
 
 // From an offset in this part on.
-Result<void> Qcow2File::read_part(FileSource &source, std::size_t part, std::uint64_t offset,
+Result<void> Qcow2File::read_part(BackupSource &source, std::size_t part, std::uint64_t offset,
                                   MutableBytes bytes) const
 {
     if (part == parts_.size() - 1)
@@ -313,9 +313,9 @@ void Qcow2File::read_bitmap_table(std::size_t bitmap, std::uint64_t offset, Muta
     });
 }
 
-void Qcow2File::read_bits(FileSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const
+void Qcow2File::read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const
 {
-    const FileBitmap &from = source.bitmaps()[bitmap];
+    const BackupBitmap &from = source.bitmaps()[bitmap];
     const std::uint64_t bits = BitmapSize::of(disk_size_, from.granularity_bits, geometry).bits;
     while (!bytes.empty()) {
         const std::uint64_t in_piece = offset % cluster_size;
@@ -328,7 +328,7 @@ void Qcow2File::read_bits(FileSource &source, std::size_t bitmap, std::uint64_t 
 }
 
 // What lies side by side on the disk is read in one piece.
-Result<void> Qcow2File::read_data(FileSource &source, std::uint64_t offset, MutableBytes bytes) const
+Result<void> Qcow2File::read_data(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const
 {
     while (!bytes.empty()) {
         const std::uint64_t first = clusters_.data_cluster(offset / cluster_size);

@@ -25,40 +25,19 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/backup/backup_source.h"
 #include "core/backup/file_clusters.h"
 #include "core/base/bytes.h"
 #include "core/base/result.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/header.h"
-#include "core/image/extent.h"
 
 namespace qcow2 {
-
-// A bitmap that does not change.
-struct FileBitmap {
-    std::string name;
-    std::uint32_t granularity_bits = 16;
-    // The first bit from there on that is set, or not; the number of bits if there is none.
-    std::function<std::uint64_t(std::uint64_t bit, bool set)> next;
-};
-
-// A disk that does not change, and its bitmaps. Any thread.
-class FileSource {
-public:
-    virtual ~FileSource() = default;
-
-    virtual std::uint64_t size() const = 0;  // bytes, a multiple of 512
-    virtual Result<void> read(GuestOffset offset, MutableBytes bytes) = 0;
-    // At least one extent from the offset on; they need not cover the range, which is not empty.
-    virtual Result<std::vector<Extent>> status(std::uint64_t offset, std::uint64_t length) = 0;
-    virtual const std::vector<FileBitmap> &bitmaps() const = 0;
-};
 
 class Qcow2File {
 public:
@@ -72,11 +51,11 @@ public:
     static constexpr std::uint64_t cluster_size = 64 << 10;
 
     // invalid, unsupported: no such file can have such a disk or bitmap.
-    static Result<std::unique_ptr<Qcow2File>> make(FileSource &source, const Wish &wish);
+    static Result<std::unique_ptr<Qcow2File>> make(BackupSource &source, const Wish &wish);
 
     std::uint64_t size() const { return size_; }  // bytes
     // The range lies inside size(): else invalid. source: the one that it was made of.
-    Result<void> read(FileSource &source, std::uint64_t offset, MutableBytes bytes) const;
+    Result<void> read(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const;
 
 private:
     // Clusters of the file, side by side.
@@ -94,19 +73,19 @@ private:
 
     explicit Qcow2File(std::uint64_t disk_size);
 
-    Result<void> find_clusters(FileSource &source, const Wish &wish);
-    Result<void> find_clusters(FileSource &source, Range bytes, FileClusters::Kind zeros);
-    Result<void> find_dirty_clusters(FileSource &source, const FileBitmap &bitmap);
-    Result<void> find_pieces(const std::vector<FileBitmap> &bitmaps);
-    void place(const std::vector<FileBitmap> &bitmaps);
-    Result<void> make_header(const std::vector<FileBitmap> &bitmaps, const Wish &wish);
+    Result<void> find_clusters(BackupSource &source, const Wish &wish);
+    Result<void> find_clusters(BackupSource &source, Range bytes, FileClusters::Kind zeros);
+    Result<void> find_dirty_clusters(BackupSource &source, const BackupBitmap &bitmap);
+    Result<void> find_pieces(const std::vector<BackupBitmap> &bitmaps);
+    void place(const std::vector<BackupBitmap> &bitmaps);
+    Result<void> make_header(const std::vector<BackupBitmap> &bitmaps, const Wish &wish);
     HostOffset offset_of(const Part &part, std::uint64_t n = 0) const;
 
-    Result<void> read_part(FileSource &source, std::size_t part, std::uint64_t offset, MutableBytes bytes) const;
+    Result<void> read_part(BackupSource &source, std::size_t part, std::uint64_t offset, MutableBytes bytes) const;
     void read_bitmap_table(std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const;
-    void read_bits(FileSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const;
+    void read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const;
     void read_l2(std::uint64_t offset, MutableBytes bytes) const;
-    Result<void> read_data(FileSource &source, std::uint64_t offset, MutableBytes bytes) const;
+    Result<void> read_data(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const;
 
     const std::uint64_t disk_size_;
     Header header_;
