@@ -210,6 +210,8 @@ Result<std::shared_ptr<const Qcow2File>> BackupExports::file(const What &what)
 Result<std::unique_ptr<Export>> BackupExports::open(const std::vector<ServedBackup> &backups, std::string_view name)
 {
     const What what = TRY(find(backups, name));
+    if (const auto reason = what.backup->source->broken())
+        return Error(Errc::io, "backup " + quote(what.backup->id) + " is broken: " + *reason);
     if (what.file)
         return std::unique_ptr<Export>(new FileExport(*what.backup, what.dirty, TRY(file(what))));
     if (what.dirty)

@@ -3,6 +3,7 @@
 
 #include "filter/exports.h"
 
+#include <bit>
 #include <ctime>
 #include <unordered_map>
 #include <utility>
@@ -92,6 +93,32 @@ private:
     const std::uint32_t preferred_block_;
 };
 
+// What a backup keeps of the disk, for those who show it.
+class FrozenSource final : public BackupSource {
+public:
+    explicit FrozenSource(std::shared_ptr<const Backup> backup) : backup_(std::move(backup))
+    {
+        for (const FrozenBitmap &bitmap : backup_->bitmaps)
+            bitmaps_.push_back({bitmap.name, static_cast<std::uint32_t>(std::countr_zero(bitmap.granularity)),
+                                [bits = bitmap.bits](std::uint64_t bit, bool set) {
+                                    return set ? bits->next_set(bit) : bits->next_clear(bit);
+                                }});
+    }
+
+    std::uint64_t size() const override { return backup_->disk->size(); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return backup_->disk->read(offset, bytes); }
+    Result<std::vector<Extent>> status(std::uint64_t offset, std::uint64_t length) override
+    {
+        return backup_->disk->status(offset, length);
+    }
+    const std::vector<BackupBitmap> &bitmaps() const override { return bitmaps_; }
+    std::optional<std::string> broken() const override { return backup_->disk->broken(); }
+
+private:
+    const std::shared_ptr<const Backup> backup_;
+    std::vector<BackupBitmap> bitmaps_;
+};
+
 // Each by its name, where that leads to it (an ID goes before a name), else by its ID.
 // Names come from images: what cannot be seen is not listed.
 void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportName> &exports)
@@ -129,8 +156,14 @@ std::string names_of(const std::vector<ExportName> &exports)
 
 }  // namespace
 
-// TODO
-std::vector<ServedBackup> Exports::running_backups() { return {}; }
+std::vector<ServedBackup> Exports::running_backups()
+{
+    std::vector<ServedBackup> running;
+    for (const std::shared_ptr<const Backup> &backup : disk_.backups())
+        running.push_back({backup->id, std::make_shared<FrozenSource>(backup), backup, backup->whole,
+                           backup->backing_file, backup->backing_format});
+    return running;
+}
 
 std::vector<ExportName> Exports::list()
 {

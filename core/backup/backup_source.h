@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ public:
     // At least one extent from the offset on; they need not cover the range, which is not empty.
     virtual Result<std::vector<Extent>> status(std::uint64_t offset, std::uint64_t length) = 0;
     virtual const std::vector<BackupBitmap> &bitmaps() const = 0;
+    // Why nothing of it can be read any more.
+    virtual std::optional<std::string> broken() const { return std::nullopt; }
 };
 
 // The status of a range, as a bitmap tells it to who copies what is dirty:
