@@ -41,7 +41,8 @@ struct BackupRequest {
     // The frozen disk can be read everywhere, and not only around what is dirty.
     bool whole = true;
     std::optional<std::uint64_t> scratch_bytes_max;  // nullopt: the scratch's maker says
-    // What a qcow2 file of it is to name as its backing file; empty: none.
+    // What a qcow2 file with what is dirty is to name as its backing file, as it is to stand
+    // there; empty: nothing.
     std::string backing_file;
     std::string backing_format;
 };
@@ -57,11 +58,12 @@ struct FrozenBitmap {
 struct Backup {
     std::string id;
     bool incremental = false;
-    std::string backing_file;  // as it was asked for
-    std::string backing_format;
     std::chrono::system_clock::time_point instant;
     std::shared_ptr<FrozenDisk> disk;
     std::vector<FrozenBitmap> bitmaps;
+    bool whole = true;  // the disk can be read everywhere
+    std::string backing_file;    // as in the request
+    std::string backing_format;
     std::uint64_t dirty_bytes = 0;  // of the disk, in any of the bitmaps, at most
 };
 

@@ -88,6 +88,7 @@ public:
 
     // Between connect() and close().
     bool rotational() const;
+    // What a client may ask for.
     Result<std::vector<ExportName>> exports() EXCLUDES(mutex_);
 
 private:
@@ -123,7 +124,7 @@ private:
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> check_open() const REQUIRES(mutex_);
-    Result<void> let_in(bool writes) REQUIRES(mutex_);
+    Result<void> let_in(bool read_only) EXCLUDES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
     void let_go() EXCLUDES(mutex_);
     Result<void> bind_control() REQUIRES(mutex_);
@@ -153,6 +154,7 @@ private:
     // Set and reset under mutex_, while no client uses them.
     std::unique_ptr<NextStore> store_;
     std::unique_ptr<Disk> disk_;
+    std::unique_ptr<Exports> exports_;  // as long as the disk
     std::unique_ptr<IdleThread> idle_;
 
     std::atomic<bool> ending_{false};  // quit() has been here

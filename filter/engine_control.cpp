@@ -75,9 +75,8 @@ Result<Disk *> Engine::visit()
                                         "may be changed");
     const bool read_only = asks_for_read_only(arguments);
     TRY(connect(backend_, read_only));
+    TRY(let_in(read_only));
     Locked lock(mutex_);
-    TRY(check_open());
-    TRY(let_in(!read_only));
     ++visitors_;
     return disk_.get();
 }
