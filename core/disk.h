@@ -223,8 +223,9 @@ public:
     std::vector<std::shared_ptr<const Backup>> backups() const;
     std::shared_ptr<const Backup> backup(std::string_view id) const;
 
-    // All of them, in the order of the directory. Reads what is not in memory.
-    Result<std::vector<BitmapState>> bitmap_states();
+    // All of them, in the order of the directory. how_much: and how much of each is
+    // dirty, for which what is not in memory is read.
+    Result<std::vector<BitmapState>> bitmap_states(bool how_much = true);
 
     // Internal snapshots, as the file has them. The operations are structural
     // changes (image/snapshot_change.h tells what they refuse). not_found.
