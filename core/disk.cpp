@@ -161,6 +161,13 @@ std::optional<Error> Disk::failed() const
     return broken_;
 }
 
+std::optional<Error> Disk::why_not_written() const
+{
+    Passage passage(gate_);
+    const Result<void> state = image_ ? image_->state() : Result<void>();
+    return state ? std::optional<Error>() : state.error();
+}
+
 bool Disk::failed_after_flush() const
 {
     Passage passage(gate_);

@@ -7,11 +7,7 @@
 
 namespace qcow2 {
 
-Result<Disk *> ControlHost::enter()
-{
-    TRY(engine_.visit());
-    return &engine_.disk();
-}
+Result<Disk *> ControlHost::enter() { return engine_.visit(); }
 
 void ControlHost::leave() { engine_.end_visit(); }
 

@@ -603,33 +603,31 @@ Result<std::vector<ExportName>> Engine::exports()
 
 Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view export_name)
 {
-    const std::string name(export_name);
-    {
-        Locked lock(mutex_);
-        TRY(check_open());
-        // A filter above may open us for reading in a server for writing.
-        TRY(let_in(!read_only && name.empty()));
-        ++clients_of_[name];
-    }
+    TRY(let_in(read_only || !export_name.empty()));
     // Now the disk stays. To look into it may take its time, and keeps nobody else out.
     struct Leaving {
         Engine &engine;
-        const std::string &name;
         bool stays = false;
         ~Leaving()
         {
             if (!stays)
-                engine.leave(name);
+                engine.let_go();
         }
-    } leaving{*this, name};
-    auto served = TRY(exports_->open(name));
+    } leaving{*this};
+    auto served = TRY(exports_->open(export_name));
+    Locked lock(mutex_);
+    ++clients_of_[std::string(export_name)];
     leaving.stays = true;
     return served;
 }
 
-Result<void> Engine::let_in(bool writes)
+// One more client.
+Result<void> Engine::let_in(bool read_only)
 {
-    if (writes)
+    Locked lock(mutex_);
+    TRY(check_open());
+    // A filter above may open us for reading in a server for writing.
+    if (!read_only)
         TRY(begin_writing());
     if (const std::optional<Error> failed = disk_->failed())
         return *failed;

@@ -70,7 +70,7 @@ public:
     void leave(const std::string &export_name) EXCLUDES(mutex_);
     // As a client that has connected and may do what the server may; for the control
     // channel, which leaves by end_visit().
-    Result<void> visit() EXCLUDES(mutex_);
+    Result<Disk *> visit() EXCLUDES(mutex_);
     void end_visit() EXCLUDES(mutex_);
     // The file is brought to what a clean stop leaves, while clients are connected, and
     // stays so, free for others: nobody is served any more.
@@ -124,7 +124,7 @@ private:
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> check_open() const REQUIRES(mutex_);
-    Result<void> let_in(bool writes) REQUIRES(mutex_);
+    Result<void> let_in(bool read_only) EXCLUDES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
     void let_go() EXCLUDES(mutex_);
     Result<void> bind_control() REQUIRES(mutex_);

@@ -67,7 +67,7 @@ void Engine::request_failed(std::string_view operation, const Error &error)
         control_events_->tell_of_failure(operation, error);
 }
 
-Result<void> Engine::visit()
+Result<Disk *> Engine::visit()
 {
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty())
@@ -75,11 +75,10 @@ Result<void> Engine::visit()
                                         "may be changed");
     const bool read_only = asks_for_read_only(arguments);
     TRY(connect(backend_, read_only));
+    TRY(let_in(read_only));
     Locked lock(mutex_);
-    TRY(check_open());
-    TRY(let_in(!read_only));
     ++visitors_;
-    return {};
+    return disk_.get();
 }
 
 void Engine::end_visit()

@@ -20,6 +20,13 @@ Result<Json> describe_snapshots(Disk &disk)
     return described;
 }
 
+// Bits that cannot be read do not hide the rest.
+Result<std::vector<BitmapState>> bitmaps_of(Disk &disk)
+{
+    auto states = disk.bitmap_states();
+    return states ? std::move(states) : disk.bitmap_states(false);
+}
+
 // As QEMU tells them.
 Json describe_bitmaps(const std::vector<BitmapState> &states)
 {
@@ -80,7 +87,7 @@ Result<Json> describe_device(Host &host, Disk &disk)
                    {"write_threshold", 0}};
     for (const char *limit : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"})
         device[limit] = 0;
-    if (const auto states = TRY(disk.bitmap_states()); !states.empty())
+    if (const auto states = TRY(bitmaps_of(disk)); !states.empty())
         device["dirty-bitmaps"] = describe_bitmaps(states);
     return device;
 }
@@ -108,10 +115,12 @@ void describe_disk(Json &status, Disk &disk)
     // Of a disk that is broken as much as can still be told.
     if (const auto snapshots = describe_snapshots(disk))
         status["snapshots"] = *snapshots;
-    if (const auto bitmaps = disk.bitmap_states())
+    if (const auto bitmaps = bitmaps_of(disk))
         status["bitmaps"] = describe_status_of_bitmaps(*bitmaps);
     if (const auto failed = disk.failed())
         status["error"] = failed->what;
+    else if (const auto cause = disk.why_not_written())
+        status["error"] = cause->what;
 }
 
 }  // namespace
@@ -139,11 +148,12 @@ Result<Json> query_status(const Situation &situation, const Json &)
         status["error"] = disk.error().what;
     // Entered, we are counted as a client.
     const HostState state = host.state();
-    if (disk)
+    if (disk) {
         host.leave();
+        status["growth"] = describe_growth(state);
+    }
     status["open"] = disk.has_value();
     status["clients"] = state.clients;
-    status["growth"] = describe_growth(state);
     if (!state.file.empty())
         status["file"] = state.file;
     if (!state.nbd_uri.empty())

@@ -66,7 +66,7 @@ Result<Plan> Plan::of(const Situation &situation)
 {
     Disk &disk = *situation.disk;
     Plan plan(situation);
-    for (const BitmapState &state : TRY(disk.bitmap_states()))
+    for (const BitmapState &state : TRY(disk.bitmap_states(false)))
         plan.bitmaps_[state.name] = {state.busy, state.inconsistent, state.enabled, false};
     for (const Snapshot &snapshot : TRY(disk.snapshots()))
         plan.snapshot_names_.insert(snapshot.name);

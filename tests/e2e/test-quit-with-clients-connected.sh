@@ -8,13 +8,11 @@
 # client has gone.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
-export PYTHONPATH=$srcdir/e2e
 
 make_qcow2 disk.qcow2 64M
 serve file disk.qcow2 bitmap=b0 bitmap-sync=on-close qcow2-control=main.qmp
 client <<'PYTHON'
 import subprocess, threading, time
-from qmp import Qmp, Refused
 
 other = connect()
 h.pwrite(b"x" * 100000, 0)
@@ -82,7 +80,6 @@ make_qcow2 disk.qcow2 64M
 serve file disk.qcow2 bitmap=b0 qcow2-control=main.qmp
 client <<'PYTHON'
 import subprocess, time
-from qmp import Qmp
 pid = int(open("main.pid").read())
 h.pwrite(b"x" * 100000, 0)
 Qmp("main.qmp").do("quit")

@@ -25,7 +25,10 @@ public:
     static constexpr std::uint64_t disk_size = 1 << 20;
 
     // The disk is made when somebody wants it.
-    explicit MemoryHost(bool read_only = false) : store_(0), read_only_(read_only) {}
+    explicit MemoryHost(bool read_only = false, ScratchMaker *scratch = nullptr)
+        : store_(0), read_only_(read_only), scratch_(scratch)
+    {
+    }
 
     Result<Disk *> enter() override
     {
@@ -66,6 +69,7 @@ private:
         const Result<void> created = create_image(store_, disk_size);
         DiskOptions options;
         options.read_only = read_only_;
+        options.scratch = scratch_;
         auto opened = Disk::open(store_, options);
         if (!created || !opened || !(*opened)->begin_writing())
             throw std::runtime_error("the disk cannot be made");
@@ -74,6 +78,7 @@ private:
 
     MemoryStore store_;
     const bool read_only_;
+    ScratchMaker *const scratch_;
     std::unique_ptr<Disk> disk_;
     bool ending_ = false;
 };
