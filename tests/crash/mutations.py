@@ -39,8 +39,9 @@ MUTATIONS = [
       "core/disk.cpp": [("    if (made)\n        made = image_->settle();\n", "")]},
      ["any_image", "default_clusters"]),
     ("B2: the bits are set after the change",
-     {"core/disk.cpp": [("    TRY(tracker_->before_change(range, place));\n    TRY(change());\n",
-       "    TRY(change());\n    TRY(tracker_->before_change(range, place));\n")]},
+     {"core/disk.cpp": [("    TRY(tracker_->before_change(range, place));\n", "    const Range all = range;\n"),
+      ("        range.begin = part.end;\n    }\n",
+       "        range.begin = part.end;\n    }\n    TRY(tracker_->before_change(all, place));\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B2: arming without a barrier",
      {"core/bitmap/arming.cpp": [("            TRY(image_.store().write_durable(write.offset, write.bytes));",
@@ -169,9 +170,9 @@ KEEPINGS = "core/backup/keepings.cpp"
 THAW = "core/backup/thaw.cpp"
 FROZEN = [
     ("F1: a block is marked before its copy is there",
-     {FROZEN_DISKS: [("        } else if (const Result<void> written",
-       "        } else if (keeping.kept.mark(blocks, Kept::data); const Result<void> written"),
-      ("            keeping.kept.mark(blocks, Kept::data);\n        } else {", "        } else {")]},
+     {FROZEN_DISKS: [("keeping.scratch->write(bytes.begin, copied); written) {\n"
+       "            keeping.kept.mark(blocks, Kept::data);\n",
+       "(keeping.kept.mark(blocks, Kept::data), keeping.scratch->write(bytes.begin, copied)); written) {\n")]},
      ["frozen_disk/F1_a_block_is_kept_when_its_copy_is_there"]),
     ("F1: a reader does not look again",
      {FROZEN_DISK: [("        const std::uint64_t good = still_live(range);\n",
@@ -263,7 +264,7 @@ FROZEN = [
     ("F3: what could not be read is told as zeros",
      {FROZEN_DISKS: [("    keeping.kept.mark(blocks, Kept::lost);\n", "    keeping.kept.mark(blocks, Kept::zeros);\n")]},
      ["frozen_disk/F3_what_could_not_be_read_is_lost_and_no_more"]),
-    ("F3: what is given up is given up after the change",
+    ("F2: without memory for a copy there is none, and nobody is broken",
      {FROZEN_DISKS: [("            need.keeping->standing->give_up(\"out of memory\");\n", "            return blocks.end;\n")]},
      ["frozen_disks_fault/F2_F3_wherever_memory_ends"]),
 ]
