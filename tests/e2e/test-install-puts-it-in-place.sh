@@ -3,9 +3,10 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # `make install DESTDIR=` puts the filter where nbdkit looks for it (or where
-# --with-filterdir said), and the man page in its place, and nothing else; the filter has
-# no debug information unless STRIP=: asks for it; what was installed works, by its path
-# and by its name; `make uninstall` takes all away.
+# --with-filterdir said), the program qcow2bitmap with its folder, the man pages and the
+# completion in their places, and nothing else; the filter has no debug information unless
+# STRIP=: asks for it; what was installed works, by its path and by its name, and wherever
+# it was moved to; `make uninstall` takes all away.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -30,10 +31,16 @@ fi
 step "install"
 make -s -C "$top_builddir" install DESTDIR="$tmp/root" >install.out 2>&1 || fail "$(cat install.out)"
 installed=$tmp/root$filterdir/nbdkit-qcow2bitmap-filter.so
-page=$tmp/root$man1dir/nbdkit-qcow2bitmap-filter.1
 [ -f "$installed" ] || fail "no filter: $(find root)"
-[ -f "$page" ] || fail "no man page: $(find root)"
-same "$(find root ! -type d | wc -l)" 2
+program=$tmp/root$(expanded '$(bindir)')/qcow2bitmap
+completion=$tmp/root$(expanded '$(datadir)')/bash-completion/completions/qcow2bitmap
+same "$(find "$tmp/root" ! -type d | LC_ALL=C sort)" "$({
+    printf '%s\n' "$installed" "$program" "$completion"
+    printf "$tmp/root$man1dir/%s.1\n" nbdkit-qcow2bitmap-filter qcow2bitmap
+    for i in "$top_srcdir"/tools/*.py; do
+        echo "$tmp/root$(expanded '$(datadir)')/qcow2bitmap/${i##*/}"
+    done
+} | LC_ALL=C sort)"
 
 # has_debug FILE
 has_debug() { LC_ALL=C grep -qF .debug_info "$1"; }
@@ -63,6 +70,34 @@ if [ "$(id -u)" -eq 0 ] && "${seen[@]}" true 2>/dev/null; then
 else
     echo "this needs the superuser and mount namespaces"
 fi
+
+step "the program and its completion, where they are and elsewhere"
+mkdir backups
+same "$("$program" --quiet verify backups)" ""
+"$program" status 2>status.out && fail "without a socket"
+says "SOCKET is missing" status.out || fail "$(cat status.out)"
+same "$(find root -name __pycache__)" ""
+cp -r root moved
+ln -s "$tmp/moved${program#"$tmp/root"}" link
+same "$(./link verify backups)" "backups: 0 backups, all sound"
+
+# completed WORD...: what is offered for the last of them.
+completed()
+{
+    bash -c '. "$0"; COMP_WORDS=(qcow2bitmap "$@") COMP_CWORD=$#
+        _qcow2bitmap qcow2bitmap "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"; echo "${COMPREPLY[*]}"' "$completion" "$@"
+}
+same "$(completed s)" "snapshot status stop"
+same "$(completed -s x snapshot re)" "revert"
+same "$(completed bitmap add --d)" "--disabled"
+same "$(completed -s x backup --)" "--bitmap --compress --full --nbd --rate --verify --help --json --node --quiet --socket"
+same "$(completed restore --format "")" "qcow2 raw"
+# All that the program has, and nothing else: what its usage says.
+for i in "" backup bitmap "bitmap add" "bitmap clear" "bitmap merge" list prune resize restore snapshot \
+    "snapshot list" status stop verify; do
+    same "$(completed $i -- | tr ' ' '\n' | LC_ALL=C sort)" \
+        "$("$program" $i --help | grep -oE -- '--[a-z]+' | LC_ALL=C sort -u)" "$i"
+done
 
 step "uninstall"
 make -s -C "$top_builddir" uninstall DESTDIR="$tmp/root" >install.out 2>&1 || fail "$(cat install.out)"

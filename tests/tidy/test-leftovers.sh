@@ -10,7 +10,7 @@
 marker="FIX""ME|XX""X|TO""DO"
 
 mapfile -t files < <({
-    tree_files core filter tests man | grep -E '\.(h|cpp|sh|py|am|mk|pod|md|syms)$'
+    tree_files core filter tests tools man | grep -E '\.(h|cpp|sh|py|am|mk|pod|md|syms)$'
     ls configure.ac Makefile.am common-rules.mk bootstrap .ci/run README.md
 })
 
