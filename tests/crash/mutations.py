@@ -162,13 +162,18 @@ MUTATIONS = [
      ["any_image", "small_clusters"]),
 ]
 
-# The same for frozen disks: rules F1 to F3. (That a change keeps before it goes down is for
-# Disk: the first one.) The cases have their suites; all others follow.
+# The same for frozen disks: rules F1 to F3. The cases have their suites; all others follow.
 FROZEN_DISKS = "core/backup/frozen_disks.cpp"
 FROZEN_DISK = "core/backup/frozen_disk.cpp"
 KEEPINGS = "core/backup/keepings.cpp"
 THAW = "core/backup/thaw.cpp"
 FROZEN = [
+    ("F1: a change goes down before it is kept",
+     {"core/disk.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
+       "        if (frozen.any() && parts == Parts::several)\n"),
+      ("            frozen.before_change(*inside_, range);\n        TRY(change(part));\n",
+       "            frozen.before_change(*inside_, range);\n")]},
+     ["backup_threads/*", "backup_model/*"]),
     ("F1: a block is marked before its copy is there",
      {FROZEN_DISKS: [("keeping.scratch->write(bytes.begin, copied); written) {\n"
        "            keeping.kept.mark(blocks, Kept::data);\n",
@@ -208,7 +213,7 @@ FROZEN = [
     ("F1: two changes of a block both copy it",
      {FROZEN_DISKS: [("        const RangeLock::Guard claim(claims_, blocks, until);\n",
        "        const RangeLock::Guard claim(claims_, {}, until);\n")]},
-     ["frozen_disk/F2_who_changes_a_block_that_is_being_kept_waits_for_it"]),
+     ["frozen_disks_model/F1_F2_F3_under_threads"]),
     ("F1: a block that is zero in part is kept as zeros",
      {FROZEN_DISKS: [("            const std::uint64_t first = div_ceil(at, block_bytes);\n",
        "            const std::uint64_t first = at / block_bytes;\n")]},
@@ -262,8 +267,8 @@ FROZEN = [
       ("    TRY(standing_->check());\n    bytes_read_.fetch_add", "    bytes_read_.fetch_add")]},
      ["frozen_disk/F2_F3_a_scratch_that_is_full_breaks_its_backup_and_no_other"]),
     ("F3: what could not be read is told as zeros",
-     {FROZEN_DISKS: [("    keeping.kept.mark(blocks, Kept::lost);\n", "    keeping.kept.mark(blocks, Kept::zeros);\n")]},
-     ["frozen_disk/F3_what_could_not_be_read_is_lost_and_no_more"]),
+     {FROZEN_DISKS: [("    keeping.kept.mark(blocks, Kept::unreadable);\n", "    keeping.kept.mark(blocks, Kept::zeros);\n")]},
+     ["frozen_disk/F3_what_could_not_be_read_stays_unreadable_and_no_more"]),
     ("F2: without memory for a copy there is none, and nobody is broken",
      {FROZEN_DISKS: [("            need.keeping->standing->give_up(\"out of memory\");\n", "            return blocks.end;\n")]},
      ["frozen_disks_fault/F2_F3_wherever_memory_ends"]),

@@ -3,8 +3,8 @@
 //
 // What if the n-th thing fails while disks are frozen: a write to a scratch, a
 // read of one, a read of the live disk, the n-th piece of memory? A change always
-// goes down (F2), and each frozen disk is true, or broken, or has lost just what
-// could not be read (F3).
+// goes down (F2), and each frozen disk is true, or broken, or cannot show just
+// what could not be read (F3).
 
 #include <boost/test/unit_test.hpp>
 
