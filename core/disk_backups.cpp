@@ -38,7 +38,7 @@ std::shared_ptr<const Needed> needed_for(const std::vector<FrozenBitmap> &bitmap
 {
     std::vector<NeededAroundBits::Bits> bits;
     for (const FrozenBitmap &bitmap : bitmaps)
-        bits.push_back({bitmap.granularity, [set = bitmap.bits](std::uint64_t bit, bool value) {
+        bits.push_back({bitmap.granularity, bitmap.bits->size(), [set = bitmap.bits](std::uint64_t bit, bool value) {
             return value ? set->next_set(bit) : set->next_clear(bit);
         }});
     return std::make_shared<NeededAroundBits>(std::move(bits));
@@ -70,6 +70,9 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     const auto backup = std::make_shared<Backup>();
     backup->id = request.id;
     backup->incremental = request.incremental;
+    backup->whole = request.whole || !request.incremental;
+    backup->backing_file = request.backing_file;
+    backup->backing_format = request.backing_format;
     Running running{backup, {}};
     std::vector<EnabledBitmap *> bitmaps;
     for (const std::string &name : request.bitmaps) {
@@ -85,7 +88,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     backup->dirty_bytes = request.bitmaps.empty() ? disk_size : std::min(backup->dirty_bytes, disk_size);
     running_.reserve(running_.size() + 1);
     FreezeRequest freeze{request.id, disk_size, std::move(scratch), nullptr, {}};
-    if (request.incremental && !request.whole)
+    if (!backup->whole)
         freeze.needed = needed_for(backup->bitmaps);
     freeze.on_broken = [id = request.id](const std::string &reason) {
         log_warning("backup " + quote(id) + " is broken: " + reason);

@@ -25,12 +25,12 @@
 #include <vector>
 
 #include "core/backup/frozen_disks.h"
-#include "core/bitmap/enabled_bitmap.h"
 #include "core/bitmap/sparse_bits.h"
 
 namespace qcow2 {
 
 class Tracker;
+struct ChangesSince;
 
 struct BackupRequest {
     std::string id;                     // 1 to 255 bytes of [A-Za-z0-9._-], not running
@@ -41,6 +41,10 @@ struct BackupRequest {
     // The frozen disk can be read everywhere, and not only around what is dirty.
     bool whole = true;
     std::optional<std::uint64_t> scratch_bytes_max;  // nullopt: the scratch's maker says
+    // What a qcow2 file with what is dirty is to name as its backing file, as it is to stand
+    // there; empty: nothing.
+    std::string backing_file;
+    std::string backing_format;
 };
 
 // A bitmap as it was at the instant.
@@ -57,6 +61,9 @@ struct Backup {
     std::chrono::system_clock::time_point instant;
     std::shared_ptr<FrozenDisk> disk;
     std::vector<FrozenBitmap> bitmaps;
+    bool whole = true;  // the disk can be read everywhere
+    std::string backing_file;    // as in the request
+    std::string backing_format;
     std::uint64_t dirty_bytes = 0;  // of the disk, in any of the bitmaps, at most
 };
 

@@ -201,6 +201,24 @@ Result<void> take_qcow2_revert(Config &config, const char *value)
     return set_maintenance(config, revert_maintenance(std::string("qcow2-revert=") + value, value));
 }
 
+Result<void> take_qcow2_scratch(Config &config, const char *value)
+{
+    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
+    if (!path)
+        return invalid(std::string("qcow2-scratch=") + value + ": no absolute path can be made of this");
+    return config.scratch.set_directory(path.get()).in("qcow2-scratch=");
+}
+
+Result<void> take_qcow2_scratch_max(Config &config, const char *value)
+{
+    const Error wrong = not_a("qcow2-scratch-max", value, "a size of 1M or more");
+    const std::uint64_t size = TRY(parse_size(value, wrong));
+    if (size < unlikely_size)
+        return wrong;
+    config.scratch.set_bytes_max(size);
+    return {};
+}
+
 // SIZE, or OLD:SIZE.
 Result<void> take_qcow2_shrink(Config &config, const char *value)
 {
@@ -254,6 +272,10 @@ constexpr Key keys[] = {
      "The disk has at least this size: a smaller one grows."},
     {"qcow2-revert", "<ID-OR-NAME>", take_qcow2_revert,
      "Serve nothing; switch to this internal snapshot, and exit."},
+    {"qcow2-scratch", "<DIR>", take_qcow2_scratch,
+     "Where backups keep what is overwritten meanwhile."},
+    {"qcow2-scratch-max", "<SIZE>", take_qcow2_scratch_max,
+     "And how much, for each (default: half of what is free)."},
     {"qcow2-shrink", "[<OLD>:]<SIZE>", take_qcow2_shrink,
      "Serve nothing; cut a larger disk to this size, and exit."},
     {"qcow2-snapshot", "<ID-OR-NAME>", take_qcow2_snapshot,

@@ -17,6 +17,7 @@
 #include "core/disk.h"
 #include "filter/maintenance.h"
 #include "filter/named_files.h"
+#include "filter/scratch_file.h"
 
 namespace qcow2 {
 
@@ -25,6 +26,7 @@ struct Config {
     bool lock = true;
     std::optional<std::uint64_t> create_size;  // qcow2-create=, bytes
     NamedFiles named_files;  // qcow2-files=
+    ScratchFolder scratch;   // qcow2-scratch=, qcow2-scratch-max=
     std::optional<Maintenance> maintenance;  // to be done instead of serving
 
     // What file= and fd= named on the way to the plugin: absolute paths. More

@@ -153,6 +153,9 @@ DiskOptions Engine::disk_options()
 {
     DiskOptions options = config_.disk;
     options.files = &config_.named_files;
+    options.scratch = &config_.scratch;
+    if (file_)
+        config_.scratch.set_image(file_->path());
     if (file_ && stack_.identity) {
         options.path = file_->path();
         options.identity = file_->identity();
@@ -403,6 +406,7 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
     if (!store_->read_only())
         TRY(repair_if_dirty(*store_, options));
     disk_ = TRY(Disk::open(*store_, options));
+    exports_ = std::make_unique<Exports>(*disk_);
     say_what_is_there(read_only);
     return {};
 }
@@ -461,6 +465,7 @@ void Engine::abandon()
 {
     idle_.reset();
     writing_ = false;
+    exports_.reset();
     disk_.reset();
     store_.reset();
     if (lock_ && config_.lock) {
@@ -586,21 +591,39 @@ Result<std::vector<ExportName>> Engine::exports()
 {
     Locked lock(mutex_);
     TRY(check_open());
-    return list_exports(*disk_);
+    return exports_->list();
 }
 
 Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view export_name)
 {
+    TRY(let_in(read_only || !export_name.empty()));
+    // Now the disk stays. To look into it may take its time, and keeps nobody else out.
+    struct Leaving {
+        Engine &engine;
+        bool stays = false;
+        ~Leaving()
+        {
+            if (!stays)
+                engine.leave();
+        }
+    } leaving{*this};
+    auto served = TRY(exports_->open(export_name));
+    leaving.stays = true;
+    return served;
+}
+
+// One more client.
+Result<void> Engine::let_in(bool read_only)
+{
     Locked lock(mutex_);
     TRY(check_open());
-    auto served = TRY(open_export(*disk_, export_name));
     // A filter above may open us for reading in a server for writing.
-    if (!read_only && served->can_write())
+    if (!read_only)
         TRY(begin_writing());
     if (const std::optional<Error> failed = disk_->failed())
         return *failed;
     ++clients_;
-    return served;
+    return {};
 }
 
 // Not left to close(): when the server is about to end, layers below may refuse
@@ -633,6 +656,7 @@ Result<void> Engine::close()
         else
             closed = std::move(closed).error().in("the file is not as a clean stop leaves it, but as after a crash");
     }
+    exports_.reset();
     disk_.reset();
     if (store_)
         log_debug(std::to_string(store_->durable_alone_count()) +

@@ -68,6 +68,7 @@ public:
 
     // Between connect() and close().
     bool rotational() const;
+    // What a client may ask for.
     Result<std::vector<ExportName>> exports() EXCLUDES(mutex_);
 
 private:
@@ -103,6 +104,7 @@ private:
     void report(const Disk &disk, bool at_prompt) REQUIRES(mutex_);
     void say_what_is_there(bool read_only) REQUIRES(mutex_);
     Result<void> check_open() const REQUIRES(mutex_);
+    Result<void> let_in(bool read_only) EXCLUDES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
 
     // Constant after get_ready().
@@ -125,6 +127,7 @@ private:
     // Set and reset under mutex_, while no client uses them.
     std::unique_ptr<NextStore> store_;
     std::unique_ptr<Disk> disk_;
+    std::unique_ptr<Exports> exports_;  // as long as the disk
     std::unique_ptr<IdleThread> idle_;
 };
 

@@ -22,6 +22,16 @@
 
 namespace qcow2 {
 
+// One that a client may ask for. Names are UTF-8 without anything that is not seen.
+struct ExportName {
+    std::string name;
+    std::string description;
+
+    // NBD's limit; and less than nbdkit's for a list, which fails as a whole above it.
+    static constexpr std::size_t bytes_max = 4096;
+    static constexpr std::size_t listed_max = 9000;
+};
+
 class Export {
 public:
     virtual ~Export() = default;

@@ -3,6 +3,7 @@
 
 #include "filter/exports.h"
 
+#include <bit>
 #include <ctime>
 #include <unordered_map>
 #include <utility>
@@ -14,10 +15,6 @@ namespace qcow2 {
 namespace {
 
 constexpr std::string_view snapshot_prefix = "snapshot/";
-
-// NBD's limit; and less than nbdkit's for a list, which fails as a whole above it.
-constexpr std::size_t name_bytes_max = 4096;
-constexpr std::size_t listed_max = 9000;
 
 // A message names as many as fit into so many bytes.
 constexpr std::size_t listed_bytes_max = 500;
@@ -96,6 +93,32 @@ private:
     const std::uint32_t preferred_block_;
 };
 
+// What a backup keeps of the disk, for those who show it.
+class FrozenSource final : public BackupSource {
+public:
+    explicit FrozenSource(std::shared_ptr<const Backup> backup) : backup_(std::move(backup))
+    {
+        for (const FrozenBitmap &bitmap : backup_->bitmaps)
+            bitmaps_.push_back({bitmap.name, static_cast<std::uint32_t>(std::countr_zero(bitmap.granularity)),
+                                [bits = bitmap.bits](std::uint64_t bit, bool set) {
+                                    return set ? bits->next_set(bit) : bits->next_clear(bit);
+                                }});
+    }
+
+    std::uint64_t size() const override { return backup_->disk->size(); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return backup_->disk->read(offset, bytes); }
+    Result<std::vector<Extent>> status(std::uint64_t offset, std::uint64_t length) override
+    {
+        return backup_->disk->status(offset, length);
+    }
+    const std::vector<BackupBitmap> &bitmaps() const override { return bitmaps_; }
+    std::optional<std::string> broken() const override { return backup_->disk->broken(); }
+
+private:
+    const std::shared_ptr<const Backup> backup_;
+    std::vector<BackupBitmap> bitmaps_;
+};
+
 // Each by its name, where that leads to it (an ID goes before a name), else by its ID.
 // Names come from images: what cannot be seen is not listed.
 void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportName> &exports)
@@ -107,10 +130,10 @@ void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportNa
         leads_to.emplace(snapshot.name, &snapshot);
     const auto can_be_listed = [&](const Snapshot &snapshot, const std::string &name) {
         return leads_to[name] == &snapshot && !name.empty() && printable(name) == name &&
-               snapshot_prefix.size() + name.size() <= name_bytes_max;
+               snapshot_prefix.size() + name.size() <= ExportName::bytes_max;
     };
     for (const Snapshot &snapshot : snapshots) {
-        if (snapshot.finding || exports.size() >= listed_max)
+        if (snapshot.finding || exports.size() >= ExportName::listed_max)
             continue;
         for (const std::string &name : {snapshot.name, snapshot.id})
             if (can_be_listed(snapshot, name)) {
@@ -133,27 +156,43 @@ std::string names_of(const std::vector<ExportName> &exports)
 
 }  // namespace
 
-std::vector<ExportName> list_exports(Disk &disk)
+std::vector<ServedBackup> Exports::running_backups()
+{
+    std::vector<ServedBackup> running;
+    for (const std::shared_ptr<const Backup> &backup : disk_.backups())
+        running.push_back({backup->id, std::make_shared<FrozenSource>(backup), backup, backup->whole,
+                           backup->backing_file, backup->backing_format});
+    return running;
+}
+
+std::vector<ExportName> Exports::list()
 {
     std::vector<ExportName> exports;
-    exports.push_back({"", LiveExport(disk).description()});
-    if (const auto snapshots = disk.snapshots())
+    exports.push_back({"", LiveExport(disk_).description()});
+    for (const ServedBackup &backup : running_backups())
+        BackupExports::list(backup, exports);
+    if (const auto snapshots = disk_.snapshots())
         list_snapshots(*snapshots, exports);
     else
         log_debug("no snapshots are listed: " + snapshots.error().what);
     return exports;
 }
 
-Result<std::unique_ptr<Export>> open_export(Disk &disk, std::string_view name)
+Result<std::unique_ptr<Export>> Exports::open(std::string_view name)
 {
     if (name.empty())
-        return std::unique_ptr<Export>(new LiveExport(disk));
+        return std::unique_ptr<Export>(new LiveExport(disk_));
+    const std::string context = "export " + quote(name);
     if (name.starts_with(snapshot_prefix))
         return std::unique_ptr<Export>(new SnapshotExport(
-            TRY(disk.open_snapshot(name.substr(snapshot_prefix.size())).in("export " + quote(name))),
-            static_cast<std::uint32_t>(disk.cluster_size())));
-    return Error(Errc::not_found, "there is no export " + quote(name) + "; there are " +
-                                      names_of(list_exports(disk)));
+            TRY(disk_.open_snapshot(name.substr(snapshot_prefix.size())).in(context)),
+            static_cast<std::uint32_t>(disk_.cluster_size())));
+    if (name.starts_with(BackupExports::prefix)) {
+        auto opened = backups_.open(running_backups(), name);
+        if (opened || opened.error().code != Errc::not_found)
+            return std::move(opened).in(context);
+    }
+    return Error(Errc::not_found, "there is no " + context + "; there are " + names_of(list()));
 }
 
 }  // namespace qcow2

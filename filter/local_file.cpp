@@ -120,6 +120,22 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
     return adopt(path, descriptor, why_not_writable);
 }
 
+Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &directory)
+{
+    int descriptor = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | O_EXCL, 0600);
+    // Not every file system makes files without a name (nor does an old kernel): then it has one
+    // for a moment.
+    if (descriptor == -1 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+        std::string path = directory + "/nbdkit-qcow2bitmap.XXXXXX";
+        descriptor = ::mkostemp(path.data(), O_CLOEXEC);
+        if (descriptor != -1)
+            ::unlink(path.c_str());
+    }
+    if (descriptor == -1)
+        return Error(to_errc(errno), shell_word(directory) + ": no file can be made there: " + std::strerror(errno));
+    return adopt(directory, descriptor, 0);
+}
+
 std::string LocalFile::identity_of(const struct stat &status)
 {
     if (S_ISBLK(status.st_mode))

@@ -3,7 +3,8 @@
 //
 // LocalFile: the file that file= or fd= named, through a descriptor of our
 // own: to check the image at the prompt, to carry the locks, to make the file
-// longer. The data of the image never goes this way.
+// longer. The data of the image never goes this way. And files that others
+// keep bytes in.
 //
 // Any thread; the descriptor is opened once and kept.
 
@@ -32,6 +33,9 @@ public:
     // (openat2). directory: a descriptor of it; rest: the path from there.
     static Result<std::unique_ptr<LocalFile>> open_beneath(int directory, const std::string &rest,
                                                            const std::string &path, bool writable);
+    // A new, empty one in this directory, without a name: it is gone when it is closed. path()
+    // is the directory.
+    static Result<std::unique_ptr<LocalFile>> make_temporary(const std::string &directory);
     ~LocalFile();
     LocalFile(const LocalFile &) = delete;
     LocalFile &operator=(const LocalFile &) = delete;

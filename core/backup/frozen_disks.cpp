@@ -1,9 +1,52 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
+// How a disk is frozen.
+//
+// Nothing is copied when a disk is frozen. It is put at the head of a list, and from then on a
+// change finds out first which of its blocks a frozen disk still needs from the live one, and
+// copies them to the scratch. What a frozen disk shows of a block is what it has kept, or what
+// the live disk has, as nobody has changed it since.
+//
+// A reader looks twice. Between his look whether a block is kept and his read of the live disk
+// a change may keep the block and go down, and then he has read the new bytes, or a part of
+// them. So he looks again. A change keeps first and goes down then: if he has met any of its
+// bytes, it is kept at his second look, and he reads it from the scratch. (That second look is at
+// the list as it is then: the change may have kept it for a disk that was frozen after his first.) In the same way who gives
+// up a frozen disk says so before his change goes down, and a reader looks last of all whether
+// the disk is still true (F3). Readers lock nothing and claim nothing.
+//
+// A change claims. Two changes of one block must not both copy it: the second would copy what
+// the first has written. So who finds a block that is needed claims it (a range lock), and looks
+// once more: if somebody has kept it meanwhile, it may change. Who waits for a claim too long, as
+// its holder is stuck in a scratch that does not answer, breaks all who need the block, and goes
+// down, without the claim. Whatever the holder has copied by then is marked or not: if it is
+// marked before the others are given up, it was read before, and is right, and nobody is
+// given up; if it is marked afterwards, nobody is left who would believe it.
+//
+// Newest first. Of several frozen disks the newest that needs a block keeps it, and no other:
+// an older one that has not kept the block saw it unchanged up to the instant of the newer
+// one, so what the newer one has kept is what the older one shows, too. So the question of a
+// change goes from the newest to the oldest: where one has kept the block, all older ones have
+// it; else the first that is true and needs it keeps it. The question of a reader goes the other
+// way, from his disk to the newest, and the first who has kept the block is right: he kept it
+// at the first change after his instant, and all before that were kept by those nearer to the
+// reader.
+//
+// So the keeping of one that has ended, or is broken, must stay as long as there is an older
+// one that is true (thaw.cpp): what it has kept is not only its own. Nothing more is kept in
+// it. If it broke because its scratch was full or failed, the next older one that needs the block is
+// asked, who has a scratch and a limit of his own.
+//
+// What cannot be read. If the live disk has no bytes of a block any more (a bad sector, a name that
+// leads nowhere), the frozen one had none either: a reader has met the error before the change,
+// and meets it afterwards. So the block is *lost*, an error for good, and the frozen disk stays
+// true: to overwrite it is how a guest mends such a sector.
+
 #include "core/backup/frozen_disks.h"
 
 #include <algorithm>
+#include <memory>
 #include <new>
 
 #include "core/base/log.h"
@@ -14,7 +57,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t trim_steps_max = 1 << 14;
+constexpr const char *too_slow = "it takes too long to keep what is overwritten";
+constexpr std::uint64_t copy_blocks_max = FrozenDisks::copy_bytes_max / block_bytes;
+// Of a long change so much is claimed at a time: blocks.
+constexpr std::uint64_t claim_blocks_max = (256 << 20) / block_bytes;
+// Extents may be as many as there are sectors.
+constexpr std::size_t extents_max = 1 << 10;
+constexpr std::size_t trim_parts_max = 1 << 14;
 
 // Blocks that are alike for the one who keeps them.
 struct Similar {
@@ -28,7 +77,7 @@ Similar similar(LiveDisk &inside, const Keeping &keeping, Range blocks)
 {
     const Range bytes = keeping.bytes_of(blocks);
     std::uint64_t at = bytes.begin;  // what is before it are data
-    while (at < bytes.end) {
+    for (std::size_t steps = 0; at < bytes.end && steps < extents_max; ++steps) {
         const Result<Extent> extent = inside.status(at, bytes.end - at);
         if (!extent)
             return {false, blocks.length()};
@@ -41,7 +90,17 @@ Similar similar(LiveDisk &inside, const Keeping &keeping, Range blocks)
         }
         at = end;
     }
-    return {false, blocks.length()};
+    return {false, div_ceil(at, block_bytes) - blocks.begin};
+}
+
+// What of the bytes these blocks are.
+void add_part(std::vector<Range> &parts, Range blocks, Range bytes)
+{
+    const Range part = intersection({blocks.begin * block_bytes, blocks.end * block_bytes}, bytes);
+    if (!parts.empty() && parts.back().end == part.begin)
+        parts.back().end = part.end;
+    else
+        parts.push_back(part);
 }
 
 }  // namespace
@@ -72,29 +131,49 @@ std::uint64_t FrozenDisks::before_part(LiveDisk &inside, Range bytes, Waited &wa
     return keep(inside, bytes, Parts::first, waited);
 }
 
+// From the first block that is needed on; what is before it may go down.
 std::uint64_t FrozenDisks::keep(LiveDisk &inside, Range bytes, Parts parts, Waited &waited)
 {
     if (!any() || bytes.empty())
         return bytes.end;
-    const Range blocks = bytes.touched(block_bytes);
-    if (keepings_.ask([&](const Keepings &keepings) { return keepings.nobody_needs(blocks); }))
+    Range blocks = bytes.touched(block_bytes);
+    blocks.begin = first_needed(blocks);
+    if (blocks.empty())
         return bytes.end;
+    const std::uint64_t last = blocks.end;
+    if (parts == Parts::first)
+        blocks.end = std::min(blocks.end, align_up(blocks.begin + 1, claim_blocks_max));
     const Clock::time_point began = Clock::now();
     const Clock::time_point until = began + waiting_max_ - waited.so_far_;
-    Range left;
+    std::uint64_t done = blocks.end;
     {
         const RangeLock::Guard claim(claims_, blocks, until);
         if (claim.held())
-            left = keep_claimed(inside, blocks, parts, until);
+            done = keep_claimed(inside, blocks, parts, until);
         else
-            give_up(blocks, "it takes too long to keep what is overwritten");
+            give_up(blocks, too_slow);
     }
     waited.so_far_ += Clock::now() - began;
-    return left.empty() ? bytes.end : left.begin * block_bytes;
+    return done == last ? bytes.end : done * block_bytes;
 }
 
-// What is left of the blocks, where it was enough for one part.
-Range FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts parts, Clock::time_point until)
+// The first of the blocks that somebody needs, or their end.
+std::uint64_t FrozenDisks::first_needed(Range blocks) const
+{
+    return keepings_.ask([&](const Keepings &keepings) {
+        while (!blocks.empty()) {
+            const Keepings::Need need = keepings.need(blocks);
+            if (need.keeping)
+                break;
+            blocks.begin += need.blocks;
+        }
+        return blocks.begin;
+    });
+}
+
+// Where it ends: of a long change where there is enough for one part, at a place where no cluster
+// is cut in two.
+std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts parts, Clock::time_point until)
 {
     const std::shared_ptr<const Keepings> keepings = keepings_.take();
     std::uint64_t copied = 0;  // blocks
@@ -104,112 +183,123 @@ Range FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts parts, Clo
             blocks.begin += need.blocks;
             continue;
         }
-        if (parts == Parts::first && copied >= copy_bytes_max / block_bytes)
-            return blocks;
+        if (parts == Parts::first && copied >= copy_blocks_max && is_aligned(blocks.begin, copy_blocks_max))
+            return blocks.begin;
         if (Clock::now() >= until) {
-            give_up(blocks, "it takes too long to keep what is overwritten");
-            return {};
+            give_up(blocks, too_slow);
+            break;
         }
-        const Range here = Range::of(blocks.begin, need.blocks);
+        Range here = Range::of(blocks.begin, std::min(need.blocks, copy_blocks_max));
+        if (parts == Parts::first)
+            here.end = std::min(here.end, align_up(here.begin + 1, copy_blocks_max));
         try {
             blocks.begin += keep_some(inside, *need.keeping, here, copied);
         } catch (const std::bad_alloc &) {
             need.keeping->standing->give_up("out of memory");
         }
         if (Clock::now() >= until)
-            need.keeping->standing->give_up("it takes too long to keep what is overwritten");
+            need.keeping->standing->give_up(too_slow);
     }
-    return {};
+    return blocks.end;
 }
 
 // Keeps the first of these blocks for the one who needs them; how many. None: he is broken.
 std::uint64_t FrozenDisks::keep_some(LiveDisk &inside, Keeping &keeping, Range blocks, std::uint64_t &copied)
 {
-    blocks.end = std::min(blocks.end, blocks.begin + copy_bytes_max / block_bytes);
     keeping.kept.reserve(blocks);
     const Similar here = similar(inside, keeping, blocks);
     blocks.end = blocks.begin + here.blocks;
-    if (!here.zero) {
-        const std::uint64_t done = copy(inside, keeping, blocks);
-        copied += done;
-        return done;
+    if (here.zero) {
+        keeping.kept.mark(blocks, Kept::zeros);
+        return blocks.length();
     }
-    if (!keeping.standing->is_true())
-        return 0;
-    keeping.kept.mark(blocks, Kept::zeros);
-    return blocks.length();
+    const std::uint64_t done = copy(inside, keeping, blocks);
+    copied += done;
+    return done;
 }
 
 std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks)
 {
     const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[keeping.bytes_of(blocks).length()]);
-    Range bytes;
-    Kept kept = Kept::data;
-    // Where not all can be read, less and less, to the one block.
     for (;; blocks.end = blocks.begin + blocks.length() / 2) {
-        bytes = keeping.bytes_of(blocks);
-        const Result<void> read = inside.read(GuestOffset(bytes.begin), MutableBytes(buffer.get(), bytes.length()));
-        if (read)
-            break;
-        if (blocks.length() == 1) {
-            log_warning("backup " + quote(keeping.standing->name()) + " has lost what was at " + hex(bytes.begin) +
-                        ", which is overwritten and could not be read: " + read.error().what);
-            kept = Kept::lost;
-            break;
-        }
-    }
-    if (kept == Kept::data) {
-        const Result<void> written = keeping.scratch->write(bytes.begin, Bytes(buffer.get(), bytes.length()));
-        if (!written) {
+        const Range bytes = keeping.bytes_of(blocks);
+        const MutableBytes copied(buffer.get(), bytes.length());
+        const Result<void> read = inside.read(GuestOffset(bytes.begin), copied);
+        if (!read && blocks.length() > 1)
+            continue;  // less and less, to the one block
+        if (!read) {
+            lose(keeping, blocks, read.error());
+        } else if (const Result<void> written = keeping.scratch->write(bytes.begin, copied); written) {
+            keeping.kept.mark(blocks, Kept::data);
+        } else {
             keeping.standing->give_up("what is overwritten could not be kept: ", written.error().what);
             return 0;
         }
+        return blocks.length();
     }
-    if (!keeping.standing->is_true())
-        return 0;
-    keeping.kept.mark(blocks, kept);
-    return blocks.length();
+}
+
+// It is said once: there may be very many.
+void FrozenDisks::lose(Keeping &keeping, Range blocks, const Error &cause)
+{
+    const std::string lost = "backup " + quote(keeping.standing->name()) + " has lost what was at " +
+                             hex(blocks.begin * block_bytes) +
+                             ": it is overwritten, and could not be read before: " + cause.what;
+    if (keeping.said_lost.exchange(true))
+        log_debug(lost);
+    else
+        log_warning(lost);
+    keeping.kept.mark(blocks, Kept::lost);
 }
 
 // Whoever needs one of them, for as long as anybody does.
 void FrozenDisks::give_up(Range blocks, const char *reason) noexcept
 {
-    keepings_.ask([&](const Keepings &keepings) {
-        while (!blocks.empty()) {
+    while (!blocks.empty()) {
+        std::shared_ptr<Standing> whose;
+        blocks.begin += keepings_.ask([&](const Keepings &keepings) {
             const Keepings::Need need = keepings.need(blocks);
             if (need.keeping)
-                need.keeping->standing->give_up(reason);
-            else
-                blocks.begin += need.blocks;
-        }
-        return 0;
-    });
+                whose = need.keeping->standing;
+            return need.keeping ? 0 : need.blocks;
+        });
+        if (whose)
+            whose->give_up(reason);
+    }
 }
 
 std::vector<Range> FrozenDisks::trimmable(LiveDisk &inside, Range bytes)
 try {
-    if (bytes.empty())
-        return {};
-    const Range blocks = bytes.touched(block_bytes);
-    if (!any() || keepings_.ask([&](const Keepings &keepings) { return keepings.nobody_needs(blocks); }))
+    if (!any() || bytes.empty())
         return {bytes};
     std::vector<Range> parts;
-    const RangeLock::Guard claim(claims_, blocks, Clock::now() + waiting_max_);
-    if (claim.held())
-        trim_claimed(inside, blocks, bytes, parts);
+    Range left = bytes.touched(block_bytes);
+    while (!left.empty() && parts.size() < trim_parts_max) {
+        Range blocks{left.begin, first_needed(left)};
+        if (blocks.empty()) {
+            blocks.end = std::min(left.end, align_up(blocks.begin + 1, claim_blocks_max));
+            const RangeLock::Guard claim(claims_, blocks, Clock::now() + waiting_max_);
+            if (!claim.held())
+                break;
+            trim_claimed(inside, blocks, bytes, parts);
+        } else {
+            add_part(parts, blocks, bytes);
+        }
+        left.begin = blocks.end;
+    }
     return parts;
 } catch (const std::bad_alloc &) {
     return {};
 }
 
-// What reads as zeros is kept as that, so that it does not matter what it reads as when it is trimmed.
+// What reads as zeros is kept as that: so it does not matter what it reads as when it is trimmed.
 void FrozenDisks::trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std::vector<Range> &parts)
 {
     const std::shared_ptr<const Keepings> keepings = keepings_.take();
-    for (std::size_t steps = 0; !blocks.empty() && steps < trim_steps_max; ++steps) {
+    while (!blocks.empty() && parts.size() < trim_parts_max) {
         const Keepings::Need need = keepings->need(blocks);
         Range here = Range::of(blocks.begin, need.blocks);
-        bool goes_down = true;
+        bool goes_down = !need.keeping;
         if (need.keeping) {
             need.keeping->kept.reserve(here);
             const Similar alike = similar(inside, *need.keeping, here);
@@ -218,14 +308,9 @@ void FrozenDisks::trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std:
             if (alike.zero)
                 need.keeping->kept.mark(here, Kept::zeros);
         }
+        if (goes_down)
+            add_part(parts, here, bytes);
         blocks.begin = here.end;
-        if (!goes_down)
-            continue;
-        const Range part = intersection({here.begin * block_bytes, here.end * block_bytes}, bytes);
-        if (!parts.empty() && parts.back().end == part.begin)
-            parts.back().end = part.end;
-        else
-            parts.push_back(part);
     }
 }
 

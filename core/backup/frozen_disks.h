@@ -50,7 +50,8 @@ public:
     // So long a change waits for copies; then it goes down, and who needed them is broken. Guests
     // take a request for lost after thirty seconds.
     static constexpr Duration waiting_max = std::chrono::seconds(10);
-    // What is copied in one piece, and kept in one part of a long change: bytes.
+    // What is copied in one piece, and about what is kept in one part of a long change: bytes, as
+    // many as a cluster has at most.
     static constexpr std::uint64_t copy_bytes_max = 2 << 20;
 
     // live: the disk, for those who read frozen ones: passes the gate by itself. Must outlive this.
@@ -90,13 +91,19 @@ private:
     enum class Parts { all, first };
 
     std::uint64_t keep(LiveDisk &inside, Range bytes, Parts parts, Waited &waited);
-    Range keep_claimed(LiveDisk &inside, Range blocks, Parts parts, std::chrono::steady_clock::time_point until);
+    std::uint64_t first_needed(Range blocks) const;
+    std::uint64_t keep_claimed(LiveDisk &inside, Range blocks, Parts parts,
+                               std::chrono::steady_clock::time_point until);
     std::uint64_t keep_some(LiveDisk &inside, Keeping &keeping, Range blocks, std::uint64_t &copied);
     std::uint64_t copy(LiveDisk &inside, Keeping &keeping, Range blocks);
+    static void lose(Keeping &keeping, Range blocks, const Error &cause);
     void trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std::vector<Range> &parts);
     void give_up(Range blocks, const char *reason) noexcept;
 
-    void tidy_alone() REQUIRES(ending_);
+    bool untidy() const REQUIRES(ending_);
+    void tidy_alone() noexcept REQUIRES(ending_);
+    template <class Change>
+    void put(Change change) REQUIRES(ending_);
 
     LiveDisk &live_;
     const Duration waiting_max_;

@@ -25,9 +25,7 @@ const Keeping *Keepings::find(const Standing &of) const
     return nullptr;
 }
 
-// Newest first: what a newer one has kept is what the older ones see. First the look whether it
-// is kept, then whether it is to be: a keeping that is given up between the two is none that
-// needs anything, and if it was kept meanwhile then the older ones, too, are asked in vain.
+// Newest first: what a newer one has kept is what the older ones see.
 Keepings::Need Keepings::need(Range blocks) const
 {
     for (const auto &keeping : list_) {
@@ -40,17 +38,6 @@ Keepings::Need Keepings::need(Range blocks) const
             return {keeping.get(), blocks.length()};
     }
     return {nullptr, blocks.length()};
-}
-
-bool Keepings::nobody_needs(Range blocks) const
-{
-    while (!blocks.empty()) {
-        const Need here = need(blocks);
-        if (here.keeping)
-            return false;
-        blocks.begin += here.blocks;
-    }
-    return true;
 }
 
 // From the disk itself to the newest: the first that has kept it did so at the first change

@@ -52,8 +52,10 @@ struct Keeping {
     const std::shared_ptr<const Needed> needed;  // nullptr: all
     KeptBlocks kept;
 
-    // For the one who tidies up: nothing more is kept in it, and what of it the scratch has
-    // no more.
+    std::atomic<bool> said_lost{false};  // the person was told that a block was lost
+
+    // For the one who tidies up: nothing more is kept in it, and what of its data the scratch
+    // has no more.
     bool quiet = false;
     KeptBlocks given_back;
 };
@@ -77,7 +79,6 @@ public:
         std::uint64_t blocks = 0;
     };
     Need need(Range blocks) const;
-    bool nobody_needs(Range blocks) const;
 
     // Where the frozen disk's blocks are. They lie inside it.
     struct Source {

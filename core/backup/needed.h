@@ -40,8 +40,8 @@ public:
 
     struct Bits {
         std::uint64_t granularity = 0;  // bytes, a power of two
-        // The first bit from there on that is set, or not; the number of bits if there
-        // is none. Same conditions as for run().
+        std::uint64_t count = 0;        // of bits
+        // The first bit from there on that is set, or not; count if there is none. As for run().
         std::function<std::uint64_t(std::uint64_t bit, bool set)> next;
     };
     explicit NeededAroundBits(std::vector<Bits> bitmaps) : bitmaps_(std::move(bitmaps)) {}

@@ -26,10 +26,8 @@ void Standing::give_up(const char *what, const std::string &details) noexcept
     }
     --true_ones_;
     try {
-        const std::string told = *broken();
-        log_warning("backup " + quote(name_) + " is broken, it cannot be read any more: " + told);
         if (listener_)
-            listener_(told);
+            listener_(*broken());
     } catch (const std::bad_alloc &) {
         // Who reads it hears of it.
     }

@@ -21,7 +21,8 @@ namespace qcow2 {
 
 class Standing {
 public:
-    // Told once, when it is broken, by the thread whose change could not be kept: it must be quick.
+    // Told once, when it is broken, by the thread whose change could not be kept: it must be
+    // quick, and call nothing of FrozenDisks that takes a lock.
     using Listener = std::function<void(const std::string &reason)>;
 
     // name: of the backup, for messages. true_ones: how many there are, with this one; counted

@@ -267,6 +267,37 @@ BOOST_AUTO_TEST_CASE(W7_every_kind_of_name_stays_lost)
             }
 }
 
+// Also to who has looked before anybody wrote, and also where nobody has counted it.
+BOOST_AUTO_TEST_CASE(W7_what_a_snapshot_has_lost_stays_an_error_to_its_readers)
+{
+    for (const bool counted : {true, false})
+        BOOST_TEST_CONTEXT((counted ? "counted" : "not counted")) {
+            Patient patient(spec_of(true));
+            const std::uint64_t end = patient.host(clusters - 1) + 2 * cs;
+            for (std::uint64_t at = end; at < patient.store().size() && !counted; at += cs)
+                patient.set_refcount(at, 0);
+            MemoryStore store(cut(patient.store().image(), end));
+            const auto disk = must(Disk::open(store, {}));
+            const auto reader = must(disk->open_snapshot("before"));
+            const auto is_lost = [](SnapshotReader &snapshot) {
+                Buffer bytes(cs);
+                const Result<void> read = snapshot.read(GuestOffset(600 * cs), bytes);
+                BOOST_REQUIRE(!read);
+                BOOST_TEST(read.error().what.find("past the end of the file") != std::string::npos,
+                           read.error().what);
+            };
+            is_lost(*reader);
+            must(disk->begin_writing());
+            grow(*disk);
+            is_lost(*reader);
+            if (counted) {
+                is_lost(*must(disk->open_snapshot("1")));
+                is_lost(*must(disk->open_snapshot("before")));
+            }
+            must(disk->close());
+        }
+}
+
 // As a crash leaves them that has lost the growth: nothing is missing.
 BOOST_AUTO_TEST_CASE(W7_counts_behind_the_end_alone_change_nothing)
 {

@@ -33,7 +33,7 @@ stop
 ! grep -q "did you mean" main.log || fail "$(cat main.log)"
 
 step "a size is how much there is to be, not by how much more"
-for key in bitmap-granularity qcow2-cache qcow2-create qcow2-resize qcow2-shrink; do
+for key in bitmap-granularity qcow2-cache qcow2-create qcow2-resize qcow2-scratch-max qcow2-shrink; do
     for value in +10G -10G ' 10G'; do
         refused "$key=.10G: not a " file disk.qcow2 "$key=$value"
     done
@@ -63,6 +63,12 @@ refused "bitmap-sync=never: the word must be durable or on-close" file disk.qcow
 for value in 0 x '' -4M 99999999999999999999; do
     refused "qcow2-cache=$value: not a size" file disk.qcow2 qcow2-cache=$value
 done
+for value in 0 x 512K; do
+    refused "qcow2-scratch-max=$value: not a size of 1M or more" file disk.qcow2 qcow2-scratch-max=$value
+done
+refused "qcow2-scratch=: .*/disk.qcow2: no file can be made there: Not a directory" file disk.qcow2 qcow2-scratch=disk.qcow2
+refused "qcow2-scratch=: .*/nothing: no file can be made there: No such file or directory" \
+    file disk.qcow2 qcow2-scratch=nothing
 refused 'qcow2-discard=perhaps: the word must be unmap or keep' file disk.qcow2 qcow2-discard=perhaps
 refused 'qcow2-lock=perhaps: must be on or off' file disk.qcow2 qcow2-lock=perhaps
 refused "dir=: this filter serves one image; name its file by file=" file dir="$tmp"
@@ -94,4 +100,4 @@ step "the help"
 # All that there are.
 same "$(grep -oE '^ *(bitmap|qcow2)[a-z0-9-]*=' help | tr -d ' =' | LC_ALL=C sort)" "$(tr ' ' '\n' <<<"bitmap\
  bitmap-granularity bitmap-recover bitmap-remove bitmap-remove-all bitmap-sync qcow2-cache qcow2-check qcow2-create qcow2-discard\
- qcow2-files qcow2-lock qcow2-resize qcow2-revert qcow2-shrink qcow2-snapshot")"
+ qcow2-files qcow2-lock qcow2-resize qcow2-revert qcow2-scratch qcow2-scratch-max qcow2-shrink qcow2-snapshot")"

@@ -13,9 +13,10 @@ namespace {
 constexpr std::uint64_t part_bytes = 2048;
 
 template <class Do>
-void in_parts(std::mutex &mutex, Range range, Do on_part)
+void in_parts(std::mutex &mutex, Stirrer &stirrer, Range range, Do on_part)
 {
     while (!range.empty()) {
+        stirrer.turn();
         const Range part{range.begin, std::min(range.end, align_down(range.begin, part_bytes) + part_bytes)};
         const std::lock_guard<std::mutex> lock(mutex);
         on_part(part);
@@ -29,15 +30,11 @@ Result<void> InnerDisk::read(GuestOffset offset, MutableBytes bytes)
 {
     const Range range = Range::of(offset.value, bytes.size());
     ++reads;
-    if (on_read)
-        on_read(range);
     if (range.overlaps(unreadable))
         return Error(Errc::io, "a bad sector");
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::copy(bytes_.begin() + part.begin, bytes_.begin() + part.end, bytes.begin() + (part.begin - range.begin));
     });
-    if (after_read)
-        after_read();
     return {};
 }
 
@@ -54,7 +51,7 @@ Result<Extent> InnerDisk::status(std::uint64_t offset, std::uint64_t length_max)
 
 void InnerDisk::write(Range range, std::uint8_t value)
 {
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::fill(bytes_.begin() + part.begin, bytes_.begin() + part.end, value);
         const Range extents = part.touched(extent_bytes);
         std::fill(data_.begin() + extents.begin, data_.begin() + extents.end, true);
@@ -63,7 +60,7 @@ void InnerDisk::write(Range range, std::uint8_t value)
 
 void InnerDisk::zero(Range range)
 {
-    in_parts(mutex_, range, [&](Range part) {
+    in_parts(mutex_, stirrer, range, [&](Range part) {
         std::fill(bytes_.begin() + part.begin, bytes_.begin() + part.end, 0);
         const Range extents = part.whole(extent_bytes);
         std::fill(data_.begin() + extents.begin, data_.begin() + extents.end, false);
@@ -81,6 +78,12 @@ std::uint64_t InnerDisk::size() const
 {
     const std::lock_guard<std::mutex> lock(mutex_);
     return bytes_.size();
+}
+
+bool InnerDisk::is_data(std::uint64_t offset) const
+{
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return data_[offset / extent_bytes];
 }
 
 Buffer InnerDisk::content() const
@@ -128,12 +131,16 @@ void MemoryScratch::discard(std::uint64_t offset, std::uint64_t length)
 
 Result<void> FreezableDisk::read(GuestOffset offset, MutableBytes bytes)
 {
+    if (on_live_read)
+        on_live_read();
     Passage passage(gate_);
     return inner.read(offset, bytes);
 }
 
 Result<Extent> FreezableDisk::status(std::uint64_t offset, std::uint64_t length_max)
 {
+    if (on_live_read)
+        on_live_read();
     Passage passage(gate_);
     return inner.status(offset, length_max);
 }
@@ -170,9 +177,11 @@ void FreezableDisk::grow(std::uint64_t size)
 }
 
 std::shared_ptr<FrozenDisk> FreezableDisk::freeze(const std::string &name, std::unique_ptr<Scratch> scratch,
-                                                  std::shared_ptr<const Needed> needed)
+                                                  std::shared_ptr<const Needed> needed, Buffer *was)
 {
     Exclusive alone(gate_);
+    if (was)
+        *was = inner.content();
     return frozen.freeze({name, inner.size(), std::move(scratch), std::move(needed),
                           [this](const std::string &) { ++broken; }});
 }

@@ -24,6 +24,7 @@
 #include "core/backup/frozen_disks.h"
 #include "core/base/gate.h"
 #include "tests/support/must.h"
+#include "tests/support/stirrer.h"
 
 namespace qcow2::test {
 
@@ -44,12 +45,12 @@ public:
     void grow(std::uint64_t size);
     std::uint64_t size() const;
     Buffer content() const;
+    bool is_data(std::uint64_t offset) const;
 
-    // What touches this range cannot be read. Both may be set while nobody is reading.
+    // What touches this range cannot be read. Set while nobody is reading.
     Range unreadable;
-    std::function<void(Range)> on_read;  // before it is read
-    std::function<void()> after_read;
     std::atomic<unsigned> reads{0}, status_calls{0};
+    Stirrer stirrer;
 
 private:
     mutable std::mutex mutex_;
@@ -62,7 +63,9 @@ public:
     explicit MemoryScratch(std::uint64_t size, std::uint64_t bytes_max = ~std::uint64_t(0))
         : bytes_(size), bytes_max_(bytes_max)
     {
+        ++alive;
     }
+    ~MemoryScratch() { --alive; }
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
     Result<void> write(std::uint64_t offset, Bytes bytes) override;
@@ -71,6 +74,7 @@ public:
 
     std::function<Result<void>()> on_read, on_write;  // set while nobody is inside
     std::atomic<unsigned> reads{0}, writes{0};
+    static inline std::atomic<int> alive{0};
 
 private:
     std::mutex mutex_;
@@ -96,8 +100,9 @@ public:
     void trim(Range range);
     void grow(std::uint64_t size);
 
+    // was: what the disk is at that instant.
     std::shared_ptr<FrozenDisk> freeze(const std::string &name, std::unique_ptr<Scratch> scratch,
-                                       std::shared_ptr<const Needed> needed = nullptr);
+                                       std::shared_ptr<const Needed> needed = nullptr, Buffer *was = nullptr);
     // With a scratch in memory, which the caller may look at as long as it runs.
     std::shared_ptr<FrozenDisk> freeze(const std::string &name, MemoryScratch *&scratch,
                                        std::shared_ptr<const Needed> needed = nullptr);
@@ -106,6 +111,9 @@ public:
     InnerDisk inner;
     FrozenDisks frozen;
     std::atomic<unsigned> broken{0};  // heard of
+    // When a reader of a frozen disk, outside of the gate, is about to ask for bytes, or extents.
+    // Set while nobody is reading.
+    std::function<void()> on_live_read;
 
 private:
     Gate gate_{Rank::gate};
