@@ -27,12 +27,12 @@
 #   7 dropped   NAME@BASE is removed
 #   8 indexed   with a checksum, which need not keep the frozen disk waiting
 #
-# So after a crash the next run asks just one thing, the newest file, and then removes what
-# is left over (rules of `_clean_up`): files that end in .partial, backups on the server
-# whose id ends with the name of this folder (with success if their file has got its name),
-# and bitmaps, too, but for that of the newest file. It does so before anything else, and in
-# an order that does not matter: nothing of it is asked for again. If the server has died
-# meanwhile, nothing of the backup is there; the bitmaps are, in the image.
+# So after a crash the next run asks just one thing, which file is the newest, and then
+# removes what is left over (`_clean_up`): backups on the server whose id ends with the name
+# of this folder (with success if their file has got its name), bitmaps, too, but for that
+# of the newest file, and at last files that end in .partial: in a new folder they alone
+# know its name. Nothing of that is asked for again. If the server has died meanwhile,
+# nothing of the backup is there; the bitmaps are, in the image.
 
 import contextlib
 import json
@@ -94,8 +94,6 @@ def _nbd_server(arguments, monitor):
 
 def _clean_up(monitor, disk, folder):
     newest = folder.newest
-    for id_ in folder.partials:
-        os.unlink(folder.path_of(f"{id_}.qcow2{PARTIAL}"))
     if folder.identity is None:
         return
     for backup in monitor.do("query-backups"):
@@ -104,6 +102,9 @@ def _clean_up(monitor, disk, folder):
     for name in _records(disk, folder.identity):
         if newest is None or not name.endswith("@" + newest.id):
             _drop(monitor, disk, name)
+    reached("left-on-the-server")
+    for id_ in folder.partials:
+        os.unlink(folder.path_of(f"{id_}.qcow2{PARTIAL}"))
 
 
 def _end(monitor, id_, success):
@@ -269,6 +270,10 @@ def _record_to_use(disk, folder, full):
 
 
 def _with_the_reason(error, new):
-    if isinstance(error, Failure) and new.broken:
+    if not isinstance(error, Failure):
+        return error
+    if os.path.exists(new.path):
+        return Failure(f"{error}. The backup itself is in its place: {new.path}", error.status)
+    if new.broken:
         return Failure(f"the server had to give the backup up: {new.broken} ({error})")
     return error

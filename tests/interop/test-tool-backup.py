@@ -178,6 +178,47 @@ def server_dies_while_it_is_read(t):
         folder.check(3)
 
 
+# In a new folder the .partial alone knows what on the server is ours.
+@case
+def cleaning_up_dies(t):
+    with FakeServer(t, 16) as server:
+        folder = Folder(t, server)
+        folder.backup(die_at="begun")
+        folder.backup(die_at="left-on-the-server")
+        same(len(os.listdir(folder.path)), 2, f"{os.listdir(folder.path)}: the lock and .partial")
+        same((len(server.backups), len(server.bitmaps)), (0, 0), "left on the server")
+        folder.backup()
+        folder.check(1)
+        folder.verify()
+
+
+@case
+def server_goes_when_all_is_written(t):
+    with a_chain(t, "f") as (server, folder):
+        folder.change()
+
+        def go(_):
+            os.rename(server.socket, t.path("away"))
+            raise OSError("the connection is closed")
+        server.on["backup-end"] = go
+        refused("The backup itself is in its place", "-s", server.socket, "backup", folder.path,
+                status=3)
+        os.rename(t.path("away"), server.socket)
+        server.on.clear()
+        folder.backup()
+        folder.check(3)
+        folder.verify()
+
+
+@case
+def names_that_are_not_ours(t):
+    with a_chain(t, "f") as (server, folder):
+        for name in ("20269927T221431Z-9e70dd6b.qcow2", "x.qcow2", "20260927T221431Z-9E.qcow2"):
+            with open(os.path.join(folder.path, name), "w"):
+                pass
+        same(len(folder.listed()), 1, "backups")
+
+
 @case
 def server_gives_it_up(t):
     with a_chain(t, "f") as (server, folder):
