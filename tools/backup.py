@@ -143,7 +143,7 @@ class _New:
         self.name = f"{self.id}.qcow2"
         self.path = folder.path_of(self.name)
         self.partial = self.name + PARTIAL
-        self.base = None  # the newest file, if this is to be an incremental backup
+        self.base = self.record = None  # of an incremental one: the newest file, and its bitmap
         self.why_full = None
         self.dirty_bytes = None
         self.broken = None  # the server's reason
@@ -169,15 +169,13 @@ class _New:
         reached("indexed")
 
     def _decide(self, disk):
-        try:
-            self.record = _record_to_use(disk, self.folder, self.arguments.full)
+        if self.arguments.full:
+            self.why_full = "--full asks for it"
+        else:
+            self.why_full = _why_full(disk, self.folder)
+        if not self.why_full:
             self.base = self.folder.newest
-        except Failure as reason:
-            self.record = None
-            self._is_full(str(reason))
-
-    def _is_full(self, why):
-        self.base, self.why_full = None, why
+            self.record = _record(disk, self.base)
 
     def _note(self):
         with open(self.folder.path_of(self.partial), "xb"):
@@ -197,7 +195,7 @@ class _New:
             {"type": "backup-begin", "data": words}]})["backup"]
         self.dirty_bytes = begun.get("dirty-bytes")
         if self.base and begun["mode"] == "full":
-            self._is_full(begun.get("why-full", "the server has made it one"))
+            self.base, self.why_full = None, begun["why-full"]
 
     def _copy(self):
         export, options = f"backup/{self.id}", []
@@ -246,27 +244,32 @@ class _New:
         say(f"{backup.path}: {show.size(backup.file_bytes)} in {show.duration(seconds)}; {what}")
 
 
-def _record_to_use(disk, folder, full):
-    """The bitmap with which an incremental backup on top of the newest file is right. Failure,
-    with the reason, if there is none."""
+def _why_full(disk, folder):
+    """Why an incremental backup on top of the newest file would be wrong; None if it is right."""
     newest = folder.newest
-    if full:
-        raise Failure("--full asks for it")
     if newest is None:
-        raise Failure("it is the first one here")
-    folder.chain(newest)
+        return "it is the first one here"
+    try:
+        folder.chain(newest)
+    except Failure as broken:
+        return str(broken)
     bytes_then = newest.notes.get("file-bytes", newest.file_bytes)
     if newest.file_bytes != bytes_then:
-        raise Failure(f"{newest.name} had {bytes_then} bytes and has {newest.file_bytes}")
+        return f"{newest.name} had {bytes_then} bytes and has {newest.file_bytes}"
     if disk.bytes < newest.disk_bytes:
-        raise Failure(f"the disk had {show.size(newest.disk_bytes)}, and has "
-                      f"{show.size(disk.bytes)}")
-    for name, bitmap in disk.bitmaps.items():
-        if name.endswith("@" + newest.id):
-            if bitmap.get("inconsistent") or not bitmap["recording"]:
-                raise Failure(f"bitmap '{name}' is {server.bitmap_state(bitmap)}")
-            return name
-    raise Failure(f"the image has no bitmap that records since {newest.name}")
+        return f"the disk had {show.size(newest.disk_bytes)}, and has {show.size(disk.bytes)}"
+    name = _record(disk, newest)
+    if name is None:
+        return f"the image has no bitmap that records since {newest.name}"
+    bitmap = disk.bitmaps[name]
+    if bitmap.get("inconsistent") or not bitmap["recording"]:
+        return f"bitmap '{name}' is {server.bitmap_state(bitmap)}"
+    return None
+
+
+def _record(disk, backup):
+    """The name of the bitmap that records since this backup; None if there is none."""
+    return next((name for name in disk.bitmaps if name.endswith("@" + backup.id)), None)
 
 
 def _with_the_reason(error, new):
