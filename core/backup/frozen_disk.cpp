@@ -65,7 +65,7 @@ Result<std::uint64_t> FrozenDisk::read_some(Range range, MutableBytes bytes)
     case From::zeros:
         std::fill(bytes.begin(), bytes.end(), 0);
         return range.length();
-    case From::lost:
+    case From::unreadable:
         return Error(Errc::io, "what was at " + hex(range.begin) + " could not be read when it was overwritten");
     case From::not_needed:
         return Error(Errc::io, "what is at " + hex(range.begin) + " is not part of backup " + quote(name()) +
@@ -127,7 +127,7 @@ Result<Extent> FrozenDisk::status_of_some(Range range)
     case From::gone:
         TRY(standing_->check());
         return Error(Errc::io, "backup " + quote(name()) + " has ended");
-    case From::scratch: case From::lost: case From::not_needed:
+    case From::scratch: case From::unreadable: case From::not_needed:
         break;
     }
     return Extent{range.length()};

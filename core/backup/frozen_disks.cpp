@@ -40,7 +40,7 @@
 //
 // What cannot be read. If the live disk has no bytes of a block any more (a bad sector, a name that
 // leads nowhere), the frozen one had none either: a reader has met the error before the change,
-// and meets it afterwards. So the block is *lost*, an error for good, and the frozen disk stays
+// and meets it afterwards. So the block is *unreadable*, an error for good, and the frozen disk stays
 // true: to overwrite it is how a guest mends such a sector.
 
 #include "core/backup/frozen_disks.h"
@@ -228,7 +228,7 @@ std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks
         if (!read && blocks.length() > 1)
             continue;  // less and less, to the one block
         if (!read) {
-            lose(keeping, blocks, read.error());
+            note_unreadable(keeping, blocks, read.error());
         } else if (const Result<void> written = keeping.scratch->write(bytes.begin, copied); written) {
             keeping.kept.mark(blocks, Kept::data);
         } else {
@@ -240,16 +240,16 @@ std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks
 }
 
 // It is said once: there may be very many.
-void FrozenDisks::lose(Keeping &keeping, Range blocks, const Error &cause)
+void FrozenDisks::note_unreadable(Keeping &keeping, Range blocks, const Error &cause)
 {
-    const std::string lost = "backup " + quote(keeping.standing->name()) + " has lost what was at " +
+    const std::string said = "backup " + quote(keeping.standing->name()) + " cannot show what was at " +
                              hex(blocks.begin * block_bytes) +
                              ": it is overwritten, and could not be read before: " + cause.what;
-    if (keeping.said_lost.exchange(true))
-        log_debug(lost);
+    if (keeping.said_unreadable.exchange(true))
+        log_debug(said);
     else
-        log_warning(lost);
-    keeping.kept.mark(blocks, Kept::lost);
+        log_warning(said);
+    keeping.kept.mark(blocks, Kept::unreadable);
 }
 
 // Whoever needs one of them, for as long as anybody does.

@@ -96,7 +96,7 @@ private:
                                std::chrono::steady_clock::time_point until);
     std::uint64_t keep_some(LiveDisk &inside, Keeping &keeping, Range blocks, std::uint64_t &copied);
     std::uint64_t copy(LiveDisk &inside, Keeping &keeping, Range blocks);
-    static void lose(Keeping &keeping, Range blocks, const Error &cause);
+    static void note_unreadable(Keeping &keeping, Range blocks, const Error &cause);
     void trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std::vector<Range> &parts);
     void give_up(Range blocks, const char *reason) noexcept;
 

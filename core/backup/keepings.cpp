@@ -58,7 +58,7 @@ Keepings::Source Keepings::source(const Standing &of, Range blocks) const
         case Kept::no: break;
         case Kept::data: return {From::scratch, blocks.length(), &keeping};
         case Kept::zeros: return {From::zeros, blocks.length()};
-        case Kept::lost: return {From::lost, blocks.length()};
+        case Kept::unreadable: return {From::unreadable, blocks.length()};
         }
     }
     return {From::live, blocks.length()};

@@ -52,7 +52,7 @@ struct Keeping {
     const std::shared_ptr<const Needed> needed;  // nullptr: all
     KeptBlocks kept;
 
-    std::atomic<bool> said_lost{false};  // the person was told that a block was lost
+    std::atomic<bool> said_unreadable{false};  // the person was told of a first block
 
     // For the one who tidies up: nothing more is kept in it, and what of its data the scratch
     // has no more.
@@ -86,7 +86,7 @@ public:
             live,
             scratch,
             zeros,       // nowhere: it reads as zeros
-            lost,        // nowhere: it could not be read when it was overwritten
+            unreadable,  // nowhere: it could not be read when it was overwritten
             not_needed,  // nobody has kept it, and nobody will
             gone,        // the backup has ended
         };

@@ -26,7 +26,7 @@ enum class Kept : unsigned {
     no = 0,
     data = 1,   // in the scratch
     zeros = 2,  // nothing of it is in the scratch
-    lost = 3,   // it could not be read when it was overwritten
+    unreadable = 3,  // it could not be read when it was overwritten
 };
 
 class KeptBlocks {

@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
-# Does the crash simulator find what it is for? Each mutation below is the
-# engine with one rule broken. It is compiled, linked into the crash tests in
-# the place of what is in the library, and these must fail: a mutation that
-# survives is a failure of this test. The sources stay as they are.
+# Does the crash simulator find what it is for? And do the tests of frozen disks?
+# Each mutation below is the engine with one rule broken. It is compiled, linked into
+# these tests in the place of what is in the library, and they must fail: a mutation
+# that survives is a failure of this test. The sources stay as they are.
 #
 #   make check-mutations                   all of them
 #   make check-mutations MUTATION=W3       those with this in their names
 #
-# The environment (see Makefile.am): COMPILE, LINK, OBJECTS, LIBRARIES, and
-# srcdir, the folder tests/ of the sources. Works in the folder it is started in.
+# The environment (see Makefile.am): COMPILE, LINK, OBJECTS and FROZEN_OBJECTS (the crash
+# tests and those of frozen disks), LIBRARIES, and srcdir, the folder tests/ of the sources.
+# Works in the folder it is started in.
 
 import concurrent.futures
 import os
@@ -161,6 +162,118 @@ MUTATIONS = [
      ["any_image", "small_clusters"]),
 ]
 
+# The same for frozen disks: rules F1 to F3. The cases have their suites; all others follow.
+FROZEN_DISKS = "core/backup/frozen_disks.cpp"
+FROZEN_DISK = "core/backup/frozen_disk.cpp"
+KEEPINGS = "core/backup/keepings.cpp"
+THAW = "core/backup/thaw.cpp"
+FROZEN = [
+    ("F1: a change goes down before it is kept",
+     {"core/disk.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
+       "        if (frozen.any() && parts == Parts::several)\n"),
+      ("            frozen.before_change(*inside_, range);\n        TRY(change(part));\n",
+       "            frozen.before_change(*inside_, range);\n")]},
+     ["backup_threads/*", "backup_model/*"]),
+    ("F1: a block is marked before its copy is there",
+     {FROZEN_DISKS: [("keeping.scratch->write(bytes.begin, copied); written) {\n"
+       "            keeping.kept.mark(blocks, Kept::data);\n",
+       "(keeping.kept.mark(blocks, Kept::data), keeping.scratch->write(bytes.begin, copied)); written) {\n")]},
+     ["frozen_disk/F1_a_block_is_kept_when_its_copy_is_there"]),
+    ("F1: a reader does not look again",
+     {FROZEN_DISK: [("        const std::uint64_t good = still_live(range);\n",
+       "        const std::uint64_t good = range.length();\n")]},
+     ["frozen_disk/F1_a_reader_looks_again"]),
+    ("F1: who asks for extents does not look again",
+     {FROZEN_DISK: [("        extent->length = still_live(Range::of(range.begin, extent->length));\n", "")]},
+     ["frozen_disk/F1_a_reader_looks_again"]),
+    ("F1: a reader looks again at the list that he had",
+     {FROZEN_DISK: [("        const std::uint64_t good = still_live(range);\n",
+       "        const auto again = keepings->source(*standing_, range.touched(block_bytes));\n"
+       "        const std::uint64_t good = again.from == From::live ? end_of(range, again.blocks) - range.begin : 0;\n")]},
+     ["frozen_disk/F1_a_reader_looks_at_those_that_are_newer_than_his_first_look"]),
+    ("F1: an older one looks past the newer ones",
+     {KEEPINGS: [("    for (++number; number-- > 0;) {\n", "    for (std::size_t own = 1; own-- > 0;) {\n")]},
+     ["frozen_disk/F1_a_block_is_kept_once_by_the_newest_that_needs_it"]),
+    ("F1: an older one asks the newest first",
+     {KEEPINGS: [("    for (++number; number-- > 0;) {\n        const Keeping &keeping = *list_[number];\n",
+       "    for (std::size_t newest = 0; newest <= number; ++newest) {\n"
+       "        const Keeping &keeping = *list_[newest];\n")]},
+     ["frozen_disk/F1_a_block_is_kept_once_by_the_newest_that_needs_it"]),
+    ("F1: the oldest that needs a block keeps it",
+     {KEEPINGS: [("    for (const auto &keeping : list_) {\n        if (blocks.begin >= keeping->blocks())",
+       "    for (std::size_t i = list_.size(); i-- > 0;) {\n        const auto &keeping = list_[i];\n"
+       "        if (blocks.begin >= keeping->blocks())")]},
+     ["frozen_disk/F1_a_block_is_kept_once_by_the_newest_that_needs_it"]),
+    ("F1: what a newer one has kept is kept once more",
+     {KEEPINGS: [("        if (cut(blocks, keeping->kept.run(blocks)).kept != Kept::no)\n            break;\n"
+       "        if (keeping->standing",
+       "        if (cut(blocks, keeping->kept.run(blocks)).kept != Kept::no)\n            continue;\n"
+       "        if (keeping->standing")]},
+     ["frozen_disk/F1_a_block_is_kept_once_by_the_newest_that_needs_it"]),
+    ("F1: two changes of a block both copy it",
+     {FROZEN_DISKS: [("        const RangeLock::Guard claim(claims_, blocks, until);\n",
+       "        const RangeLock::Guard claim(claims_, {}, until);\n")]},
+     ["frozen_disks_model/F1_F2_F3_under_threads"]),
+    ("F1: a block that is zero in part is kept as zeros",
+     {FROZEN_DISKS: [("            const std::uint64_t first = div_ceil(at, block_bytes);\n",
+       "            const std::uint64_t first = at / block_bytes;\n")]},
+     ["frozen_disk/F1_a_block_that_is_zero_in_part_is_kept_whole"]),
+    ("F1: a trim is let through",
+     {FROZEN_DISKS: [("            goes_down = alike.zero;\n", "            goes_down = true;\n")]},
+     ["frozen_disk/F1_a_trim_spares_what_is_needed"]),
+    ("F1: zeros that are trimmed are not kept as zeros",
+     {FROZEN_DISKS: [("            if (alike.zero)\n                need.keeping->kept.mark(here, Kept::zeros);\n", "")]},
+     ["frozen_disk/F1_a_trim_spares_what_is_needed"]),
+    ("F1: what one has kept that ends is gone",
+     {THAW: [("        while (!list.empty() && !list.back()->standing->is_true())\n            list.pop_back();\n",
+       "        std::erase_if(list, [](const auto &keeping) { return !keeping->standing->is_true(); });\n")]},
+     ["frozen_disk/F1_what_a_newer_one_has_kept_outlives_it"]),
+    ("F1: what an older one relies on is given back",
+     {THAW: [("for_each_relied_on(keepings, number, false,", "for_each_relied_on(keepings, number, true,")]},
+     ["frozen_disk/F1_what_a_newer_one_has_kept_outlives_it"]),
+    ("F1: two become one, and what the older one has kept is overwritten",
+     {KEEPINGS: [("        if (cut(blocks, older.kept.run(blocks)).kept != Kept::no)\n            break;\n", "")],
+      "core/backup/kept_blocks.cpp": [(
+       "        INVARIANT((word.fetch_or(everywhere(kept) & places_here) & places_here) == 0);\n",
+       "        word.fetch_or(everywhere(kept) & places_here);\n")]},
+     ["frozen_disk/F1_many_short_backups_beside_a_long_one_leave_few_files"]),
+    ("F1: two become one, and the newer one's is gone",
+     {THAW: [("                TRY(to.scratch->write(bytes.begin, buffer));\n            }\n"
+       "            to.kept.mark(here, kept);\n", "            }\n")]},
+     ["frozen_disk/F1_many_short_backups_beside_a_long_one_leave_few_files"]),
+    ("F2: who waits for a copy that hangs goes down, and nobody is broken",
+     {FROZEN_DISKS: [("        else\n            give_up(blocks, too_slow);\n", "")]},
+     ["frozen_disk/F2_who_waits_for_a_copy_that_hangs_goes_on"]),
+    ("F2: a copy may take any time",
+     {FROZEN_DISKS: [("        if (Clock::now() >= until)\n            need.keeping->standing->give_up(too_slow);\n", "")]},
+     ["frozen_disk/F2_a_slow_scratch_breaks_its_backup"]),
+    ("F2: each part of a change has all the time",
+     {FROZEN_DISKS: [("    waited.so_far_ += Clock::now() - began;\n", "")]},
+     ["frozen_disk/F2_a_slow_scratch_breaks_its_backup"]),
+    ("F2: what is full for one is full for all",
+     {FROZEN_DISKS: [("            keeping.standing->give_up(\"what is overwritten could not be kept: \", written.error().what);\n"
+       "            return 0;\n",
+       "            give_up(blocks, \"full\");\n            return 0;\n")]},
+     ["frozen_disk/F2_F3_a_scratch_that_is_full_breaks_its_backup_and_no_other"]),
+    ("F2: what cannot be kept is forgotten",
+     {FROZEN_DISKS: [("            keeping.standing->give_up(\"what is overwritten could not be kept: \", written.error().what);\n"
+       "            return 0;\n", "            return blocks.length();\n")]},
+     ["frozen_disk/F2_F3_a_scratch_that_is_full_breaks_its_backup_and_no_other"]),
+    ("F3: a reader does not look whether it is broken by now",
+     {FROZEN_DISK: [("    TRY(standing_->check());\n    bytes_read_.fetch_add", "    bytes_read_.fetch_add")]},
+     ["frozen_disk/F3_a_reader_looks_last_whether_it_is_broken"]),
+    ("F3: what is broken is read as far as it was kept",
+     {FROZEN_DISK: [("    return standing_->check();\n}\n\n// The last thing", "    return {};\n}\n\n// The last thing"),
+      ("    TRY(standing_->check());\n    bytes_read_.fetch_add", "    bytes_read_.fetch_add")]},
+     ["frozen_disk/F2_F3_a_scratch_that_is_full_breaks_its_backup_and_no_other"]),
+    ("F3: what could not be read is told as zeros",
+     {FROZEN_DISKS: [("    keeping.kept.mark(blocks, Kept::unreadable);\n", "    keeping.kept.mark(blocks, Kept::zeros);\n")]},
+     ["frozen_disk/F3_what_could_not_be_read_stays_unreadable_and_no_more"]),
+    ("F2: without memory for a copy there is none, and nobody is broken",
+     {FROZEN_DISKS: [("            need.keeping->standing->give_up(\"out of memory\");\n", "            return blocks.end;\n")]},
+     ["frozen_disks_fault/F2_F3_wherever_memory_ends"]),
+]
+
 
 def mutated(path, changes):
     text = (SOURCES / path).read_text()
@@ -171,11 +284,11 @@ def mutated(path, changes):
     return text
 
 
-def cases(program):
+def crash_cases(program):
     """Those of the simulator, that is of the suite `crash`."""
     listed = subprocess.run([program, "--list_content"], capture_output=True, text=True)
     lines = (listed.stdout + listed.stderr).splitlines()
-    return [line.strip().rstrip("*") for line in lines[1:lines.index("repair_crash*")]
+    return ["crash/" + line.strip().rstrip("*") for line in lines[1:lines.index("repair_crash*")]
             if re.match(r"    \S", line)]
 
 
@@ -183,7 +296,7 @@ def survives(program, order):
     """None, or in words how it was found."""
     for case in order:
         try:
-            done = subprocess.run([program, f"--run_test=crash/{case}"], capture_output=True, text=True,
+            done = subprocess.run([program, f"--run_test={case}"], capture_output=True, text=True,
                                  errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return f"{case} hangs"
@@ -200,7 +313,7 @@ def run(command):
         raise SystemExit(f"{command}\n{done.stderr}")
 
 
-def build(folder, files):
+def build(folder, files, test_objects):
     objects = []
     for path, changes in files.items():
         source = folder / (path.replace("/", "-"))
@@ -208,16 +321,16 @@ def build(folder, files):
         objects.append(f"{source}.o")
         run(f"{os.environ['COMPILE']} -Wno-error -c {source} -o {source}.o")
     program = folder / "mutant"
-    run(f"{os.environ['LINK']} -o {program} {os.environ['OBJECTS']} {' '.join(objects)} "
+    run(f"{os.environ['LINK']} -o {program} {test_objects} {' '.join(objects)} "
         f"{os.environ['LIBRARIES']}")
     return program
 
 
-def try_mutation(name, files, order):
+def try_mutation(name, files, order, test_objects):
     """Whether it was found, and a line that says how."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        program = build(pathlib.Path(folder), files)
+        program = build(pathlib.Path(folder), files, test_objects)
         how = survives(program, order)
     verdict = "PASS" if how else "FAIL"
     return bool(how), (f"{verdict}: {name} ({time.monotonic() - began:.0f} s): "
@@ -226,17 +339,23 @@ def try_mutation(name, files, order):
 
 def main():
     wanted = os.environ.get("MUTATION", "")
-    all_cases = cases("crash/crash_tests")
     # That all can be made is known before the first is tried.
-    for _, files, _ in MUTATIONS:
+    for _, files, _ in MUTATIONS + FROZEN:
         for path, changes in files.items():
             mutated(path, changes)
+    jobs = [(name, files, first + ["*"], os.environ["FROZEN_OBJECTS"])
+            for name, files, first in FROZEN if wanted in name]
+    if any(wanted in name for name, _, _ in MUTATIONS):
+        everything = crash_cases("crash/crash_tests")
+        for name, files, first in MUTATIONS:
+            first = ["crash/" + case for case in first]
+            if wanted in name:
+                jobs.append((name, files, first + [case for case in everything if case not in first],
+                             os.environ["OBJECTS"]))
     found = lost = 0
     # One for each processor.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        tries = [pool.submit(try_mutation, name, files,
-                             first + [case for case in all_cases if case not in first])
-                 for name, files, first in MUTATIONS if wanted in name]
+        tries = [pool.submit(try_mutation, *job) for job in jobs]
         for done in concurrent.futures.as_completed(tries):
             was_found, line = done.result()
             found += was_found

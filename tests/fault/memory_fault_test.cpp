@@ -10,11 +10,9 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <cstdlib>
 #include <functional>
 #include <new>
-
-#include <malloc.h>
+#include <utility>
 
 #include "core/bitmap/dirty_bits.h"
 #include "core/check/check.h"
@@ -23,19 +21,12 @@
 #include "tests/support/memory_store.h"
 #include "tests/support/must.h"
 #include "tests/support/random.h"
+#include "tests/support/scarce_memory.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
 
 namespace {
-
-// How many more things of this thread there is memory for; 0: any number.
-thread_local std::uint64_t memory_left = 0;
-
-// Bytes that this thread has taken and not given back.
-thread_local std::int64_t memory_taken = 0;
-
-bool no_memory() { return memory_left != 0 && --memory_left == 0; }
 
 // The store is not what is tried.
 class Spared final : public ByteStore {
@@ -175,22 +166,6 @@ void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Befor
 }
 
 }  // namespace
-
-[[gnu::noinline]] void *operator new(std::size_t size)
-{
-    void *const memory = no_memory() ? nullptr : std::malloc(size);
-    if (!memory)
-        throw std::bad_alloc();
-    memory_taken += std::int64_t(malloc_usable_size(memory));
-    return memory;
-}
-
-[[gnu::noinline]] void operator delete(void *memory) noexcept
-{
-    memory_taken -= std::int64_t(malloc_usable_size(memory));
-    std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { operator delete(memory); }
 
 BOOST_AUTO_TEST_SUITE(memory_fault)
 

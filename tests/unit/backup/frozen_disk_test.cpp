@@ -356,7 +356,7 @@ BOOST_AUTO_TEST_CASE(F2_the_scratch_of_a_broken_one_is_given_back)
 }
 
 // It could not be read before it was overwritten, and cannot be afterwards; the rest can.
-BOOST_AUTO_TEST_CASE(F3_what_could_not_be_read_is_lost_and_no_more)
+BOOST_AUTO_TEST_CASE(F3_what_could_not_be_read_stays_unreadable_and_no_more)
 {
     FreezableDisk disk(64 * block);
     disk.write({0, 64 * block}, 1);

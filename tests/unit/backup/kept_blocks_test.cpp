@@ -51,7 +51,7 @@ BOOST_AUTO_TEST_CASE(as_an_array_of_words)
             if (run.kept != Kept::no)
                 continue;
             const Range marked = Range::of(range.begin, random.between(1, std::min<std::uint64_t>(run.blocks, 5000)));
-            const Kept kept = random.pick({Kept::data, Kept::zeros, Kept::lost});
+            const Kept kept = random.pick({Kept::data, Kept::zeros, Kept::unreadable});
             blocks.reserve(marked);
             blocks.mark(marked, kept);
             std::fill(model.begin() + marked.begin, model.begin() + marked.end, kept);
