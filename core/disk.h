@@ -239,8 +239,8 @@ public:
     // all bits set.
     Result<void> revert(std::string_view id_or_name);
 
-    // The file is brought to what close() leaves, with requests under way, and stays
-    // so: every request that comes later fails (shut_down). If it cannot be, all goes on.
+    // Backups end as failed, and the file is brought to what close() leaves, with requests
+    // under way, and stays so: later ones fail (shut_down). If it cannot be, all goes on.
     Result<void> stop();
 
     // settle(), then cuts the file back. No request is under way or comes.

@@ -74,8 +74,10 @@ BOOST_AUTO_TEST_CASE(the_schema_describes_each_type_that_it_names_once)
                     name_type(member.at("type"));
         // The tag of a union is one of its members, and selects by its values.
         if (entry.contains("tag")) {
-            const Json &tag = *std::find_if(entry["members"].begin(), entry["members"].end(),
-                                            [&](const Json &member) { return member["name"] == entry["tag"]; });
+            const Json &members = entry["members"];
+            const Json &tag = *std::find_if(members.begin(), members.end(), [&name_of = entry["tag"]](const Json &m) {
+                return m["name"] == name_of;
+            });
             std::set<std::string> cases, values = by_name.at(tag["type"])["values"];
             for (const Json &variant : entry["variants"])
                 cases.insert(variant["case"]);
