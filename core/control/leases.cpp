@@ -3,6 +3,8 @@
 
 #include "core/control/leases.h"
 
+#include <algorithm>
+
 #include "core/base/log.h"
 #include "core/base/notice.h"
 
