@@ -161,6 +161,13 @@ std::optional<Error> Disk::failed() const
     return broken_;
 }
 
+std::optional<Error> Disk::why_not_written() const
+{
+    Passage passage(gate_);
+    const Result<void> state = image_ ? image_->state() : Result<void>();
+    return state ? std::optional<Error>() : state.error();
+}
+
 bool Disk::failed_after_flush() const
 {
     Passage passage(gate_);
@@ -371,6 +378,8 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 
 Result<void> Disk::settle()
 {
+    if (const auto why = failed(); why && why->code == Errc::shut_down)
+        return {};
     const std::uint64_t begun = changes();
     if (!settled())
         TRY(flush());
@@ -610,6 +619,25 @@ Result<void> Disk::revert(std::string_view id_or_name)
         };
         return apply_snapshot(image, id_or_name, bitmaps);
     });
+}
+
+Result<void> Disk::stop()
+{
+    for (const auto &backup : backups())
+        TRY(end_backup(backup->id, false));
+    if (Result<void> settled = settle(); !settled && !failed())  // the long part keeps nobody waiting
+        return settled;
+    Exclusive alone(gate_);
+    if (broken_)
+        return {};
+    if (begun_ && !why_read_only_) {
+        TRY(settle_alone());
+        TRY(image_->cut());
+    }
+    broken_.emplace(Errc::shut_down, "the server is about to end");
+    tracker_.reset();
+    image_.reset();
+    return {};
 }
 
 Result<void> Disk::close()

@@ -132,6 +132,9 @@ public:
     // And whether a flush had failed before that: then the image is not to be
     // opened again, for nobody knows what was lost (W5).
     bool failed_after_flush() const;
+    // Set if a flush has failed, or the image was found to be corrupt: nothing is written
+    // any more (W5). The first cause.
+    std::optional<Error> why_not_written() const;
     // Set if the file ends before what the image names in it, because it was cut:
     // the sentence for the person at the terminal. What was there is an error.
     const std::optional<std::string> &what_is_missing() const { return what_is_missing_; }
@@ -220,8 +223,9 @@ public:
     std::vector<std::shared_ptr<const Backup>> backups() const;
     std::shared_ptr<const Backup> backup(std::string_view id) const;
 
-    // All of them, in the order of the directory. Reads what is not in memory.
-    Result<std::vector<BitmapState>> bitmap_states();
+    // All of them, in the order of the directory. how_much: and how much of each is
+    // dirty, for which what is not in memory is read.
+    Result<std::vector<BitmapState>> bitmap_states(bool how_much = true);
 
     // Internal snapshots, as the file has them. The operations are structural
     // changes (image/snapshot_change.h tells what they refuse). not_found.
@@ -234,6 +238,10 @@ public:
     // The disk becomes what the snapshot is, also in size; enabled bitmaps have
     // all bits set.
     Result<void> revert(std::string_view id_or_name);
+
+    // The file is brought to what close() leaves, with requests under way, and stays
+    // so: every request that comes later fails (shut_down). If it cannot be, all goes on.
+    Result<void> stop();
 
     // settle(), then cuts the file back. No request is under way or comes.
     Result<void> close();

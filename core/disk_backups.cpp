@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/notice.h"
 #include "core/bitmap/tracker.h"
 
 namespace qcow2 {
@@ -92,6 +93,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
         freeze.needed = needed_for(backup->bitmaps);
     freeze.on_broken = [id = request.id](const std::string &reason) {
         log_warning("backup " + quote(id) + " is broken: " + reason);
+        notify({Notice::Kind::backup_broken, id, reason});
     };
     // The last that can fail. This is the instant.
     backup->instant = std::chrono::system_clock::now();

@@ -141,7 +141,7 @@ Result<void> Disk::open_bitmaps_anew()
     return {};
 }
 
-Result<std::vector<BitmapState>> Disk::bitmap_states()
+Result<std::vector<BitmapState>> Disk::bitmap_states(bool how_much)
 {
     Passage passage(gate_);
     TRY(readable());
@@ -151,6 +151,8 @@ Result<std::vector<BitmapState>> Disk::bitmap_states()
         const BitmapDirectoryEntry &entry = entries[i];
         BitmapState &state = states.emplace_back(state_of(entry, tracker_->why_not_followed(i)));
         state.busy = !backups_.check_not_busy(entry.name);
+        if (!how_much)
+            continue;
         if (EnabledBitmap *bitmap = tracker_->tracked(entry.name)) {
             TRY(bitmap->bits.load_all());
             state.dirty_bytes = std::min(bitmap->bits.count_precise() * bitmap->granularity, image_->disk_size());

@@ -4,6 +4,8 @@
 #include "filter/command_line.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -47,6 +49,9 @@ constexpr Option foreground = {'f', {"--foreground", "--no-fork"}};
 constexpr Option single = {'s', {"--single", "--stdin"}};
 constexpr Option run_command = {'\0', {"--run"}};
 constexpr Option unix_socket = {'U', {"--unix"}};
+constexpr Option port = {'p', {"--port"}};
+constexpr Option tls = {'\0', {"--tls"}};
+constexpr Option vsock = {'\0', {"--vsock"}};
 constexpr Option verbose = {'v', {"--verbose"}};
 constexpr Option threads = {'t', {"--threads"}};
 constexpr Option log_to = {'\0', {"--log"}};
@@ -91,6 +96,21 @@ std::vector<std::string_view> values_of(std::span<const std::string> arguments,
     return values;
 }
 
+std::string percent_encoded(std::string_view path)
+{
+    std::string encoded;
+    for (const unsigned char c : path) {
+        if (std::isalnum(c) || std::string_view("/-._~").find(static_cast<char>(c)) != std::string_view::npos) {
+            encoded += static_cast<char>(c);
+            continue;
+        }
+        char escape[4];
+        std::snprintf(escape, sizeof escape, "%%%02X", c);
+        encoded += escape;
+    }
+    return encoded;
+}
+
 bool has_option(std::span<const std::string> arguments, const Option &option)
 {
     return !values_of(arguments, option).empty();
@@ -133,6 +153,24 @@ LogTarget log_target(std::span<const std::string> arguments)
            : last == "syslog" ? LogTarget::system_log
            : last == "null"   ? LogTarget::nothing
                               : LogTarget::by_place;
+}
+
+std::optional<std::string> nbd_uri(std::span<const std::string> arguments,
+                                   const std::function<std::string(const std::string &)> &make_absolute)
+{
+    const auto last = [&](const Option &option) -> std::optional<std::string> {
+        const auto values = values_of(arguments, option);
+        return values.empty() ? std::optional<std::string>() : std::string(values.back());
+    };
+    if (arguments.empty() || has_option(arguments, single) || has_option(arguments, vsock) || std::getenv("LISTEN_FDS"))
+        return std::nullopt;
+    const std::string scheme = last(tls) == "require" ? "nbds" : "nbd";
+    if (const auto path = last(unix_socket)) {
+        if (*path == "-")
+            return std::nullopt;  // nbdkit makes a name
+        return scheme + "+unix:///?socket=" + percent_encoded(make_absolute(*path));
+    }
+    return scheme + "://localhost:" + last(port).value_or("10809") + "/";
 }
 
 bool server_asked_for_read_only() { return asks_for_read_only(server_arguments()); }

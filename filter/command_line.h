@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +35,11 @@ LogTarget log_target(std::span<const std::string> arguments);
 
 // Whether they ask for debug messages.
 bool asks_to_be_verbose(std::span<const std::string> arguments);
+
+// Where clients come, as a URI of the empty export: of a unix socket, or of a port of this
+// machine. nullopt: it cannot be told from the arguments. make_absolute: of a path.
+std::optional<std::string> nbd_uri(std::span<const std::string> arguments,
+                                   const std::function<std::string(const std::string &)> &make_absolute);
 
 // asks_for_read_only() of this process; false if that cannot be found out.
 bool server_asked_for_read_only();

@@ -138,6 +138,18 @@ Result<void> take_qcow2_check(Config &config, const char *value)
     return invalid(key + ": the word must be report, leaks or all");
 }
 
+Result<void> take_qcow2_control(Config &config, const char *value)
+{
+    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
+    if (*value == '\0' || !path)
+        return invalid(std::string("qcow2-control=") + value + ": the path of a socket is missing");
+    if (!config.control.empty())
+        return invalid(std::string("qcow2-control=") + value + ": there is one already, " +
+                       shell_word(config.control));
+    config.control = path.get();
+    return {};
+}
+
 Result<void> take_qcow2_create(Config &config, const char *value)
 {
     const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-create", value, "a size")));
@@ -260,6 +272,8 @@ constexpr Key keys[] = {
      "Memory for metadata (default: enough for 210G)."},
     {"qcow2-check", "report|leaks|all", take_qcow2_check,
      "Serve nothing; check or repair the image, and exit."},
+    {"qcow2-control", "<SOCKET>", take_qcow2_control,
+     "Manage the disk while it is served: QMP on this socket."},
     {"qcow2-create", "<SIZE>", take_qcow2_create,
      "Where nothing is, make an image of this size first."},
     {"qcow2-discard", "unmap|keep", take_qcow2_discard,

@@ -20,6 +20,10 @@
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
+#include "filter/control_events.h"
+#include "filter/control_host.h"
+#include "filter/control_server.h"
+#include "filter/control_socket.h"
 #include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
@@ -120,6 +124,7 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
     TRY(look_at_file());
+    TRY(bind_control());
     warn_of_clients_that_vanish();
     return {};
 }
@@ -286,7 +291,7 @@ Result<void> Engine::after_fork(nbdkit_backend *backend)
 {
     Locked lock(mutex_);
     if (!config_.maintenance)
-        return {};
+        return begin_control(backend);
     // Whatever happens, and not before: layers below may refuse to work then.
     struct ShutDown {
         ~ShutDown() { nbdkit_shutdown(); }
@@ -365,6 +370,8 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
     Locked lock(mutex_);
     if (config_.maintenance)
         return Error(Errc::busy, config_.maintenance->key + ": nothing is served");
+    if (ending_)
+        return Error(Errc::shut_down, "the server is about to end");
     if (may_open_anew()) {
         log_debug("all is opened from the beginning, after: " + disk_->failed()->what);
         abandon();
@@ -604,10 +611,12 @@ Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view e
         ~Leaving()
         {
             if (!stays)
-                engine.leave();
+                engine.let_go();
         }
     } leaving{*this};
     auto served = TRY(exports_->open(export_name));
+    Locked lock(mutex_);
+    ++clients_of_[std::string(export_name)];
     leaving.stays = true;
     return served;
 }
@@ -626,10 +635,21 @@ Result<void> Engine::let_in(bool read_only)
     return {};
 }
 
+void Engine::leave(const std::string &export_name)
+{
+    {
+        Locked lock(mutex_);
+        const auto name = clients_of_.find(export_name);
+        if (--name->second == 0)
+            clients_of_.erase(name);
+    }
+    let_go();
+}
+
 // Not left to close(): when the server is about to end, layers below may refuse
 // to work (delay and rate do, for nbdkit does not let them sleep), and it may be
 // killed before.
-void Engine::leave()
+void Engine::let_go()
 {
     {
         Locked lock(mutex_);
@@ -645,6 +665,7 @@ void Engine::leave()
 
 Result<void> Engine::close()
 {
+    stop_control();
     Locked lock(mutex_);
     idle_.reset();
     Result<void> closed;
@@ -664,6 +685,7 @@ Result<void> Engine::close()
     store_.reset();
     lock_.reset();
     file_.reset();
+    end_control();
     return closed;
 }
 

@@ -25,6 +25,8 @@
 
 #pragma once
 
+#include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -36,6 +38,7 @@
 
 #include "core/base/mutex.h"
 #include "core/base/result.h"
+#include "core/control/host.h"
 #include "core/disk.h"
 #include "filter/config.h"
 #include "filter/exports.h"
@@ -44,6 +47,10 @@
 
 namespace qcow2 {
 
+class ControlEvents;
+class ControlHost;
+class ControlServer;
+class ControlSocket;
 class IdleThread;
 class LocalFile;
 class NextStore;
@@ -60,7 +67,20 @@ public:
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     // What the client is served, by its name. It is let go of before leave().
     Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name) EXCLUDES(mutex_);
-    void leave() EXCLUDES(mutex_);
+    void leave(const std::string &export_name) EXCLUDES(mutex_);
+    // As a client that has connected and may do what the server may; for the control
+    // channel, which leaves by end_visit().
+    Result<Disk *> visit() EXCLUDES(mutex_);
+    void end_visit() EXCLUDES(mutex_);
+    // The file is brought to what a clean stop leaves, while clients are connected, and
+    // stays so, free for others: nobody is served any more.
+    Result<void> quit() EXCLUDES(mutex_);
+    bool ending() const { return ending_.load(); }
+    // A request has failed: those who watch are told. Any thread.
+    void request_failed(std::string_view operation, const Error &error);
+    // What the server knows; clients: without those who visit.
+    HostState state() EXCLUDES(mutex_);
+    unsigned clients_of(const std::string &export_name) EXCLUDES(mutex_);
     Result<void> close() EXCLUDES(mutex_);
     // The last call. Does not return if maintenance has set an exit code, or
     // close() has failed.
@@ -106,6 +126,11 @@ private:
     Result<void> check_open() const REQUIRES(mutex_);
     Result<void> let_in(bool read_only) EXCLUDES(mutex_);
     Result<void> begin_writing() REQUIRES(mutex_);
+    void let_go() EXCLUDES(mutex_);
+    Result<void> bind_control() REQUIRES(mutex_);
+    Result<void> begin_control(nbdkit_backend *backend) REQUIRES(mutex_);
+    void stop_control() EXCLUDES(mutex_);
+    void end_control();
 
     // Constant after get_ready().
     Config config_;
@@ -117,6 +142,8 @@ private:
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;
     unsigned clients_ GUARDED_BY(mutex_) = 0;
+    std::map<std::string, unsigned> clients_of_ GUARDED_BY(mutex_);  // by the name of their export
+    unsigned visitors_ GUARDED_BY(mutex_) = 0;  // of clients_, the control channel
     unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     bool announced_ GUARDED_BY(mutex_) = false;
@@ -129,6 +156,14 @@ private:
     std::unique_ptr<Disk> disk_;
     std::unique_ptr<Exports> exports_;  // as long as the disk
     std::unique_ptr<IdleThread> idle_;
+
+    std::atomic<bool> ending_{false};  // quit() has been here
+    nbdkit_backend *backend_ = nullptr;  // set once, before the control channel is served
+    std::string nbd_uri_;  // constant after get_ready()
+    std::unique_ptr<ControlSocket> control_socket_;
+    std::unique_ptr<ControlHost> control_host_;
+    std::unique_ptr<ControlServer> control_;
+    std::unique_ptr<ControlEvents> control_events_;
 };
 
 }  // namespace qcow2

@@ -10,6 +10,7 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/log.h"
+#include "filter/quiet_thread.h"
 #include "filter/report.h"
 
 // -D qcow2bitmap.settle_signal=N: for tests, which cannot rely on time. The disk
@@ -71,17 +72,7 @@ IdleThread::IdleThread(Disk &disk, std::chrono::milliseconds quiet) : disk_(disk
 {
     if (qcow2bitmap_debug_settle_signal != 0)
         handle_signal(qcow2bitmap_debug_settle_signal);
-    // Signals are for the threads of the server.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    try {
-        thread_ = std::thread([this] { run(); });
-    } catch (...) {
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        throw;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    thread_ = start_quiet_thread([this] { run(); });
 }
 
 IdleThread::~IdleThread()

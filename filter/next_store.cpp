@@ -101,10 +101,10 @@ void NextStore::allow_growth(LocalFile &file)
     growth_.emplace(file, opened_ == &file);
     const Result<void> proven = growth_->check(*context_);
     if (!proven) {
-        why_no_growth_ = proven.error().what;
+        keep_size(proven.error().what);
         log_debug("the file below will not grow" +
                   std::string(proven.error().code == Errc::unsupported ? ": " : ", as far as is known now: ") +
-                  why_no_growth_);
+                  why_no_growth());
     }
     can_grow_ = proven || proven.error().code != Errc::unsupported;
     // The same proof: the layer's bytes are those of the file. Each barrier
@@ -263,7 +263,7 @@ Result<void> NextStore::grow(std::uint64_t size_min)
         return {};
     if (!can_grow())
         return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow" +
-                                         (why_no_growth_.empty() ? "" : ": ") + why_no_growth_);
+                                         (why_no_growth().empty() ? "" : ": ") + why_no_growth());
     // What is reached by our own descriptor once is so to the end.
     Growth::OpenContext open;
     if (!beyond_)
@@ -284,8 +284,8 @@ Result<void> NextStore::grow(std::uint64_t size_min)
         return std::move(grown).error();
     log_warning("the file will not grow from here on: " + grown.error().what);
     can_grow_ = false;
-    why_no_growth_ = grown.error().what;
-    return Error(Errc::no_space, why_no_growth_);
+    keep_size(grown.error().what);
+    return Error(Errc::no_space, why_no_growth());
 }
 
 // fresh: what was added reads as zeros.

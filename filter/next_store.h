@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -62,7 +63,16 @@ public:
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return can_grow_.load(); }
     // Instead of allow_growth(): what grow() is to say, and how there can be room all the same.
-    void keep_size(std::string why) { why_no_growth_ = std::move(why); }
+    void keep_size(std::string why)
+    {
+        const std::lock_guard<std::mutex> lock(why_mutex_);
+        why_no_growth_ = std::move(why);
+    }
+    std::string why_no_growth() const
+    {
+        const std::lock_guard<std::mutex> lock(why_mutex_);
+        return why_no_growth_;
+    }
     Result<void> cut(std::uint64_t size) override;
     bool read_only() const override { return read_only_; }
     // What was acknowledged before may be lost, and nobody knows what (W5).
@@ -128,7 +138,8 @@ private:
     const LocalFile *opened_ = nullptr;  // the file that the layer was seen to open
     LocalFile *file_ = nullptr;
     std::optional<Growth> growth_;
-    std::string why_no_growth_;
+    mutable std::mutex why_mutex_;
+    std::string why_no_growth_;  // under why_mutex_
     std::optional<LocalStore> beyond_;
     std::optional<Barrier> barrier_;  // constant once the store is used
     std::unique_ptr<NextContext> context_;

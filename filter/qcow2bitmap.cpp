@@ -32,6 +32,7 @@ Engine &the_engine() { return Engine::of_server(); }
 // What a handle of nbdkit's is: one client, and what it is served.
 struct Connection {
     std::unique_ptr<Export> served;
+    std::string name;
     std::string description;
 };
 Connection &connection(void *handle) { return *static_cast<Connection *>(handle); }
@@ -140,6 +141,7 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
     std::unique_ptr<Connection> opened;
     run([&]() -> Result<void> {
         auto connection = std::make_unique<Connection>();
+        connection->name = exportname;
         connection->served = TRY(the_engine().enter(readonly, exportname));
         opened = std::move(connection);
         return {};
@@ -150,8 +152,9 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
 void filter_close(void *handle)
 {
     run([&]() -> Result<void> {
-        delete &connection(handle);  // before the engine may let go of the disk
-        the_engine().leave();
+        const std::unique_ptr<Connection> gone(&connection(handle));
+        gone->served.reset();  // before the engine may let go of the disk
+        the_engine().leave(gone->name);
         return {};
     });
 }
@@ -219,9 +222,23 @@ int filter_can_fua(nbdkit_next *, void *handle)
 
 // --- Requests.
 
+// read or write: what the request does to the disk.
+template <class Body>
+int serve_request(int *err, std::string_view operation, Body body)
+{
+    return serve(err, [&]() -> Result<void> {
+        if (the_engine().ending())
+            return Error(Errc::shut_down, "the server is about to end");
+        Result<void> done = body();
+        if (!done)
+            the_engine().request_failed(operation, done.error());
+        return done;
+    });
+}
+
 int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t, int *err)
 {
-    return serve(err, [&] {
+    return serve_request(err, "read", [&] {
         return export_of(handle).read(GuestOffset(offset), MutableBytes(static_cast<uint8_t *>(buf), count));
     });
 }
@@ -229,7 +246,7 @@ int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_
 int filter_pwrite(nbdkit_next *, void *handle, const void *buf, uint32_t count, uint64_t offset,
                   uint32_t flags, int *err)
 {
-    return serve(err, [&] {
+    return serve_request(err, "write", [&] {
         return export_of(handle).write(GuestOffset(offset), Bytes(static_cast<const uint8_t *>(buf), count),
                                      flags & NBDKIT_FLAG_FUA);
     });
@@ -237,12 +254,12 @@ int filter_pwrite(nbdkit_next *, void *handle, const void *buf, uint32_t count, 
 
 int filter_flush(nbdkit_next *, void *handle, uint32_t, int *err)
 {
-    return serve(err, [&] { return export_of(handle).flush(); });
+    return serve_request(err, "write", [&] { return export_of(handle).flush(); });
 }
 
 int filter_trim(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
 {
-    return serve(err, [&] {
+    return serve_request(err, "write", [&] {
         return export_of(handle).trim(GuestOffset(offset), count, flags & NBDKIT_FLAG_FUA);
     });
 }
@@ -254,7 +271,7 @@ int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, ui
     how.fast = flags & NBDKIT_FLAG_FAST_ZERO;
     how.fua = flags & NBDKIT_FLAG_FUA;
     bool not_fast = false;
-    const int done = serve(err, [&] {
+    const int done = serve_request(err, "write", [&] {
         Result<void> zeroed = export_of(handle).zero(GuestOffset(offset), count, how);
         not_fast = how.fast && !zeroed && zeroed.error().code == Errc::unsupported;
         return not_fast ? Result<void>() : std::move(zeroed);
@@ -269,7 +286,7 @@ int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, ui
 int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t,
                    nbdkit_extents *extents, int *err)
 {
-    return serve(err, [&]() -> Result<void> {
+    return serve_request(err, "read", [&]() -> Result<void> {
         for (const Extent &extent : TRY(export_of(handle).status(GuestOffset(offset), count))) {
             const uint32_t type = (extent.hole ? NBDKIT_EXTENT_HOLE : 0) | (extent.zero ? NBDKIT_EXTENT_ZERO : 0);
             if (nbdkit_add_extent(extents, offset, extent.length, type) == -1)
@@ -282,7 +299,7 @@ int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset,
 
 int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t, int *err)
 {
-    return serve(err, [&] { return export_of(handle).cache(GuestOffset(offset), count); });
+    return serve_request(err, "read", [&] { return export_of(handle).cache(GuestOffset(offset), count); });
 }
 
 // What newer headers have, found out by what is there.

@@ -36,6 +36,7 @@ int to_errno(Errc code)
     case Errc::not_found: return ENOENT;
     case Errc::exists: return EEXIST;
     case Errc::invalid: return EINVAL;
+    case Errc::shut_down: return ESHUTDOWN;
     }
     return EIO;
 }

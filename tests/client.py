@@ -14,6 +14,9 @@ try:
 except ImportError:
     sys.exit(77)
 
+sys.path.append(os.path.join(os.path.dirname(__file__), "e2e"))
+from qmp import Qmp, Refused  # noqa: E402, F401: for the program
+
 signal.alarm(120)
 uri = os.environ["CLIENT_URI"]
 

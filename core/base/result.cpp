@@ -18,6 +18,7 @@ std::string_view to_string(Errc code)
     case Errc::not_found: return "not_found";
     case Errc::exists: return "exists";
     case Errc::invalid: return "invalid";
+    case Errc::shut_down: return "shut_down";
     }
     return "?";
 }

@@ -31,6 +31,7 @@ enum class Errc {
     not_found,
     exists,
     invalid,      // a parameter or a request is wrong
+    shut_down,    // the server is about to end, and serves nothing any more
 };
 
 // The word for a code, as it stands in the enumeration.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/notice.h"
 #include "core/bitmap/directory.h"
 #include "core/bitmap/operations.h"
 #include "core/format/findings.h"
@@ -149,6 +150,7 @@ Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
     log_warning("bitmap " + quote(bitmap.name) + " is given up: no room to keep it true. It is marked in_use, and "
                 "becomes valid again, with all bits set, when there is room");
+    notify({Notice::Kind::bitmap_given_up, bitmap.name, "no room to keep it true"});
     TRY(write_flags(bitmap, true));
     return image_.store().flush();
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/base/log.h"
+#include "core/base/notice.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -279,6 +280,7 @@ void Image::mark_corrupt(const Error &cause)
     if (corrupt_marked_.exchange(true))
         return;
     log_warning("the disk is not written any more: " + cause.what);
+    notify({Notice::Kind::image_corrupted, "", cause.what});
     if (geometry_.version < 3)
         return;  // has no bit for it
     const auto marked = header_.commit([](HeaderArea &area) {

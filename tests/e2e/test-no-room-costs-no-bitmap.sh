@@ -5,7 +5,7 @@
 # A store that is full when a bitmap needs its first cluster. That cluster is taken
 # before the first client writes; where not even one is left no bitmap is given up for
 # data that have no room either, and what was given up is valid again, all dirty, when
-# there is room.
+# there is room. Who listens to the control socket is told of both.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -38,9 +38,12 @@ same "$(dirty_map b0 disk.qcow2 | head -n 2)" "0+65536"$'\n'"851968+65536"
 
 step "none: what is refused costs nothing"
 cp empty.qcow2 disk.qcow2
-IDLE_MS=200 serve --filter=truncate file disk.qcow2 truncate="$size"
+IDLE_MS=200 serve --filter=truncate file disk.qcow2 truncate="$size" qcow2-control=main.qmp
 client <<'PYTHON'
+control = Qmp("main.qmp")
 fails(errno.ENOSPC, h.pwrite, b"n", 32 << 20)
+told = control.event("BLOCK_IO_ERROR")
+assert told["nospace"] and told["operation"] == "write" and told["device"] == "disk" and told["reason"], told
 fails(errno.ENOSPC, h.pwrite, b"n" * 100000, 1000000)
 h.shutdown()
 PYTHON
@@ -49,7 +52,9 @@ is_valid || fail "$(bitmap_info disk.qcow2 b0)"
 
 step "what is written in place costs it, until there is room"
 client <<'PYTHON'
+control = Qmp("main.qmp")
 h.pwrite(b"y" * 1000, 5000)
+assert control.event("BITMAP_GIVEN_UP")["name"] == "b0"
 assert h.pread(1000, 5000) == b"y" * 1000
 h.shutdown()
 PYTHON

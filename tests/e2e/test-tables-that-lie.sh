@@ -21,8 +21,9 @@ wrong()
 {
     step "$1"
     local before=$(sha256sum <bad.qcow2)
-    serve file bad.qcow2
+    serve file bad.qcow2 qcow2-control=main.qmp
     client main "${2:-EIO}" <<'PYTHON'
+control = Qmp("main.qmp")
 if sys.argv[1] == "EIO":
     fails(errno.EIO, h.pread, 4096, 0)
 else:
@@ -32,6 +33,10 @@ try:
     raise AssertionError("was written")
 except nbd.Error as error:
     assert error.errnum in (errno.EIO, errno.EPERM), error
+if sys.argv[1] == "readable":
+    assert control.event("BLOCK_IMAGE_CORRUPTED")["fatal"]
+    status = control.do("query-status")
+    assert status["status"] == "io-error" and status["disk"]["error"], status
 assert h.pread(65536, 131072) == b"A" * 65536
 h.shutdown()
 PYTHON

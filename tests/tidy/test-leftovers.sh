@@ -19,10 +19,11 @@ while read -r line; do
 done < <(grep -HnwE "$marker" "${files[@]}")
 
 # What an image says is written by quote() or shell_word(): quotes of one's own keep nothing in.
+# (The sentences of core/control are QEMU's, and leave as JSON in ASCII.)
 while read -r line; do
     problem "$line: quotes made by hand"
 done < <(tree_files core filter | grep -E '\.(h|cpp)$' |
-    xargs grep -HnE "'\" *\+" | grep -v '^core/base/log.cpp:')
+    xargs grep -HnE "'\" *\+" | grep -vE '^core/(base/log\.cpp|control/.*):')
 
 while read -r line; do
     problem "$line: white space at the end"

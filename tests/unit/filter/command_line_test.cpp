@@ -79,6 +79,21 @@ BOOST_AUTO_TEST_CASE(who_has_one_thread)
         BOOST_TEST(!has_one_thread(words_of(line)), line);
 }
 
+BOOST_AUTO_TEST_CASE(where_clients_come)
+{
+    const auto uri = [](const std::string &line) {
+        return nbd_uri(words_of(line), [](const std::string &path) { return "/run/" + path; }).value_or("unknown");
+    };
+    BOOST_TEST(uri("nbdkit -U a.sock null") == "nbd+unix:///?socket=/run/a.sock");
+    BOOST_TEST(uri("nbdkit null --unix=a?b&ü") == "nbd+unix:///?socket=/run/a%3Fb%26%C3%BC");
+    BOOST_TEST(uri("nbdkit -U a --tls=require null") == "nbds+unix:///?socket=/run/a");
+    BOOST_TEST(uri("nbdkit null") == "nbd://localhost:10809/");
+    BOOST_TEST(uri("nbdkit -p 5000 --tls=on null") == "nbd://localhost:5000/");
+    for (const char *line : {"nbdkit -U - null", "nbdkit -s null", "nbdkit --vsock null"})
+        BOOST_TEST(uri(line) == "unknown", line);
+    BOOST_TEST(!nbd_uri({}, {}).has_value());
+}
+
 BOOST_AUTO_TEST_CASE(where_errors_go)
 {
     const auto target = [](const std::string &line) { return static_cast<int>(log_target(words_of(line))); };
