@@ -27,12 +27,12 @@
 #   7 dropped   NAME@BASE is removed
 #   8 indexed   with a checksum, which need not keep the frozen disk waiting
 #
-# So after a crash the next run asks just one thing, the newest file, and then removes what
-# is left over (rules of `_clean_up`): files that end in .partial, backups on the server
-# whose id ends with the name of this folder (with success if their file has got its name),
-# and bitmaps, too, but for that of the newest file. It does so before anything else, and in
-# an order that does not matter: nothing of it is asked for again. If the server has died
-# meanwhile, nothing of the backup is there; the bitmaps are, in the image.
+# So after a crash the next run asks just one thing, which file is the newest, and then
+# removes what is left over (`_clean_up`): backups on the server whose id ends with the name
+# of this folder (with success if their file has got its name), bitmaps, too, but for that
+# of the newest file, and at last files that end in .partial: in a new folder they alone
+# know its name. Nothing of that is asked for again. If the server has died meanwhile,
+# nothing of the backup is there; the bitmaps are, in the image.
 
 import contextlib
 import json
@@ -94,8 +94,6 @@ def _nbd_server(arguments, monitor):
 
 def _clean_up(monitor, disk, folder):
     newest = folder.newest
-    for id_ in folder.partials:
-        os.unlink(folder.path_of(f"{id_}.qcow2{PARTIAL}"))
     if folder.identity is None:
         return
     for backup in monitor.do("query-backups"):
@@ -104,6 +102,9 @@ def _clean_up(monitor, disk, folder):
     for name in _records(disk, folder.identity):
         if newest is None or not name.endswith("@" + newest.id):
             _drop(monitor, disk, name)
+    reached("left-on-the-server")
+    for id_ in folder.partials:
+        os.unlink(folder.path_of(f"{id_}.qcow2{PARTIAL}"))
 
 
 def _end(monitor, id_, success):
@@ -142,7 +143,7 @@ class _New:
         self.name = f"{self.id}.qcow2"
         self.path = folder.path_of(self.name)
         self.partial = self.name + PARTIAL
-        self.base = None  # the newest file, if this is to be an incremental backup
+        self.base = self.record = None  # of an incremental one: the newest file, and its bitmap
         self.why_full = None
         self.dirty_bytes = None
         self.broken = None  # the server's reason
@@ -168,15 +169,13 @@ class _New:
         reached("indexed")
 
     def _decide(self, disk):
-        try:
-            self.record = _record_to_use(disk, self.folder, self.arguments.full)
+        if self.arguments.full:
+            self.why_full = "--full asks for it"
+        else:
+            self.why_full = _why_full(disk, self.folder)
+        if not self.why_full:
             self.base = self.folder.newest
-        except Failure as reason:
-            self.record = None
-            self._is_full(str(reason))
-
-    def _is_full(self, why):
-        self.base, self.why_full = None, why
+            self.record = _record(disk, self.base)
 
     def _note(self):
         with open(self.folder.path_of(self.partial), "xb"):
@@ -196,7 +195,7 @@ class _New:
             {"type": "backup-begin", "data": words}]})["backup"]
         self.dirty_bytes = begun.get("dirty-bytes")
         if self.base and begun["mode"] == "full":
-            self._is_full(begun.get("why-full", "the server has made it one"))
+            self.base, self.why_full = None, begun["why-full"]
 
     def _copy(self):
         export, options = f"backup/{self.id}", []
@@ -245,30 +244,39 @@ class _New:
         say(f"{backup.path}: {show.size(backup.file_bytes)} in {show.duration(seconds)}; {what}")
 
 
-def _record_to_use(disk, folder, full):
-    """The bitmap with which an incremental backup on top of the newest file is right. Failure,
-    with the reason, if there is none."""
+def _why_full(disk, folder):
+    """Why an incremental backup on top of the newest file would be wrong; None if it is right."""
     newest = folder.newest
-    if full:
-        raise Failure("--full asks for it")
     if newest is None:
-        raise Failure("it is the first one here")
-    folder.chain(newest)
+        return "it is the first one here"
+    try:
+        folder.chain(newest)
+    except Failure as broken:
+        return str(broken)
     bytes_then = newest.notes.get("file-bytes", newest.file_bytes)
     if newest.file_bytes != bytes_then:
-        raise Failure(f"{newest.name} had {bytes_then} bytes and has {newest.file_bytes}")
+        return f"{newest.name} had {bytes_then} bytes and has {newest.file_bytes}"
     if disk.bytes < newest.disk_bytes:
-        raise Failure(f"the disk had {show.size(newest.disk_bytes)}, and has "
-                      f"{show.size(disk.bytes)}")
-    for name, bitmap in disk.bitmaps.items():
-        if name.endswith("@" + newest.id):
-            if bitmap.get("inconsistent") or not bitmap["recording"]:
-                raise Failure(f"bitmap '{name}' is {server.bitmap_state(bitmap)}")
-            return name
-    raise Failure(f"the image has no bitmap that records since {newest.name}")
+        return f"the disk had {show.size(newest.disk_bytes)}, and has {show.size(disk.bytes)}"
+    name = _record(disk, newest)
+    if name is None:
+        return f"the image has no bitmap that records since {newest.name}"
+    bitmap = disk.bitmaps[name]
+    if bitmap.get("inconsistent") or not bitmap["recording"]:
+        return f"bitmap '{name}' is {server.bitmap_state(bitmap)}"
+    return None
+
+
+def _record(disk, backup):
+    """The name of the bitmap that records since this backup; None if there is none."""
+    return next((name for name in disk.bitmaps if name.endswith("@" + backup.id)), None)
 
 
 def _with_the_reason(error, new):
-    if isinstance(error, Failure) and new.broken:
+    if not isinstance(error, Failure):
+        return error
+    if os.path.exists(new.path):
+        return Failure(f"{error}. The backup itself is in its place: {new.path}", error.status)
+    if new.broken:
         return Failure(f"the server had to give the backup up: {new.broken} ({error})")
     return error

@@ -28,6 +28,7 @@ import secrets
 import struct
 
 from failure import AT_WORK, Failure, reached, warn
+from show import Progress
 
 NAME = re.compile(r"((\d{8}T\d{6}Z)-([0-9a-f]{8}))\.qcow2(\.partial)?")
 STAMP = "%Y%m%dT%H%M%SZ"
@@ -65,6 +66,13 @@ def time_of(id_):
     return datetime.datetime.strptime(stamp, STAMP).replace(tzinfo=datetime.timezone.utc)
 
 
+def _is_time(stamp):
+    try:
+        return bool(time_of(stamp))
+    except ValueError:
+        return False
+
+
 class Folder:
     def __init__(self, path):
         self.path = path
@@ -77,6 +85,8 @@ class Folder:
         self.partials = []  # ids
         for name in names:
             match = NAME.fullmatch(name)
+            if match and not _is_time(match[2]):
+                continue
             if match and match[4]:
                 self.partials.append(match[1])
             elif match:
@@ -175,10 +185,13 @@ def _settled(notes, path):
 
 
 def checksum(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    digest, done = hashlib.sha256(), 0
+    with open(path, "rb") as file, Progress("checksum") as bar:
+        size = os.fstat(file.fileno()).st_size
         while piece := file.read(1 << 20):
             digest.update(piece)
+            done += len(piece)
+            bar.to(100 * done / max(size, done))
     return digest.hexdigest()
 
 

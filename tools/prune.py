@@ -18,6 +18,7 @@
 #   removed   the backups that go, the newest first: none is left without what it stands on
 #   indexed
 
+import contextlib
 import os
 
 import images
@@ -47,9 +48,14 @@ def _fold(folder, backup, arguments):
     if arguments.compress or backup.notes.get("compressed"):
         options = ["-c", "-o", "compression_type=zstd"]
     old, new = ("qcow2", backup.name), ("qcow2", partial)
-    images.convert(old, new, "folding", options, folder=folder.path)
-    if not images.are_same(old, new, "verifying", folder=folder.path):
-        raise Failure(f"{backup.path}: what was written does not come back; nothing was removed")
+    try:
+        images.convert(old, new, "folding", options, folder=folder.path)
+        if not images.are_same(old, new, "verifying", folder=folder.path):
+            raise Failure(f"{backup.path}: what was written does not come back; nothing is removed")
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(folder.path_of(partial))
+        raise
     reached("folded")
     notes = {**folder.index, backup.id: {**backup.notes, "compressed": bool(options),
                                          "sha256-new": checksum(folder.path_of(partial))}}

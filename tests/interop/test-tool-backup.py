@@ -178,6 +178,47 @@ def server_dies_while_it_is_read(t):
         folder.check(3)
 
 
+# In a new folder the .partial alone knows what on the server is ours.
+@case
+def cleaning_up_dies(t):
+    with FakeServer(t, 16) as server:
+        folder = Folder(t, server)
+        folder.backup(die_at="begun")
+        folder.backup(die_at="left-on-the-server")
+        same(len(os.listdir(folder.path)), 2, f"{os.listdir(folder.path)}: the lock and .partial")
+        same((len(server.backups), len(server.bitmaps)), (0, 0), "left on the server")
+        folder.backup()
+        folder.check(1)
+        folder.verify()
+
+
+@case
+def server_goes_when_all_is_written(t):
+    with a_chain(t, "f") as (server, folder):
+        folder.change()
+
+        def go(_):
+            os.rename(server.socket, t.path("away"))
+            raise OSError("the connection is closed")
+        server.on["backup-end"] = go
+        refused("The backup itself is in its place", "-s", server.socket, "backup", folder.path,
+                status=3)
+        os.rename(t.path("away"), server.socket)
+        server.on.clear()
+        folder.backup()
+        folder.check(3)
+        folder.verify()
+
+
+@case
+def names_that_are_not_ours(t):
+    with a_chain(t, "f") as (server, folder):
+        for name in ("20269927T221431Z-9e70dd6b.qcow2", "x.qcow2", "20260927T221431Z-9E.qcow2"):
+            with open(os.path.join(folder.path, name), "w"):
+                pass
+        same(len(folder.listed()), 1, "backups")
+
+
 @case
 def server_gives_it_up(t):
     with a_chain(t, "f") as (server, folder):
@@ -221,11 +262,11 @@ def full_where_an_incremental_one_would_be_wrong(t):
     def expect_full(words, *more):
         why = why_full(folder, *more)
         expect(words in why, f"why: '{why}', expected '{words}'")
-        folder.check(len(folder.listed()))
-        folder.verify()
         folder.change()
         folder.backup()
         same(folder.kinds()[-2:], "fi", "kinds")
+        folder.check(len(folder.kinds()), 2)
+        folder.check_clean()
 
     with a_chain(t, "fi") as (server, folder):
         expect_full("--full asks", "--full")
@@ -253,6 +294,7 @@ def full_where_an_incremental_one_would_be_wrong(t):
         expect_full("is disabled")
         server.resize(32)
         expect_full("the disk had 4 MiB, and has 2 MiB")
+        folder.verify()
         # The newest file was cut, or has lost what it stands on.
         os.truncate(os.path.join(folder.path, folder.listed()[-1]["file"]), BLOCK)
         expect("bytes and has" in why_full(folder), "a file that was cut")
