@@ -140,9 +140,11 @@ Result<void> take_qcow2_check(Config &config, const char *value)
 
 Result<void> take_qcow2_control(Config &config, const char *value)
 {
+    if (*value == '\0')
+        return invalid("qcow2-control=: the path of a socket is missing");
     const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (*value == '\0' || !path)
-        return invalid(std::string("qcow2-control=") + value + ": the path of a socket is missing");
+    if (!path)
+        return invalid(std::string("qcow2-control=") + value + ": no absolute path can be made of this");
     if (!config.control.empty())
         return invalid(std::string("qcow2-control=") + value + ": there is one already, " +
                        shell_word(config.control));

@@ -40,8 +40,11 @@ struct ControlServer::Client {
     Client(const Client &) = delete;
     Client &operator=(const Client &) = delete;
 
-    // Whether it may say something now.
-    bool is_heard() const { return !busy && !has_ended && waits && output.size() < answers_max; }
+    // Whether what it says now would be looked at.
+    bool is_free() const { return !busy && !monitor.ended() && output.size() < answers_max; }
+    // Whether it may say something now; and whether it has said more already.
+    bool is_heard() const { return is_free() && waits && !has_ended; }
+    bool has_more() const { return is_free() && !waits; }
     // Whether it is done with.
     bool is_over() const { return dropped || (!busy && output.empty() && (monitor.ended() || (has_ended && waits))); }
 
@@ -183,13 +186,16 @@ void ControlServer::run_io()
 void ControlServer::wait_for_io()
 {
     std::vector<pollfd> watched = {{wake_, POLLIN, 0}, {accepting_ ? listening_ : -1, POLLIN, 0}};
+    int timeout = accepting_ ? -1 : pause_ms;
     for (const auto &[id, client] : clients_) {
+        if (client->has_more())
+            timeout = 0;
         const short wanted = static_cast<short>((client->is_heard() ? POLLIN : 0) |
                                                 (client->output.empty() ? 0 : POLLOUT));
         // Of one from whom nothing is wanted it is not told that he is gone, either.
         watched.push_back({wanted == 0 ? -1 : client->descriptor, wanted, 0});
     }
-    ::poll(watched.data(), watched.size(), accepting_ ? -1 : pause_ms);
+    ::poll(watched.data(), watched.size(), timeout);
     accepting_ = true;
     std::uint64_t woken;
     [[maybe_unused]] const ssize_t n = ::read(wake_, &woken, sizeof woken);
@@ -260,7 +266,7 @@ void ControlServer::receive(Client &client)
 // Answers what the client has said, as far as that goes.
 void ControlServer::advance(Client &client)
 {
-    while (!client.busy && !client.monitor.ended() && client.output.size() < answers_max) {
+    while (client.is_free()) {
         auto turn = client.monitor.next();
         client.waits = !turn;
         if (!turn)

@@ -17,9 +17,6 @@ namespace qcow2 {
 
 namespace {
 
-// Before somebody who connects has to wait.
-constexpr int backlog = 64;
-
 // Closed, if nobody takes it.
 class Descriptor {
 public:
@@ -101,7 +98,7 @@ Result<std::unique_ptr<ControlSocket>> ControlSocket::bind(const std::string &pa
     socket->inode_ = made.st_ino;
     if ((made.st_mode & 0777) != 0600 && ::chmod(path.c_str(), 0600) == -1)
         return failed_with_errno(path, "its mode cannot be made 0600");
-    if (::listen(socket->descriptor_, backlog) == -1)
+    if (::listen(socket->descriptor_, SOMAXCONN) == -1)
         return failed_with_errno(path, "nobody can be heard there");
     return socket;
 }

@@ -102,6 +102,8 @@ Result<void> Engine::quit()
     Locked lock(mutex_);
     if (disk_)
         TRY(disk_->stop().in("the server goes on, for the file cannot be brought to what a clean stop leaves"));
+    if (store_)
+        store_->end();
     ending_ = true;
     lock_.reset();
     return {};

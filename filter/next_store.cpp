@@ -84,9 +84,21 @@ NextStore::~NextStore()
         retired_.clear();
     }
     context_.reset();
+    cut_file();
+}
+
+void NextStore::end()
+{
+    const Turn turn(*this);
+    Locked closing(closing_);
+    cut_file();
+}
+
+void NextStore::cut_file()
+{
     if (!growth_ || !cut_to_)
         return;
-    if (const auto done = growth_->cut(*cut_to_); !done)
+    if (const auto done = growth_->cut(*std::exchange(cut_to_, std::nullopt)); !done)
         log_warning("the file keeps its length: " + done.error().what);
 }
 

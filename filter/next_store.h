@@ -74,11 +74,15 @@ public:
         return why_no_growth_;
     }
     Result<void> cut(std::uint64_t size) override;
+    // Nothing is written any more, and nothing behind the size of cut() is read: the file
+    // is cut now, for others may have it soon, and not when this store goes.
+    void end();
     bool read_only() const override { return read_only_; }
     // What was acknowledged before may be lost, and nobody knows what (W5).
     bool flush_failed() const { return flush_failed_.load(); }
 
 private:
+    void cut_file();
     class Turn;
 
     NextStore(nbdkit_backend *backend, bool read_only, bool serialised)

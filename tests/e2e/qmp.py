@@ -17,8 +17,8 @@ class Refused(Exception):
 class Qmp:
     def __init__(self, path, negotiate=True, timeout=60):
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)  # waits where many do
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
         self.received, self.events = b"", []
         self.greeting = self.read()
         if negotiate:

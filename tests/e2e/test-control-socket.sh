@@ -153,10 +153,12 @@ remove main.qmp
 
 step "a daemon"
 (as_server "${nbdkit_command[@]}" -U "$tmp/d.sock" -P "$tmp/d.pid" --filter="$FILTER" file disk.qcow2 qcow2-control=main.qmp)
-cleanup_fn kill -9 "$(cat d.pid)"
+daemon=$(cat d.pid)
+cleanup_fn kill -9 "$daemon"
+has_gone() { ! kill -0 "$daemon" 2>/dev/null; }
 qmp query-status | grep -q "\"nbd-uri\": \"nbd+unix:///?socket=$tmp/d.sock\"" || fail "$(qmp query-status)"
 qmp quit
-wait_until "the end of the daemon" test ! -e d.pid
+wait_until "the end of the daemon" has_gone
 
 step "a server that only reads answers questions"
 before=$(file_state disk.qcow2)

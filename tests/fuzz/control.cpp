@@ -5,9 +5,9 @@
 // are what they must be, and cutting the stream elsewhere changes no answer. A
 // violation ends the process. For libFuzzer:
 //
-//   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address -I. -DPACKAGE_VERSION='"0.9.0"' \
-//       tests/fuzz/control.cpp tests/support/{memory_store,sparse_bytes,stirrer}.cpp \
-//       $(find core -name '*.cpp') -lz -lzstd -o control-fuzz
+//   make -C core && clang++ -std=c++20 -O1 -fsanitize=fuzzer -I. -DPACKAGE_VERSION='"0"'
+//     tests/fuzz/control.cpp tests/support/{memory_store,sparse_bytes}.cpp core/libcore.a
+//     -lz -lzstd -o control-fuzz
 //   ./control-fuzz tests/fuzz/control-corpus
 //
 // and mutate_test.cpp calls it with mutations of its own.

@@ -24,8 +24,8 @@ class Session:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
         self.socket.connect(path)
+        self.socket.settimeout(60)
         self.received = b""
         self.greeting = self.message()
         self.events = []

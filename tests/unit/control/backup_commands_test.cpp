@@ -98,7 +98,8 @@ BOOST_FIXTURE_TEST_CASE(the_mode_is_what_is_possible, Backed)
         if (!begun)
             return begun.error().what;
         must(run("backup-end", {{"id", (*begun)["id"]}, {"success", false}}));
-        return (*begun)["mode"].get<std::string>() + (begun->contains("why-full") ? ": " + (*begun)["why-full"].get<std::string>() : "");
+        const std::string mode = (*begun)["mode"];
+        return begun->contains("why-full") ? mode + ": " + (*begun)["why-full"].get<std::string>() : mode;
     };
     BOOST_TEST(mode_of(Json::object()) == "full");
     BOOST_TEST(mode_of({{"bitmap", "b"}}) == "incremental");
