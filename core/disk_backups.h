@@ -33,18 +33,18 @@ class Tracker;
 struct ChangesSince;
 
 struct BackupRequest {
-    std::string id;                     // 1 to 255 bytes of [A-Za-z0-9._-], not running
-    std::vector<std::string> bitmaps;   // rotated if the backup succeeds
+    std::string id = {};                    // 1 to 255 bytes of [A-Za-z0-9._-], not running
+    std::vector<std::string> bitmaps = {};  // rotated if the backup succeeds
     // Of what is dirty in the bitmaps, which are there; else of the whole disk, and
     // a bitmap that is not there is made, all dirty until the backup has succeeded.
     bool incremental = false;
     // The frozen disk can be read everywhere, and not only around what is dirty.
     bool whole = true;
-    std::optional<std::uint64_t> scratch_bytes_max;  // nullopt: the scratch's maker says
+    std::optional<std::uint64_t> scratch_bytes_max = {};  // nullopt: the scratch's maker says
     // What a qcow2 file with what is dirty is to name as its backing file, as it is to stand
     // there; empty: nothing.
-    std::string backing_file;
-    std::string backing_format;
+    std::string backing_file = {};
+    std::string backing_format = {};
 };
 
 // A bitmap as it was at the instant.

@@ -61,7 +61,7 @@ def run(arguments):
             disk = server.Disk(monitor, arguments.node)
             nbd = _nbd_server(arguments, monitor)
             for id_ in folder.partials:
-                say(f"{folder.path}: {id_} was broken off; it is removed")
+                warn(f"{folder.path}: {id_} was broken off; what is left of it is removed")
             _clean_up(monitor, disk, folder)
         new = _New(arguments, Folder(arguments.folder), nbd)
         try:
@@ -82,7 +82,7 @@ def _must_know_backups(monitor):
 def _nbd_server(arguments, monitor):
     if arguments.nbd:
         return arguments.nbd
-    told = monitor.do("query-status").get("nbd-uri")
+    told = monitor.do("query-status").get("disk", {}).get("nbd-uri")
     if not told:
         raise Failure(f"{monitor.path}: the server does not say where its NBD socket is: "
                       "--nbd SOCKET-OR-URI does")

@@ -11,10 +11,11 @@
 // A reader looks twice. Between his look whether a block is kept and his read of the live disk
 // a change may keep the block and go down, and then he has read the new bytes, or a part of
 // them. So he looks again. A change keeps first and goes down then: if he has met any of its
-// bytes, it is kept at his second look, and he reads it from the scratch. (That second look is at
-// the list as it is then: the change may have kept it for a disk that was frozen after his first.) In the same way who gives
-// up a frozen disk says so before his change goes down, and a reader looks last of all whether
-// the disk is still true (F3). Readers lock nothing and claim nothing.
+// bytes, it is kept at his second look, and he reads it from the scratch. (That second look is
+// at the list as it is then: the change may have kept it for a disk that was frozen after his
+// first.) In the same way who gives up a frozen disk says so before his change goes down, and a
+// reader looks last of all whether the disk is still true (F3). Readers lock nothing and claim
+// nothing.
 //
 // A change claims. Two changes of one block must not both copy it: the second would copy what
 // the first has written. So who finds a block that is needed claims it (a range lock), and looks
@@ -35,13 +36,13 @@
 //
 // So the keeping of one that has ended, or is broken, must stay as long as there is an older
 // one that is true (thaw.cpp): what it has kept is not only its own. Nothing more is kept in
-// it. If it broke because its scratch was full or failed, the next older one that needs the block is
-// asked, who has a scratch and a limit of his own.
+// it. If it broke because its scratch was full or failed, the next older one that needs the
+// block is asked, who has a scratch and a limit of his own.
 //
-// What cannot be read. If the live disk has no bytes of a block any more (a bad sector, a name that
-// leads nowhere), the frozen one had none either: a reader has met the error before the change,
-// and meets it afterwards. So the block is *unreadable*, an error for good, and the frozen disk stays
-// true: to overwrite it is how a guest mends such a sector.
+// What cannot be read. If the live disk has no bytes of a block any more (a bad sector, a name
+// that leads nowhere), the frozen one had none either: a reader has met the error before the
+// change, and meets it afterwards. So the block is *unreadable*, an error for good, and the
+// frozen disk stays true: to overwrite it is how a guest mends such a sector.
 
 #include "core/backup/frozen_disks.h"
 

@@ -100,8 +100,8 @@ std::optional<std::size_t> to_fold(const Keepings &keepings)
     return std::nullopt;
 }
 
-// What older ones find in this keeping they find in the next older one then. (None that relies on it
-// is larger than that one.)
+// What older ones find in this keeping they find in the next older one then. (None that relies
+// on it is larger than that one.)
 Result<void> fold(const Keepings &keepings, std::size_t number)
 {
     const Keeping &from = *keepings.newest_first()[number];

@@ -99,5 +99,5 @@ step "the help"
 "${nbdkit_command[@]}" --filter="$FILTER" file --help >help
 # All that there are.
 same "$(grep -oE '^ *(bitmap|qcow2)[a-z0-9-]*=' help | tr -d ' =' | LC_ALL=C sort)" "$(tr ' ' '\n' <<<"bitmap\
- bitmap-granularity bitmap-recover bitmap-remove bitmap-remove-all bitmap-sync qcow2-cache qcow2-check qcow2-create qcow2-discard\
+ bitmap-granularity bitmap-recover bitmap-remove bitmap-remove-all bitmap-sync qcow2-cache qcow2-check qcow2-control qcow2-create qcow2-discard\
  qcow2-files qcow2-lock qcow2-resize qcow2-revert qcow2-scratch qcow2-scratch-max qcow2-shrink qcow2-snapshot")"

@@ -109,7 +109,7 @@ qemu-img resize -q -f qcow2 --shrink disk.qcow2 12M
 qemu-img snapshot -c third disk.qcow2
 
 step "listed: by their names, where these lead to them"
-serve file disk.qcow2
+serve file disk.qcow2 qcow2-control="$tmp/main.qmp"
 same "$(what_is_listed)" ": 12582912
 snapshot/before upgrade/é: 16777216
 snapshot/2: 41943040
@@ -124,11 +124,65 @@ nbdcopy "$(export_uri snapshot/1)" copy.raw
 cmp copy.raw 1.raw
 qemu-img compare -q -f raw -F raw "$(export_uri "snapshot/before%20upgrade/%C3%A9")" 1.raw
 
+step "one that is read stays; others come meanwhile"
+client <<'PYTHON'
+sys.path.insert(0, os.path.join(os.environ["srcdir"], "e2e"))
+from qmp import Qmp, Refused
+import time
+
+qmp = Qmp("main.qmp")
+
+
+def open_export(name):
+    handle = nbd.NBD()
+    handle.set_export_name(name)
+    handle.connect_unix("main.sock")
+    return handle
+
+
+def refused(command, arguments, reason):
+    try:
+        qmp.do(command, arguments)
+    except Refused as refusal:
+        assert reason in str(refusal), refusal
+        return
+    raise AssertionError(command)
+
+
+third = open_export("snapshot/third")
+content = third.pread(12 << 20, 0)
+delete = ("blockdev-snapshot-delete-internal-sync", {"device": "disk", "name": "third"})
+refused(*delete, "snapshot 'third' (ID 3) is being served to 1 client; let")
+refused("snapshot-revert", {"id-or-name": "third"}, "is being served to 1 client")
+another = open_export("snapshot/3")
+refused(*delete, "is being served to 2 clients")
+qmp.do("blockdev-snapshot-internal-sync", {"device": "disk", "name": "fourth"})
+h.pwrite(bytes([7]) * (12 << 20), 0)
+assert third.pread(12 << 20, 0) == content
+fourth = open_export("snapshot/fourth")
+assert fourth.pread(1 << 20, 0) != bytes([7]) * (1 << 20)
+for handle in third, another, fourth:
+    handle.shutdown()
+for name in "third", "fourth":  # when the server has seen them go
+    for attempt in range(1000):
+        try:
+            qmp.do("blockdev-snapshot-delete-internal-sync", {"device": "disk", "name": name})
+            break
+        except Refused as refusal:
+            assert "is being served" in str(refusal), refusal
+            time.sleep(0.01)
+    else:
+        raise AssertionError(name)
+PYTHON
+same "$(what_is_listed)" ": 12582912
+snapshot/before upgrade/é: 16777216
+snapshot/2: 41943040"
+
 step "there is none of that name"
 for name in another snapshot snapshot/ snapshot/other snapshot/1/; do
     ! nbdinfo --size "$(export_uri $name)" 2>/dev/null || fail "there is no export '$name'"
 done
-server_said "error: there is no export 'another'; there are '', 'snapshot/before upgrade/é', 'snapshot/2', 'snapshot/third'"
+server_said "error: there is no export 'another'; there are '', 'snapshot/before upgrade/é', 'snapshot/2'"
 server_said "error: export 'snapshot/other': there is no snapshot with the ID or name 'other'; the image has snapshot 'before"
 stop
 check_image disk.qcow2

@@ -47,6 +47,7 @@ PYTHON
 # serve_vm1 ARGUMENTS: as in the README, in the foreground.
 serve_vm1()
 {
+    remove run/vm1.nbd
     start vm1 as_server "${nbdkit_command[@]}" -f -U "$tmp/run/vm1.nbd" -P "$tmp/vm1.pid" \
         --filter="$FILTER" file vm/vm1.qcow2 qcow2-control="$tmp/run/vm1.qmp" "$@"
     ln -sf "$tmp/run/vm1.nbd" vm1.sock
@@ -126,14 +127,17 @@ serve_vm1
 eval "$(lines '^mkdir' '^qcow2bitmap')"
 change 5
 eval "$(sed -n 's/^30 2 .* root //p' readme.sh)"
-same "$(qcow2bitmap list backup/vm1 | awk '{ print $3 }')" "KIND"$'\n'"full"$'\n'"incremental"
+recipe "Every night, by cron" | sed -n 's/^30 . \* .* root //p' >cron.sh
+says "qcow2bitmap -q prune" cron.sh || fail "$(cat cron.sh)"
+bash -eu cron.sh
+same "$(qcow2bitmap list backup/vm1 | awk 'NR > 1 { print $3 }')" "full"$'\n'"incremental"$'\n'"incremental"
 lines '^qcow2bitmap list' '^qcow2bitmap prune' | sed "s/ --at .*//; s/--keep 30/--keep 1/" >folder.sh
 bash -eux folder.sh
 same_disk disk.qcow2 disk.raw
-same "$(qcow2bitmap list backup/vm1 | awk '{ print $3 }')" "KIND"$'\n'"full"
+same "$(qcow2bitmap list backup/vm1 | awk 'NR > 1 { print $3 }')" "full"
 stop vm1
-eval "$(lines '^qemu-img create' '^qemu-img create')" >/dev/null
-start now bash -c "$(lines '^nbdkit.*now.qcow2' '^qcow2bitmap' | sed "s|^nbdkit|exec nbdkit -f -P $tmp/now.pid|")"
+eval "$(grep '^qemu-img create' readme.sh)" >create.out
+start now bash -c "$(sed -n "s|^nbdkit\(.*now.qcow2.*\)|exec nbdkit -f -P $tmp/now.pid\1|p" readme.sh)"
 nbdcopy "nbd+unix:///?socket=$tmp/run/now.nbd" now.raw
 cmp now.raw disk.raw
 stop now

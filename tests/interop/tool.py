@@ -165,7 +165,7 @@ class FakeServer:
 
     def _query_status(self):
         return {"status": "running", "running": True,
-                "nbd-uri": f"nbd+unix:///?socket={self.nbd.path}", **self.tells}
+                "disk": {"nbd-uri": f"nbd+unix:///?socket={self.nbd.path}"}, **self.tells}
 
     def _query_named_block_nodes(self):
         used = [backup["bitmap"] for backup in self.backups.values()]

@@ -42,8 +42,12 @@ std::vector<std::string> operations(bool backs_up)
     must(order.disk().begin_writing());
     order.write(1, 1);
     std::shared_ptr<const Backup> backup;
+    BackupRequest request;
+    request.id = "mon";
+    request.bitmaps = {"b0"};
+    request.incremental = true;
     if (backs_up)
-        backup = must(order.disk().begin_backup({.id = "mon", .bitmaps = {"b0"}, .incremental = true}));
+        backup = must(order.disk().begin_backup(request));
     order.write(2, 2);
     must(order.disk().flush());
     order.write(40, 3);
