@@ -67,16 +67,16 @@ const std::vector<FaultKind> fault_kinds = {
 };
 
 // How bitmaps are kept, and whether a few bytes can be made durable alone.
-struct Keeping {
+struct BitmapKeeping {
     BitmapSync sync = BitmapSync::durable;
     bool durable_alone = false;
 };
-const std::vector<Keeping> keepings = {{BitmapSync::durable, false},
+const std::vector<BitmapKeeping> keepings = {{BitmapSync::durable, false},
                                        {BitmapSync::durable, true},
                                        {BitmapSync::on_close, false},
                                        {BitmapSync::on_close, true}};
 
-std::ostream &operator<<(std::ostream &out, const Keeping &keeping)
+std::ostream &operator<<(std::ostream &out, const BitmapKeeping &keeping)
 {
     return out << (keeping.sync == BitmapSync::durable ? "durable" : "on-close")
                << (keeping.durable_alone ? ", bytes alone" : "");
@@ -89,7 +89,7 @@ void listen(LogLevel, const std::string &line) { given_up |= line.find("is given
 // One disk that lives through a fault.
 class Trial {
 public:
-    explicit Trial(FaultPlan &plan, const Keeping &keeping, const ImageSpec &spec = fault_spec())
+    explicit Trial(FaultPlan &plan, const BitmapKeeping &keeping, const ImageSpec &spec = fault_spec())
         : plan_(plan), fault_(plan.fault()), keeping_(keeping), built_(build_image(spec)),
           before_(built_.reference),
           memory_(Life::of(built_.image), {.durable_alone = keeping.durable_alone, .growth_step = 4096}),
@@ -240,7 +240,7 @@ private:
 
     FaultPlan &plan_;
     const Fault fault_;
-    const Keeping keeping_;
+    const BitmapKeeping keeping_;
     BuiltImage built_;
     const ReferenceDisk before_;
     CrashStore memory_;
@@ -301,7 +301,7 @@ BOOST_AUTO_TEST_SUITE(fault)
 BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
 {
     std::uint64_t struck = 0;
-    for (const Keeping &keeping : keepings)
+    for (const BitmapKeeping &keeping : keepings)
         for (const auto &[request_name, request] : requests)
             for (const FaultKind &kind : fault_kinds) {
                 BOOST_TEST_INFO_SCOPE(keeping << ": " << request_name << " meets a fault of " << kind.name);
@@ -373,7 +373,7 @@ BOOST_AUTO_TEST_CASE(random_lives_survive_a_fault)
         Fault fault = kind.fault;
         fault.nth = random.between(1, 60);
         FaultPlan plan(fault);
-        const Keeping keeping = random.pick(keepings);
+        const BitmapKeeping keeping = random.pick(keepings);
         BOOST_TEST_INFO_SCOPE(keeping);
         Trial trial(plan, keeping, spec);
         trial.with_fault([&] {

@@ -25,7 +25,10 @@ struct BitmapOperation {
     Structural::Operation on_disk() const
     {
         if (!operation)
-            return [steps = steps](Disk &disk) { return disk.change_together(steps); };
+            return [steps = steps](Disk &disk) -> Result<void> {
+                TRY(disk.change_together(steps));
+                return {};
+            };
         return [done = operation](Disk &disk) { return disk.restructure(done); };
     }
 };
