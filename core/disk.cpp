@@ -623,8 +623,7 @@ Result<void> Disk::revert(std::string_view id_or_name)
 
 Result<void> Disk::stop()
 {
-    for (const auto &backup : backups())
-        TRY(end_backup(backup->id, false));
+    end_all_backups();
     if (Result<void> settled = settle(); !settled && !failed())  // the long part keeps nobody waiting
         return settled;
     Exclusive alone(gate_);
@@ -642,8 +641,7 @@ Result<void> Disk::stop()
 
 Result<void> Disk::close()
 {
-    for (const auto &backup : backups())
-        TRY(end_backup(backup->id, false));
+    end_all_backups();
     if (!begun_ || broken_)
         return {};
     TRY(settle());

@@ -268,6 +268,7 @@ private:
     template <class Place, class Change>
     Result<void> change_inside(Range range, bool fua, Parts parts, Place place, Change change);
     bool backups_take_room() const;
+    void end_all_backups();
     Result<void> trim_parts(Range range, bool fua);
     Result<void> trim_all(Range range, bool fua);
     // All inside the gate; all but the first two with nobody else inside.

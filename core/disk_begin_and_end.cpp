@@ -125,6 +125,14 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
     return {};
 }
 
+// Without success. One that somebody else has ended meanwhile is none any more.
+void Disk::end_all_backups()
+{
+    for (const auto &backup : backups())
+        if (const auto ended = end_backup(backup->id, false); !ended)
+            log_debug(ended.error().what);
+}
+
 std::vector<std::shared_ptr<const Backup>> Disk::backups() const
 {
     Passage passage(gate_);

@@ -29,14 +29,6 @@ namespace {
 constexpr std::uint64_t size_max = 600 << 10;
 constexpr std::uint64_t grown_max = size_max + (200 << 10);
 
-class MemoryScratchMaker final : public ScratchMaker {
-public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
-    {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
-    }
-};
-
 // What a bitmap may say: at least must, at most may. They differ where a trim may have
 // done nothing, and after a kill.
 struct Granules {

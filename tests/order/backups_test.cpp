@@ -13,14 +13,6 @@ using namespace qcow2::test;
 
 namespace {
 
-class InMemory final : public ScratchMaker {
-public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t>) override
-    {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size));
-    }
-};
-
 ImageSpec backup_spec()
 {
     ImageSpec spec;
@@ -35,7 +27,7 @@ ImageSpec backup_spec()
 // All that the store is asked for, but reads.
 std::vector<std::string> operations(bool backs_up)
 {
-    InMemory maker;
+    MemoryScratchMaker maker;
     DiskOptions options;
     options.scratch = &maker;
     Order order(backup_spec(), {}, options);

@@ -17,14 +17,6 @@ using namespace qcow2::test;
 
 namespace {
 
-class InMemory final : public ScratchMaker {
-public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
-    {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
-    }
-};
-
 using Set = std::set<std::uint64_t>;
 
 class Rotation {
@@ -86,7 +78,7 @@ private:
         return options;
     }
 
-    InMemory maker_;
+    MemoryScratchMaker maker_;
     Order order_;
     std::uint32_t generation_ = 10;
 };

@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,14 @@ private:
     std::vector<bool> written_ = std::vector<bool>(bytes_.size());
     const std::uint64_t bytes_max_;
     std::atomic<std::uint64_t> used_{0};
+};
+
+class MemoryScratchMaker final : public ScratchMaker {
+public:
+    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
+    {
+        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
+    }
 };
 
 // As Disk is: changes pass the gate, readers of frozen disks pass it by themselves.

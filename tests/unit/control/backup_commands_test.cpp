@@ -15,16 +15,8 @@ using namespace qcow2::test;
 
 namespace {
 
-class Maker final : public ScratchMaker {
-public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
-    {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
-    }
-};
-
 struct Backed {
-    Maker maker;
+    MemoryScratchMaker maker;
     MemoryHost host{false, &maker};
 
     Result<Json> run(std::string_view name, const Json &arguments = Json::object())

@@ -22,14 +22,6 @@ namespace {
 
 constexpr std::uint64_t disk_size = (3 << 20) + 512;
 
-class MemoryScratchMaker final : public ScratchMaker {
-public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
-    {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
-    }
-};
-
 class Served {
 public:
     Served()
