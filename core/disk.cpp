@@ -462,10 +462,7 @@ Result<void> Disk::change_structure(const Restructuring &operation)
 {
     Result<void> done;
     try {
-        done = operation(*image_);
-        // Clusters that came into the allocator's hands, whatever became of it.
-        if (const auto settled = image_->settle(); !settled)
-            log_debug("after a change of the structure: " + settled.error().what);
+        done = give_back_after(operation(*image_));
     } catch (...) {
         // The file may have changed all the same. If it cannot be opened either,
         // that is kept, and told to who comes next.
@@ -474,6 +471,14 @@ Result<void> Disk::change_structure(const Restructuring &operation)
     }
     TRY(std::move(done));
     return open_anew();
+}
+
+// Clusters that came into the allocator's hands, whatever became of the change.
+Result<void> Disk::give_back_after(Result<void> done)
+{
+    if (const auto settled = image_->settle(); !settled)
+        log_debug("after a change of the structure: " + settled.error().what);
+    return done;
 }
 
 Result<void> Disk::open_anew()

@@ -281,6 +281,7 @@ private:
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> change_structure(const Restructuring &operation);
     Result<void> settle_before_restructuring();
+    Result<void> give_back_after(Result<void> done);
     struct NewBackup {
         const BackupRequest *request = nullptr;
         std::unique_ptr<Scratch> scratch;

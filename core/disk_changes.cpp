@@ -112,9 +112,7 @@ Result<void> Disk::change_bitmaps_alone(BitmapChanges &changes)
     if (changes.empty())
         return {};
     try {
-        TRY(changes.commit());
-        if (const auto settled = image_->settle(); !settled)
-            log_debug("after a change of bitmaps: " + settled.error().what);
+        TRY(give_back_after(changes.commit()));
         return open_bitmaps_anew();
     } catch (...) {
         // The file may have changed all the same, and the old tracker have lost its bitmaps.

@@ -137,6 +137,28 @@ BOOST_AUTO_TEST_CASE(H1_enabling_is_one_write_of_the_flags_word)
     order.look([](const ImageReader &reader) { BOOST_TEST(must(reader.bitmaps()).at(0).bits.test(7)); });
 }
 
+// With room for all of it, or for a part.
+BOOST_AUTO_TEST_CASE(H1_steps_that_find_no_room_leave_no_cluster_behind)
+{
+    const ImageSpec spec = with_bitmaps({named("b0")});
+    const std::uint64_t size = build_image(spec).image.size;
+    unsigned refusals = 0;
+    for (std::uint64_t room = 0; room < 12; ++room) {
+        Order order(spec, {.can_grow = false, .size_limit = size + room * 4096});
+        must(order.disk().begin_writing());
+        const auto done = order.disk().change_together({AddBitmap{{.name = "n", .all_dirty = true}}, ClearBitmap{"b0"}});
+        BOOST_TEST((done || done.error().code == Errc::no_space));
+        refusals += !done;
+        must(order.disk().close());
+        const StoreImage image = order.image();
+        ImageView view(image);
+        const CheckReport report = must(check(view));
+        BOOST_TEST(report.sound(), report.text());
+    }
+    BOOST_TEST(refusals > 1u);
+    BOOST_TEST(refusals < 12u);
+}
+
 BOOST_AUTO_TEST_CASE(H4_extension_and_autoclear_bit_come_and_go_together)
 {
     Altered image(with_bitmaps({named("b0")}));
