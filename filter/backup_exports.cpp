@@ -213,7 +213,7 @@ Result<std::unique_ptr<Export>> BackupExports::open(const std::vector<ServedBack
     if (const auto reason = what.backup->source->broken())
         return Error(Errc::io, "backup " + quote(what.backup->id) + " is broken: " + *reason);
     if (what.file)
-        return std::unique_ptr<Export>(new FileExport(*what.backup, what.dirty, TRY(file(what))));
+        return std::unique_ptr<Export>(std::make_unique<FileExport>(*what.backup, what.dirty, TRY(file(what))));
     if (what.dirty)
         return std::unique_ptr<Export>(new DirtyExport(*what.backup, *what.dirty));
     return std::unique_ptr<Export>(new FrozenDiskExport(*what.backup));

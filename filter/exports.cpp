@@ -184,7 +184,7 @@ Result<std::unique_ptr<Export>> Exports::open(std::string_view name)
         return std::unique_ptr<Export>(new LiveExport(disk_));
     const std::string context = "export " + quote(name);
     if (name.starts_with(snapshot_prefix))
-        return std::unique_ptr<Export>(new SnapshotExport(
+        return std::unique_ptr<Export>(std::make_unique<SnapshotExport>(
             TRY(disk_.open_snapshot(name.substr(snapshot_prefix.size())).in(context)),
             static_cast<std::uint32_t>(disk_.cluster_size())));
     if (name.starts_with(BackupExports::prefix)) {

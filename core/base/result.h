@@ -112,7 +112,7 @@ private:
 
 }  // namespace qcow2
 
-// The value of a Result, or leave the function with its error.
+// The value of a Result, or leave the function with its error. (An argument of `new` leaks it so.)
 #define TRY(expression)                                  \
     __extension__({                                      \
         auto try_result_ = (expression);                 \

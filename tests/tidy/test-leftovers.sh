@@ -25,6 +25,14 @@ while read -r line; do
 done < <(tree_files core filter | grep -E '\.(h|cpp)$' |
     xargs grep -HnE "'\" *\+" | grep -vE '^core/(base/log\.cpp|control/.*):')
 
+# `new` has its memory before its arguments: who leaves the function by TRY takes it along.
+while read -r line; do
+    problem "$line: TRY among the arguments of new"
+done < <(tree_files core filter tests | grep -E '\.(h|cpp)$' | xargs perl -0ne '
+    while (/\bnew\s+[\w:]+\s*\([^;{}]*?\bTRY\(/g) {
+        printf "%s:%d\n", $ARGV, 1 + substr($_, 0, $-[0]) =~ tr/\n//;
+    }')
+
 while read -r line; do
     problem "$line: white space at the end"
 done < <(grep -HnE '[[:blank:]]+$' "${files[@]}" | cut -d: -f1,2)
