@@ -319,6 +319,8 @@ def survives(program, order):
                                  errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return f"{case} hangs"
+        if "no test cases matching" in done.stdout + done.stderr:
+            raise SystemExit(f"{case}: there is no such case")
         if done.returncode != 0:
             said = [line for line in done.stdout.splitlines() + done.stderr.splitlines()
                     if "error" in line or "INVARIANT" in line]
