@@ -9,12 +9,6 @@
 
 namespace qcow2 {
 
-namespace {
-
-Error only_for_reading() { return Error(Errc::read_only, "the image is only being checked"); }
-
-}  // namespace
-
 Result<std::unique_ptr<FileStore>> FileStore::open(const LocalFile &file, bool read_only)
 {
     const std::uint64_t size = TRY(file.length());
@@ -33,10 +27,5 @@ ByteStore::Stretch FileStore::stretch(std::uint64_t offset, std::uint64_t length
 {
     return file_.stretch(offset, length_max);
 }
-
-Result<void> FileStore::write(std::uint64_t, Bytes) { return only_for_reading(); }
-Result<void> FileStore::zero(std::uint64_t, std::uint64_t, bool) { return only_for_reading(); }
-Result<void> FileStore::discard(std::uint64_t, std::uint64_t) { return only_for_reading(); }
-Result<void> FileStore::grow(std::uint64_t) { return only_for_reading(); }
 
 }  // namespace qcow2

@@ -11,34 +11,26 @@
 
 #include <memory>
 
-#include "core/base/byte_store.h"
+#include "core/base/read_only_store.h"
 
 namespace qcow2 {
 
 class LocalFile;
 
-class FileStore final : public ByteStore {
+class FileStore final : public ReadOnlyStore {
 public:
     // The file must outlive the store.
     static Result<std::unique_ptr<FileStore>> open(const LocalFile &file, bool read_only);
 
     std::uint64_t size() const override { return size_; }
-    std::uint64_t fresh_from() const override { return size_; }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
     Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override;
-    Result<void> write(std::uint64_t offset, Bytes bytes) override;
-    Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
-    Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
-    Result<void> flush() override { return {}; }
-    bool can_flush() const override { return true; }
-    Result<void> grow(std::uint64_t size_min) override;
-    bool can_grow() const override { return false; }
     Result<void> cut(std::uint64_t) override { return {}; }
     bool read_only() const override { return read_only_; }
 
 private:
     FileStore(const LocalFile &file, std::uint64_t size, bool read_only)
-        : file_(file), size_(size), read_only_(read_only)
+        : ReadOnlyStore("the image is only being checked"), file_(file), size_(size), read_only_(read_only)
     {
     }
 

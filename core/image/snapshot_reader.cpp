@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/read_only_store.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
 
@@ -20,32 +21,23 @@ constexpr std::uint64_t cache_bytes = 4 << 20;
 constexpr std::uint64_t refcount_cache_bytes = 4096;
 
 // The file as it is now: it ends where it ends, and is only read.
-class StoreAsItIs final : public ByteStore {
+class StoreAsItIs final : public ReadOnlyStore {
 public:
-    explicit StoreAsItIs(ByteStore &below) : below_(below), size_(below.size()) {}
+    explicit StoreAsItIs(ByteStore &below)
+        : ReadOnlyStore("a snapshot is only read"), below_(below), size_(below.size())
+    {
+    }
 
     std::uint64_t size() const override { return size_; }
-    std::uint64_t fresh_from() const override { return size_; }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override { return below_.read(offset, bytes); }
     Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override
     {
         return below_.stretch(offset, length_max);
     }
-
-    bool read_only() const override { return true; }
     bool can_flush() const override { return false; }
-    bool can_grow() const override { return false; }
-    Result<void> write(std::uint64_t, Bytes) override { return refusal(); }
-    Result<void> zero(std::uint64_t, std::uint64_t, bool) override { return refusal(); }
-    Result<void> discard(std::uint64_t, std::uint64_t) override { return refusal(); }
-    Result<void> flush() override { return {}; }
-    Result<void> grow(std::uint64_t) override { return refusal(); }
-    Result<void> cut(std::uint64_t) override { return refusal(); }
     Result<void> shorten(std::uint64_t) override { return refusal(); }
 
 private:
-    static Error refusal() { return {Errc::read_only, "a snapshot is only read"}; }
-
     ByteStore &below_;
     const std::uint64_t size_;
 };

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/read_only_store.h"
 #include "core/check/check.h"
 
 namespace {
@@ -20,9 +21,10 @@ namespace {
 using namespace qcow2;
 
 // A file that is only read.
-class ReadOnlyFile final : public ByteStore {
+class ReadOnlyFile final : public ReadOnlyStore {
 public:
-    explicit ReadOnlyFile(const char *path) : fd_(open(path, O_RDONLY | O_CLOEXEC))
+    explicit ReadOnlyFile(const char *path)
+        : ReadOnlyStore("the file is only read"), fd_(open(path, O_RDONLY | O_CLOEXEC))
     {
         struct stat status;
         if (fd_ >= 0 && fstat(fd_, &status) == 0)
@@ -36,7 +38,6 @@ public:
 
     bool is_open() const { return fd_ >= 0; }
     std::uint64_t size() const override { return size_; }
-    std::uint64_t fresh_from() const override { return size_; }
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
@@ -54,19 +55,9 @@ public:
         return {};
     }
 
-    Result<void> write(std::uint64_t, Bytes) override { return refused(); }
-    Result<void> zero(std::uint64_t, std::uint64_t, bool) override { return refused(); }
-    Result<void> discard(std::uint64_t, std::uint64_t) override { return refused(); }
-    Result<void> flush() override { return {}; }
-    bool can_flush() const override { return true; }
-    Result<void> grow(std::uint64_t) override { return refused(); }
-    bool can_grow() const override { return false; }
     Result<void> cut(std::uint64_t) override { return {}; }
-    bool read_only() const override { return true; }
 
 private:
-    static Result<void> refused() { return Error(Errc::read_only, "the file is only read"); }
-
     int fd_;
     std::uint64_t size_ = 0;
 };

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/base/bit_vector.h"
-#include "core/base/byte_store.h"
+#include "core/base/read_only_store.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/extensions.h"
 #include "core/format/table_entry.h"
@@ -58,30 +58,18 @@ private:
 };
 
 // A store that only answers reads, over bytes that do not change.
-class ImageView final : public ByteStore {
+class ImageView final : public ReadOnlyStore {
 public:
-    explicit ImageView(const StoreImage &image) : image_(image) {}
+    explicit ImageView(const StoreImage &image) : ReadOnlyStore("this is a view"), image_(image) {}
 
     std::uint64_t size() const override { return image_.size; }
-    std::uint64_t fresh_from() const override { return image_.size; }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
         image_.bytes.read(offset, bytes);
         return {};
     }
-    Result<void> write(std::uint64_t, Bytes) override { return refused(); }
-    Result<void> zero(std::uint64_t, std::uint64_t, bool) override { return refused(); }
-    Result<void> discard(std::uint64_t, std::uint64_t) override { return refused(); }
-    Result<void> flush() override { return {}; }
-    bool can_flush() const override { return true; }
-    Result<void> grow(std::uint64_t) override { return refused(); }
-    bool can_grow() const override { return false; }
-    Result<void> cut(std::uint64_t) override { return refused(); }
-    bool read_only() const override { return true; }
 
 private:
-    static Result<void> refused() { return Error(Errc::read_only, "this is a view"); }
-
     const StoreImage &image_;
 };
 

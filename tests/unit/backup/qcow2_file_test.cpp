@@ -11,6 +11,7 @@
 #include <set>
 
 #include "core/base/bit_vector.h"
+#include "core/base/read_only_store.h"
 #include "core/check/check.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/limits.h"
@@ -165,30 +166,22 @@ private:
 };
 
 // The file as a store, for those who read files.
-class FileStoreOf final : public ByteStore {
+class FileStoreOf final : public ReadOnlyStore {
 public:
-    FileStoreOf(const Qcow2File &file, BackupSource &source) : file_(file), source_(source) {}
+    FileStoreOf(const Qcow2File &file, BackupSource &source)
+        : ReadOnlyStore("nobody stores it"), file_(file), source_(source)
+    {
+    }
 
     std::uint64_t size() const override { return file_.size(); }
-    std::uint64_t fresh_from() const override { return size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
         const std::uint64_t there = offset < size() ? std::min<std::uint64_t>(bytes.size(), size() - offset) : 0;
         std::fill(bytes.begin(), bytes.end(), std::uint8_t(0));
         return there == 0 ? Result<void>() : file_.read(source_, offset, sub(bytes, 0, there));
     }
-    Result<void> write(std::uint64_t, Bytes) override { return refused(); }
-    Result<void> zero(std::uint64_t, std::uint64_t, bool) override { return refused(); }
-    Result<void> discard(std::uint64_t, std::uint64_t) override { return refused(); }
-    Result<void> flush() override { return {}; }
-    bool can_flush() const override { return true; }
-    Result<void> grow(std::uint64_t) override { return refused(); }
-    bool can_grow() const override { return false; }
-    Result<void> cut(std::uint64_t) override { return refused(); }
-    bool read_only() const override { return true; }
 
 private:
-    static Result<void> refused() { return Error(Errc::read_only, "nobody stores it"); }
     const Qcow2File &file_;
     BackupSource &source_;
 };
