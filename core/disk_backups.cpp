@@ -7,6 +7,7 @@
 
 #include "core/base/log.h"
 #include "core/base/notice.h"
+#include "core/bitmap/directory.h"
 #include "core/bitmap/tracker.h"
 
 namespace qcow2 {
@@ -14,8 +15,6 @@ namespace qcow2 {
 namespace {
 
 constexpr std::size_t id_bytes_max = 255;
-
-std::string words_for(const std::string &bitmap) { return "bitmap " + quote(bitmap); }
 
 // It stands in names of exports and in URIs, where other characters mean something.
 bool is_good_id(const std::string &id)
@@ -29,7 +28,7 @@ bool is_good_id(const std::string &id)
 
 Result<FrozenBitmap> freeze(EnabledBitmap &bitmap)
 {
-    TRY(bitmap.bits.load_all().in(words_for(bitmap.name)));
+    TRY(bitmap.bits.load_all().in(words_for_bitmap(bitmap.name)));
     const auto bits = std::make_shared<SparseBits>(bitmap.stored.size().bits);
     bitmap.bits.copy_precise(*bits);
     return FrozenBitmap{bitmap.name, bitmap.granularity, bits};
@@ -55,7 +54,7 @@ Result<std::unique_ptr<Scratch>> Backups::prepare(const BackupRequest &request, 
                                         quote(request.id));
     for (auto bitmap = request.bitmaps.begin(); bitmap != request.bitmaps.end(); ++bitmap)
         if (std::find(request.bitmaps.begin(), bitmap, *bitmap) != bitmap)
-            return Error(Errc::invalid, words_for(*bitmap) + " is named twice");
+            return Error(Errc::invalid, words_for_bitmap(*bitmap) + " is named twice");
     if (request.incremental && request.bitmaps.empty())
         return Error(Errc::invalid, "an incremental backup needs a bitmap that says what has changed");
     if (!maker)
@@ -79,7 +78,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     for (const std::string &name : request.bitmaps) {
         EnabledBitmap *bitmap = tracker.tracked(name);
         if (!bitmap)
-            return Error(Errc::not_found, words_for(name) + " is not there, or not kept true");
+            return Error(Errc::not_found, words_for_bitmap(name) + " is not there, or not kept true");
         TRY(check_not_busy(name));
         bitmaps.push_back(bitmap);
         const FrozenBitmap &frozen = backup->bitmaps.emplace_back(TRY(freeze(*bitmap)));
@@ -114,12 +113,12 @@ Result<void> Backups::rotate(const Backup &backup, Tracker &tracker)
     };
     for (const Rotation &rotation : running.rotations)
         if (rotates(rotation))
-            TRY(tracker.tracked(rotation.bitmap)->bits.load_all().in(words_for(rotation.bitmap)));
+            TRY(tracker.tracked(rotation.bitmap)->bits.load_all().in(words_for_bitmap(rotation.bitmap)));
     for (const Rotation &rotation : running.rotations)
         if (rotates(rotation))
             tracker.tracked(rotation.bitmap)->bits.replace_precise(rotation.since->bits);
         else
-            log_warning(words_for(rotation.bitmap) + " is not rotated by backup " + quote(backup.id) +
+            log_warning(words_for_bitmap(rotation.bitmap) + " is not rotated by backup " + quote(backup.id) +
                         ": it could not be followed all the time, and keeps all its bits");
     return {};
 }
@@ -196,7 +195,7 @@ Result<void> Backups::check_not_busy(const std::string &bitmap) const
     for (const Running &running : running_)
         for (const Rotation &rotation : running.rotations)
             if (rotation.bitmap == bitmap)
-                return Error(Errc::busy, words_for(bitmap) + " is in use by backup " + quote(running.backup->id) +
+                return Error(Errc::busy, words_for_bitmap(bitmap) + " is in use by backup " + quote(running.backup->id) +
                                              "; it can be changed when that has ended");
     return {};
 }

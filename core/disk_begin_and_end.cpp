@@ -44,7 +44,7 @@ Result<Disk::NewBackup> Disk::prepare_backup(const std::vector<DiskStep> &steps)
     for (const std::string &name : backup.request->bitmaps) {
         TRY(backups_.check_not_busy(name));
         if (EnabledBitmap *bitmap = tracker_->tracked(name))
-            TRY(bitmap->bits.load_all().in("bitmap " + quote(name)));
+            TRY(bitmap->bits.load_all().in(words_for_bitmap(name)));
     }
     backup.is_alone = is_begin_alone(steps);
     backup.scratch = TRY(Backups::prepare(*backup.request, options_.scratch, image_->disk_size()));
@@ -69,7 +69,7 @@ Result<void> Disk::plan_backup(BitmapChanges &bitmaps, const BackupRequest &requ
     for (const std::string &name : request.bitmaps) {
         TRY(backups_.check_not_busy(name));
         const BitmapDirectoryEntry *entry = bitmaps.find(name);
-        const std::string words = "bitmap " + quote(name);
+        const std::string words = words_for_bitmap(name);
         if (entry && !entry->enabled())
             return Error(Errc::busy, words + " is disabled: it does not see what changes");
         if (!entry && request.incremental)
@@ -99,7 +99,7 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
         if (success)
             for (const FrozenBitmap &frozen : ended->bitmaps)
                 if (EnabledBitmap *bitmap = tracker_ ? tracker_->tracked(frozen.name) : nullptr)
-                    TRY(bitmap->bits.load_all().in("bitmap " + quote(frozen.name)));
+                    TRY(bitmap->bits.load_all().in(words_for_bitmap(frozen.name)));
     }
     {
         Exclusive alone(gate_);

@@ -32,6 +32,15 @@ Error not_a(std::string_view key, std::string_view value, std::string_view wante
     return invalid(std::string(key).append("=").append(value).append(": not ").append(wanted));
 }
 
+// From where we are now: nbdkit changes its directory when it becomes a daemon.
+Result<std::string> absolute_path(std::string_view key, const char *value)
+{
+    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
+    if (!path)
+        return invalid(std::string(key).append("=").append(value).append(": no absolute path can be made of this"));
+    return std::string(path.get());
+}
+
 // A size as people type it: the value of a key, or a part of it. nbdkit's own parser takes a sign
 // and spaces in front of a number, so that "+10G" would be 10G; who types that means something
 // else.
@@ -142,13 +151,11 @@ Result<void> take_qcow2_control(Config &config, const char *value)
 {
     if (*value == '\0')
         return invalid("qcow2-control=: the path of a socket is missing");
-    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (!path)
-        return invalid(std::string("qcow2-control=") + value + ": no absolute path can be made of this");
+    const std::string path = TRY(absolute_path("qcow2-control", value));
     if (!config.control.empty())
         return invalid(std::string("qcow2-control=") + value + ": there is one already, " +
                        shell_word(config.control));
-    config.control = path.get();
+    config.control = path;
     return {};
 }
 
@@ -175,10 +182,8 @@ Result<void> take_qcow2_discard(Config &config, const char *value)
 
 Result<void> take_qcow2_files(Config &config, const char *value)
 {
-    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (!path)
-        return invalid(std::string("qcow2-files=") + value + ": no absolute path can be made of this");
-    return config.named_files.allow(path.get()).in("qcow2-files=");
+    const std::string path = TRY(absolute_path("qcow2-files", value));
+    return config.named_files.allow(path).in("qcow2-files=");
 }
 
 Result<void> take_qcow2_resize(Config &config, const char *value)
@@ -217,10 +222,8 @@ Result<void> take_qcow2_revert(Config &config, const char *value)
 
 Result<void> take_qcow2_scratch(Config &config, const char *value)
 {
-    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (!path)
-        return invalid(std::string("qcow2-scratch=") + value + ": no absolute path can be made of this");
-    return config.scratch.set_directory(path.get()).in("qcow2-scratch=");
+    const std::string path = TRY(absolute_path("qcow2-scratch", value));
+    return config.scratch.set_directory(path).in("qcow2-scratch=");
 }
 
 Result<void> take_qcow2_scratch_max(Config &config, const char *value)
@@ -302,10 +305,8 @@ constexpr Key keys[] = {
 // here, because nbdkit changes its directory when it becomes a daemon.
 Result<void> watch_file(Config &config, const char *value)
 {
-    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (!path)
-        return invalid(std::string("file=") + value + ": no absolute path can be made of this");
-    config.files.emplace_back(path.get());
+    const std::string path = TRY(absolute_path("file", value));
+    config.files.emplace_back(path);
     return {};
 }
 

@@ -13,8 +13,6 @@ namespace {
 
 using From = Keepings::Source::From;
 
-constexpr std::size_t steps_max = 1 << 14;
-
 std::uint64_t end_of(Range range, std::uint64_t blocks)
 {
     return std::min(range.end, (range.begin / block_bytes + blocks) * block_bytes);
@@ -89,20 +87,20 @@ std::uint64_t FrozenDisk::still_live(Range range) const
 Result<std::vector<Extent>> FrozenDisk::status(std::uint64_t offset, std::uint64_t length)
 {
     TRY(check_range(offset, length));
-    std::vector<Extent> extents;
-    for (std::size_t steps = 0; length != 0 && (steps < steps_max || extents.empty()); ++steps) {
-        const Extent extent = TRY(status_of_some(Range::of(offset, length)));
-        if (extent.length == 0)
-            continue;
-        if (!extents.empty() && extents.back().same_kind(extent))
-            extents.back().length += extent.length;
-        else
-            extents.push_back(extent);
-        offset += extent.length;
-        length -= extent.length;
-    }
+    auto extents = TRY(consecutive_extents(offset, length, [&](std::uint64_t from, std::uint64_t length_max) {
+        return first_extent(Range::of(from, length_max));
+    }));
     TRY(standing_->check());
     return extents;
+}
+
+// What has been kept meanwhile, so that there was none, the next look finds.
+Result<Extent> FrozenDisk::first_extent(Range range)
+{
+    Extent extent;
+    while (extent.length == 0)
+        extent = TRY(status_of_some(range));
+    return extent;
 }
 
 // As read_some().

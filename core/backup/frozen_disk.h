@@ -52,6 +52,7 @@ private:
 
     Result<void> check_range(std::uint64_t offset, std::uint64_t length) const;
     Result<std::uint64_t> read_some(Range range, MutableBytes bytes);
+    Result<Extent> first_extent(Range range);
     Result<Extent> status_of_some(Range range);
     std::uint64_t still_live(Range range) const;
 

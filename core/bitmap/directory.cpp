@@ -13,6 +13,8 @@
 
 namespace qcow2 {
 
+std::string words_for_bitmap(std::string_view name) { return "bitmap " + quote(name); }
+
 Result<BitmapDirectory> BitmapDirectory::load(Image &image)
 {
     BitmapDirectory directory;
@@ -97,7 +99,7 @@ Result<void> BitmapDirectory::check_up_to_date() const
 
 Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)
 {
-    const std::string words = "bitmap " + quote(std::string(name));
+    const std::string words = words_for_bitmap(name);
     TRY(check_up_to_date().in(words));
     BitmapDirectoryEntry *entry = find(name);
     return entry ? Result<BitmapDirectoryEntry *>(entry) : Error(Errc::not_found, "there is no " + words);

@@ -28,6 +28,9 @@ namespace qcow2 {
 constexpr std::string_view out_of_date_cure =
     "bitmap-recover=all-dirty makes them valid again with all bits set, bitmap-remove-all=yes removes them";
 
+// "bitmap 'NAME'", for messages.
+std::string words_for_bitmap(std::string_view name);
+
 class BitmapDirectory {
 public:
     // An image without bitmaps has an empty directory. So has one whose

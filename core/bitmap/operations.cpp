@@ -14,15 +14,13 @@ namespace qcow2 {
 
 namespace {
 
-std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
-
 // Of an unknown type nobody knows what its table is.
 void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapDirectoryEntry &entry)
 {
     if (entry.type == bitmap_type_dirty_tracking)
         clusters.release(aside, entry);
     else
-        log_warning(words_for(entry.name) + ": its clusters are not known, and leak");
+        log_warning(words_for_bitmap(entry.name) + ": its clusters are not known, and leak");
 }
 
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
@@ -34,9 +32,9 @@ void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntr
 {
     const std::string valid_again = ", and is valid again with all bits set" + how;
     if (directory.given_up(entry))
-        log_warning(words_for(entry.name) + " had been given up for lack of room" + valid_again);
+        log_warning(words_for_bitmap(entry.name) + " had been given up for lack of room" + valid_again);
     else
-        log_debug(words_for(entry.name) + (directory.out_of_date() ? " was out of date" : " was inconsistent") +
+        log_debug(words_for_bitmap(entry.name) + (directory.out_of_date() ? " was out of date" : " was inconsistent") +
                   valid_again);
 }
 
@@ -107,7 +105,7 @@ void say_what_is_gone(const BitmapDirectory &directory)
     if (directory.out_of_date())
         for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
             if (!directory.find(entry.name))
-                log_warning(words_for(entry.name) + " was out of date, could not be made valid again, and is gone");
+                log_warning(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
 }
 
 // H4: what an extension names that is out of date is not let go of.
@@ -116,7 +114,7 @@ Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Whi
     const BitmapDirectory old = directory;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
     return for_each_recoverable(old, image, which, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
-        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for(entry.name)));
+        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for_bitmap(entry.name)));
         if (old.out_of_date()) {
             directory.entries.push_back(std::move(as_it_would_be));
         } else {
@@ -228,7 +226,7 @@ Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &direct
         if (set)
             say_valid_again(directory, entry, ", in place");
         else if (!directory.given_up(entry))
-            log_warning(words_for(entry.name) + " stays inconsistent: " + set.error().what);
+            log_warning(words_for_bitmap(entry.name) + " stays inconsistent: " + set.error().what);
         return {};
     }));
     return recovered;
@@ -255,7 +253,7 @@ Result<void> recover_and_add(Image &image, std::optional<Which> which, const std
     const std::size_t recovered = directory.entries.size() - bitmaps.size();
     for (std::size_t i = 0; i < directory.entries.size(); ++i)
         if (i >= recovered)
-            log_debug(words_for(directory.entries[i].name) + " was made");
+            log_debug(words_for_bitmap(directory.entries[i].name) + " was made");
         else if (i >= before.entries.size())
             say_valid_again(before, directory.entries[i], "");
         else if (before.entries[i].flags != directory.entries[i].flags)

@@ -95,13 +95,13 @@ Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next
     return planned;
 }
 
-Json describe_begun(Host &host, const PlannedBackup &planned, const Backup &backup, std::uint64_t disk_size)
+Json describe_begun(Host &host, const PlannedBackup &planned, const Backup &backup)
 {
     if (planned.timeout)
         host.leases.begin(backup.id, std::chrono::seconds(*planned.timeout), Leases::Clock::now());
     unsigned clients = 0;
     Json begun = {{"id", backup.id},
-                  {"size", disk_size},
+                  {"size", backup.disk->size()},
                   {"mode", mode_of(backup)},
                   {"dirty-bytes", backup.dirty_bytes},
                   {"exports", exports_of(host, backup.id, clients)}};

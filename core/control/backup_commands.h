@@ -28,7 +28,7 @@ using WhyNotIncremental = std::function<std::optional<std::string>(const std::st
 Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next_id,
                                   const WhyNotIncremental &why_not_incremental);
 // The answer to a backup that has begun, of which the lease begins.
-Json describe_begun(Host &host, const PlannedBackup &planned, const Backup &backup, std::uint64_t disk_size);
+Json describe_begun(Host &host, const PlannedBackup &planned, const Backup &backup);
 
 Result<Json> backup_end(const Situation &situation, const Json &arguments);
 Result<Json> query_backups(const Situation &situation, const Json &arguments);

@@ -16,8 +16,6 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::size_t bitmap_name_bytes_max = 1023;
-
 Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
 
 std::string text(const Json &data, std::string_view member) { return data.at(std::string(member)).get<std::string>(); }
@@ -100,11 +98,10 @@ Result<std::optional<Json>> Plan::carry_out() const
 {
     if (steps_.empty())
         return std::optional<Json>();
-    const std::uint64_t disk_size = situation_.disk->size();
     const auto begun = TRY(situation_.disk->change_together(steps_));
     if (!begun || !backup_)
         return std::optional<Json>();
-    return std::optional<Json>(describe_begun(*situation_.host, *backup_, *begun, disk_size));
+    return std::optional<Json>(describe_begun(*situation_.host, *backup_, *begun));
 }
 
 Result<void> Plan::add_bitmap(const Json &data)
@@ -114,7 +111,7 @@ Result<void> Plan::add_bitmap(const Json &data)
     if (name.empty())
         return invalid("Bitmap name cannot be empty");
     NewBitmap bitmap{name, TRY(granularity_bits(data)), !flag(data, "disabled", false), false};
-    if (name.size() > bitmap_name_bytes_max)
+    if (name.size() > limits::bitmap_name_bytes_max)
         return invalid("Bitmap name too long: " + name);
     if (bitmaps_.contains(name))
         return Error(Errc::exists, "Bitmap already exists: " + name);
