@@ -295,7 +295,7 @@ private:
     Result<void> check_no_backup(const std::string &what) const;
     Result<void> change_together_alone(const std::vector<DiskStep> &steps);
     Result<void> change_bitmaps_alone(BitmapChanges &changes);
-    Result<void> open_bitmaps_anew();
+    Result<void> open_bitmaps_anew(const std::vector<std::optional<std::size_t>> &kept);
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
     Result<void> open_anew();

@@ -102,7 +102,7 @@ Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step, std::vecto
     for (const std::string &name : changed_by(bitmap_step)) {
         TRY(backups_.check_not_busy(name));
         if (std::ranges::find(taken, name) != taken.end())
-            return Error(Errc::busy, "bitmap " + quote(name) + " is in use by the backup that begins");
+            return Error(Errc::busy, words_for_bitmap(name) + " is in use by the backup that begins");
     }
     return bitmaps.add(bitmap_step);
 }
@@ -113,7 +113,7 @@ Result<void> Disk::change_bitmaps_alone(BitmapChanges &changes)
         return {};
     try {
         TRY(give_back_after(changes.commit()));
-        return open_bitmaps_anew();
+        return open_bitmaps_anew(changes.kept_tables());
     } catch (...) {
         // The file may have changed all the same, and the old tracker have lost its bitmaps.
         [[maybe_unused]] const auto opened = open_anew();
@@ -122,10 +122,10 @@ Result<void> Disk::change_bitmaps_alone(BitmapChanges &changes)
 }
 
 // The file has changed: what fails here leaves no tracker that could be used.
-Result<void> Disk::open_bitmaps_anew()
+Result<void> Disk::open_bitmaps_anew(const std::vector<std::optional<std::size_t>> &kept)
 {
     auto tracker = TRY(make_tracker(*image_, store_, options_));
-    if (const Result<void> opened = tracker->open_after(*tracker_); !opened) {
+    if (const Result<void> opened = tracker->open_after(*tracker_, kept); !opened) {
         log_debug("bitmaps could not be opened over the open image: " + opened.error().what);
         return open_anew();
     }
@@ -145,13 +145,14 @@ Result<std::vector<BitmapState>> Disk::bitmap_states(bool how_much)
     TRY(readable());
     std::vector<BitmapState> states;
     const std::vector<BitmapDirectoryEntry> entries = tracker_->entries();
+    const std::vector<EnabledBitmap *> tracked = tracker_->tracked();
     for (std::size_t i = 0; i < entries.size(); ++i) {
         const BitmapDirectoryEntry &entry = entries[i];
         BitmapState &state = states.emplace_back(state_of(entry, tracker_->why_not_followed(i)));
         state.busy = !backups_.check_not_busy(entry.name);
         if (!how_much)
             continue;
-        if (EnabledBitmap *bitmap = tracker_->tracked(entry.name)) {
+        if (EnabledBitmap *bitmap = tracked[i]) {
             TRY(bitmap->bits.load_all());
             state.dirty_bytes = std::min(bitmap->bits.count_precise() * bitmap->granularity, image_->disk_size());
             state.extra_bytes = bitmap->bits.extra_bits() * bitmap->granularity;

@@ -13,12 +13,10 @@ namespace qcow2 {
 
 namespace {
 
-std::string words_for(const std::string &name) { return "bitmap " + quote(name); }
-
 // A foreign one is kept, and neither used nor changed: nobody knows what it is.
 Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
 {
-    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for(entry.name)) : Result<void>();
+    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for_bitmap(entry.name)) : Result<void>();
 }
 
 // Bits of another granularity: what touches is dirty.
@@ -46,12 +44,12 @@ Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const BitmapDi
                                         "compat=1.1' makes it version 3");
     TRY(check_bitmap_name(bitmap.name));
     if (directory.find(bitmap.name))
-        return Error(Errc::exists, words_for(bitmap.name) + " exists already");
+        return Error(Errc::exists, words_for_bitmap(bitmap.name) + " exists already");
     if (directory.has_for_qemu(bitmap.name))
-        return Error(Errc::exists, words_for(bitmap.name) + " cannot be made: there is one whose name has a NUL "
+        return Error(Errc::exists, words_for_bitmap(bitmap.name) + " cannot be made: there is one whose name has a NUL "
                                                             "behind that, which QEMU takes for the same name");
     const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
-    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for(bitmap.name)));
+    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for_bitmap(bitmap.name)));
     BitmapDirectoryEntry entry;
     entry.name = bitmap.name;
     entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
@@ -67,7 +65,7 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
     const std::uint64_t place = directory.offset().value + entry.flags_position();
     const auto write_flags = [&](std::uint32_t flags) {
         const on_disk::be32 word(flags);
-        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for(entry.name) + ", flags");
+        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for_bitmap(entry.name) + ", flags");
     };
     Result<void> written = write_flags(new_flags);
     if (!written)
@@ -108,7 +106,7 @@ Result<BitmapChanges::Planned *> BitmapChanges::consistent(const std::string &na
 {
     Planned *bitmap = TRY(existing(name));
     if (bitmap->entry.in_use())
-        return Error(Errc::busy, words_for(name) + " is inconsistent (in_use: it was not stored when the "
+        return Error(Errc::busy, words_for_bitmap(name) + " is inconsistent (in_use: it was not stored when the "
                                  "image was last used); it can only be removed, or made valid by "
                                  "bitmap-recover=all-dirty");
     TRY(check_not_foreign(bitmap->entry));
@@ -170,7 +168,7 @@ Result<void> BitmapChanges::set_enabled(const std::string &name, bool enabled)
     if (bitmap->entry.enabled() == enabled)
         return {};
     if (enabled)
-        TRY(check_can_be_tracked(*bitmap).in(words_for(name)));
+        TRY(check_can_be_tracked(*bitmap).in(words_for_bitmap(name)));
     bitmap->entry.flags ^= bitmap_flags::auto_;
     return {};
 }
@@ -185,16 +183,14 @@ Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap) const
     if (entry.bitmap_table_size != size.table_entries)
         return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
                                                              std::to_string(size.table_entries));
-    BitmapDirectory directory = directory_;
-    directory.entries = old_entries_;
-    return TRY(BitmapClusters::of(image_, directory)).check(entry);
+    return TRY(BitmapClusters::of(image_, old_directory())).check(entry);
 }
 
 Result<BitVector> BitmapChanges::bits_of(const Planned &bitmap) const
 {
     switch (bitmap.content) {
     case Content::as_stored:
-        return TRY(load_bits(image_, bitmap.entry).in(words_for(bitmap.entry.name)));
+        return TRY(load_bits(image_, bitmap.entry).in(words_for_bitmap(bitmap.entry.name)));
     case Content::uniform:
         return BitVector(BitmapSize::of(image_.disk_size(), bitmap.entry.granularity_bits, image_.geometry()).bits,
                          bitmap.value);
@@ -214,22 +210,43 @@ Result<void> BitmapChanges::write(Aside &aside, const Planned &bitmap, BitmapDir
     return write_bits(aside, image_, bitmap.bits, entry);
 }
 
-Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside) const
+BitmapDirectory BitmapChanges::old_directory() const
 {
     BitmapDirectory directory = directory_;
     directory.entries = old_entries_;
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image_, directory));
-    for (const std::size_t old : removed_)
+    return directory;
+}
+
+// To know whose clusters are whose all tables are read: not where nothing goes.
+Result<void> BitmapChanges::release_replaced(Aside &aside) const
+{
+    std::vector<std::size_t> replaced = removed_;
+    for (const Planned &bitmap : planned_)
+        if (bitmap.old && !keeps_table(bitmap))
+            replaced.push_back(*bitmap.old);
+    if (replaced.empty())
+        return {};
+    const BitmapClusters clusters = TRY(BitmapClusters::of(image_, old_directory()));
+    for (const std::size_t old : replaced)
         clusters.release(aside, old_entries_[old]);
-    directory.entries.clear();
-    for (const Planned &bitmap : planned_) {
-        BitmapDirectoryEntry entry = bitmap.entry;
-        TRY(write(aside, bitmap, entry));
-        if (bitmap.old && bitmap.content != Content::as_stored)
-            clusters.release(aside, old_entries_[*bitmap.old]);
-        directory.entries.push_back(std::move(entry));
-    }
+    return {};
+}
+
+Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside) const
+{
+    TRY(release_replaced(aside));
+    BitmapDirectory directory = directory_;
+    for (std::size_t i = 0; i < planned_.size(); ++i)
+        TRY(write(aside, planned_[i], directory.entries[i]));
     return directory.replace(aside);
+}
+
+std::vector<std::optional<std::size_t>> BitmapChanges::kept_tables() const
+{
+    std::vector<std::optional<std::size_t>> kept;
+    for (const Planned &bitmap : planned_)
+        kept.push_back(keeps_table(bitmap) ? bitmap.old : std::nullopt);
+    return kept;
 }
 
 bool BitmapChanges::flags_differ(const Planned &bitmap) const
@@ -240,7 +257,7 @@ bool BitmapChanges::flags_differ(const Planned &bitmap) const
 bool BitmapChanges::empty() const
 {
     return removed_.empty() && std::ranges::all_of(planned_, [this](const Planned &bitmap) {
-        return bitmap.content == Content::as_stored && !flags_differ(bitmap);
+        return keeps_table(bitmap) && !flags_differ(bitmap);
     });
 }
 
@@ -249,7 +266,7 @@ const BitmapChanges::Planned *BitmapChanges::only_flags_of_one() const
 {
     const Planned *one = nullptr;
     for (const Planned &bitmap : planned_) {
-        if (bitmap.content != Content::as_stored || (one && flags_differ(bitmap)))
+        if (!keeps_table(bitmap) || (one && flags_differ(bitmap)))
             return nullptr;
         if (flags_differ(bitmap))
             one = &bitmap;

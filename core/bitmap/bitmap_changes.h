@@ -67,6 +67,9 @@ public:
 
     // Whether there is anything to be written.
     bool empty() const;
+    // For each bitmap that there will be, in the order of the directory: the number of the
+    // entry, in the old one, whose table it keeps; nullopt: it has a table of its own.
+    std::vector<std::optional<std::size_t>> kept_tables() const;
     // Tables, data and directory, written aside; what they replace goes with the
     // commit. Done to the header area, the change makes the header name them.
     Result<ImageHeader::Change> prepare(Aside &aside) const;
@@ -98,6 +101,9 @@ private:
     Result<void> check_can_be_tracked(const Planned &bitmap) const;
     Result<BitVector> bits_of(const Planned &bitmap) const;
     Result<void> write(Aside &aside, const Planned &bitmap, BitmapDirectoryEntry &entry) const;
+    BitmapDirectory old_directory() const;
+    Result<void> release_replaced(Aside &aside) const;
+    static bool keeps_table(const Planned &bitmap) { return bitmap.old && bitmap.content == Content::as_stored; }
     bool flags_differ(const Planned &bitmap) const;
     const Planned *only_flags_of_one() const;
 

@@ -26,73 +26,80 @@ Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std:
 {
 }
 
-Result<void> Tracker::open(Tracker *before)
+Result<void> Tracker::open()
+{
+    if (!TRY(open_directory({})))
+        return {};
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+        note_finding(i, open_bitmap(i));
+    return {};
+}
+
+Result<void> Tracker::open_after(Tracker &before, const KeptTables &kept)
+{
+    if (!TRY(open_directory(before.directory_)))
+        return {};
+    INVARIANT(kept.size() == entries_.size());
+    std::vector<std::unique_ptr<EnabledBitmap>> old(before.entries_.size());
+    for (auto &bitmap : before.enabled_)
+        old[bitmap->index] = std::move(bitmap);
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+        if (!kept[i])
+            note_finding(i, open_bitmap(i));
+        else if (const auto &why_not = before.not_followed_[*kept[i]])
+            note_finding(i, *why_not);
+        else
+            note_finding(i, take_over(i, std::move(old[*kept[i]])));
+    return {};
+}
+
+// False: nothing that it says can be used. noted: where it stands whose clusters are noted
+// as metadata already.
+Result<bool> Tracker::open_directory(HostOffset noted)
 {
     auto directory = BitmapDirectory::load(image_);
     if (!directory) {
         if (directory.error().code == Errc::io)
             return directory.error();
         why_read_only_ = Error(directory.error().code, directory.error().what + remove_all_words);
-        return {};
+        return false;
     }
     directory_ = directory->offset();
     directory_clusters_ = directory->clusters();
     found_given_up_ = has_recoverable_given_up(*directory, image_);
     entries_ = std::move(directory->entries);
     not_followed_.resize(entries_.size());
-    const bool noted = before && before->directory_ == directory_;
-    if (!noted && !image_.metadata().add(directory_clusters_)) {
-        why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
-        why_read_only_->what += remove_all_words;
-        return {};
-    }
-    for (std::size_t i = 0; i < entries_.size(); ++i)
-        open_bitmap(i, before);
-    return {};
+    if (directory_ == noted || image_.metadata().add(directory_clusters_))
+        return true;
+    why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
+    why_read_only_->what += remove_all_words;
+    return false;
 }
+
+// B5
+bool Tracker::is_tracked(std::size_t i) const { return entries_[i].enabled() && !entries_[i].in_use(); }
 
 // What we do not track we only keep: its clusters are noted where it has a
 // form, and it forbids nothing.
-void Tracker::open_bitmap(std::size_t i, Tracker *before)
+Result<void> Tracker::open_bitmap(std::size_t i)
 {
-    BitmapDirectoryEntry &e = entries_[i];
-    const auto is_same = [&](const BitmapDirectoryEntry &old) {
-        return old.name == e.name && old.bitmap_table_offset == e.bitmap_table_offset &&
-               old.bitmap_table_size == e.bitmap_table_size && old.granularity_bits == e.granularity_bits;
-    };
-    const auto same = before ? std::ranges::find_if(before->entries_, is_same) : entries_.end();
-    const bool was_there = before && same != before->entries_.end();
-    const bool tracked = e.enabled() && !e.in_use();  // B5
-    Result<void> result;
-    if (e.finding) {
-        result = finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
-    } else if (was_there) {
-        result = open_bitmap(i, *before, same - before->entries_.begin());
-    } else {
-        auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
-        result = bitmap->stored.open();
-        if (result && tracked)
-            enabled_.push_back(std::move(bitmap));
-    }
-    if (result)
-        return;
-    not_followed_[i] = result.error();
-    if (tracked && !why_read_only_)
-        why_read_only_ = Error(result.error().code, "bitmap " + quote(e.name) + ": " + result.error().what +
-                                                        "; bitmap-remove=NAME removes one bitmap");
+    const BitmapDirectoryEntry &e = entries_[i];
+    if (e.finding)
+        return finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
+    auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
+    TRY(bitmap->stored.open());
+    if (is_tracked(i))
+        enabled_.push_back(std::move(bitmap));
+    return {};
 }
 
-// One whose table is where it was. Its clusters are noted as metadata.
-Result<void> Tracker::open_bitmap(std::size_t i, Tracker &before, std::size_t old)
+// One whose table is where it was. bitmap: as it was tracked; nullptr: it was not.
+Result<void> Tracker::take_over(std::size_t i, std::unique_ptr<EnabledBitmap> bitmap)
 {
-    if (before.not_followed_[old])
-        return *before.not_followed_[old];
-    const BitmapDirectoryEntry &e = entries_[i];
-    if (!e.enabled() || e.in_use())
+    if (!is_tracked(i))
         return {};
-    auto bitmap = before.take_enabled(old);
     if (!bitmap || bitmap->lost) {
-        bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
+        bitmap = std::make_unique<EnabledBitmap>(image_, i, entries_[i], region_bytes_);
         TRY(bitmap->stored.open_noted());
     }
     bitmap->index = i;
@@ -100,12 +107,22 @@ Result<void> Tracker::open_bitmap(std::size_t i, Tracker &before, std::size_t ol
     return {};
 }
 
-std::unique_ptr<EnabledBitmap> Tracker::take_enabled(std::size_t entry)
+void Tracker::note_finding(std::size_t i, const Result<void> &opened)
 {
-    for (auto &bitmap : enabled_)
-        if (bitmap && bitmap->index == entry)
-            return std::move(bitmap);
-    return nullptr;
+    if (opened)
+        return;
+    not_followed_[i] = opened.error();
+    if (is_tracked(i) && !why_read_only_)
+        why_read_only_ = Error(opened.error().code, words_for_bitmap(entries_[i].name) + ": " + opened.error().what +
+                                                        "; bitmap-remove=NAME removes one bitmap");
+}
+
+std::vector<EnabledBitmap *> Tracker::tracked() const
+{
+    std::vector<EnabledBitmap *> tracked(entries_.size());
+    for (const auto &bitmap : enabled_)
+        tracked[bitmap->index] = bitmap->lost ? nullptr : bitmap.get();
+    return tracked;
 }
 
 EnabledBitmap *Tracker::tracked(std::string_view name) const
@@ -132,7 +149,7 @@ Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
     const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
     return image_.store()
         .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-        .in("bitmap " + quote(e.name) + ", flags");
+        .in(words_for_bitmap(e.name) + ", flags");
 }
 
 // Those of all that are kept true.
@@ -148,7 +165,7 @@ Result<void> Tracker::set_in_use(bool in_use)
 // who sees that the bitmap is lost changes the disk without a look at it.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning("bitmap " + quote(bitmap.name) + " is given up: no room to keep it true. It is marked in_use, and "
+    log_warning(words_for_bitmap(bitmap.name) + " is given up: no room to keep it true. It is marked in_use, and "
                 "becomes valid again, with all bits set, when there is room");
     notify({Notice::Kind::bitmap_given_up, bitmap.name, "no room to keep it true"});
     TRY(write_flags(bitmap, true));
@@ -187,7 +204,7 @@ Result<bool> Tracker::mark(Range bytes)
             continue;
         Result<bool> marked = bitmap->bits.mark(granules);
         if (!marked)
-            return std::move(marked).error().in("bitmap " + quote(bitmap->name));
+            return std::move(marked).error().in(words_for_bitmap(bitmap->name));
         durable &= *marked;
     }
     return durable;

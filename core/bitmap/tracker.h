@@ -49,11 +49,13 @@ public:
 
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.
-    Result<void> open() { return open(nullptr); }
-    // The same after the directory was changed, over the same image, whose bitmaps
-    // were all stored: what `before` knows of those that did not change (their
-    // bits in memory, their place) is taken over. `before` is of no use then.
-    Result<void> open_after(Tracker &before) { return open(&before); }
+    Result<void> open();
+    // The same after the directory was changed, over the same image, whose bitmaps were
+    // all stored: what `before` knows of those that keep their tables (their bits in memory,
+    // their place) is taken over. `before` is of no use then. kept: for each entry its old
+    // number (BitmapChanges::kept_tables()).
+    using KeptTables = std::vector<std::optional<std::size_t>>;
+    Result<void> open_after(Tracker &before, const KeptTables &kept);
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 
     // Once, before the first change (B7).
@@ -78,6 +80,8 @@ public:
 
     // One that is kept true; nullptr: there is none of this name, or it was given up.
     EnabledBitmap *tracked(std::string_view name) const;
+    // The same for each of entries().
+    std::vector<EnabledBitmap *> tracked() const;
 
     // True if there is a bitmap that is kept true.
     bool tracks() const { return !enabled_.empty(); }
@@ -99,10 +103,11 @@ public:
     }
 
 private:
-    Result<void> open(Tracker *before);
-    void open_bitmap(std::size_t entry, Tracker *before);
-    Result<void> open_bitmap(std::size_t entry, Tracker &before, std::size_t old_entry);
-    std::unique_ptr<EnabledBitmap> take_enabled(std::size_t entry);
+    Result<bool> open_directory(HostOffset noted);
+    Result<void> open_bitmap(std::size_t entry);
+    Result<void> take_over(std::size_t entry, std::unique_ptr<EnabledBitmap> bitmap);
+    bool is_tracked(std::size_t entry) const;
+    void note_finding(std::size_t entry, const Result<void> &opened);
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
     Result<void> set_in_use(bool in_use);
     Result<void> give_up(EnabledBitmap &bitmap);

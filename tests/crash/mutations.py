@@ -162,12 +162,17 @@ MUTATIONS = [
      ["any_image", "small_clusters"]),
 ]
 
-# The same for frozen disks: rules F1 to F3. The cases have their suites; all others follow.
+# The same for backups, rules F, and for what changes with them. The cases have their suites;
+# all others follow.
 FROZEN_DISKS = "core/backup/frozen_disks.cpp"
 FROZEN_DISK = "core/backup/frozen_disk.cpp"
 KEEPINGS = "core/backup/keepings.cpp"
 THAW = "core/backup/thaw.cpp"
 FROZEN = [
+    ("H1: bitmaps change by one commit, and the snapshot comes by another",
+     {"core/disk_changes.cpp": [("    return change_structure([&](Image &image) {\n        if (bitmaps.empty())\n",
+       "    TRY(change_bitmaps_alone(bitmaps));\n    return change_structure([&](Image &image) {\n        if (true)\n")]},
+     ["structural_crash/H1_each_operation_on_bitmaps_takes_place_wholly_or_not_at_all"]),
     ("F1: a change goes down before it is kept",
      {"core/disk.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
        "        if (frozen.any() && parts == Parts::several)\n"),

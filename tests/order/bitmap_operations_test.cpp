@@ -340,6 +340,11 @@ BOOST_AUTO_TEST_CASE(there_are_at_most_65535)
     must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "the last"}}); }));
     refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "one more"}}); }), Errc::invalid, "65535");
     BOOST_TEST(image.bitmaps().size() == 65535u);
+    // Over the open image, where those that stay are taken over, one by one.
+    must(image.open().change_together({EnableBitmap{"1"}, ClearBitmap{"2"}, RemoveBitmap{"0"}}));
+    const auto bitmaps = image.bitmaps();
+    BOOST_TEST(bitmaps.size() == 65534u);
+    BOOST_TEST(bitmaps[0].entry.enabled());
 }
 
 BOOST_AUTO_TEST_CASE(clusters_that_two_bitmaps_share_are_not_freed)
