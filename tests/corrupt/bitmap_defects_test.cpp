@@ -17,6 +17,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(bitmap_defects)
+
 namespace {
 
 // The extension of the bitmaps is the first one: what follows its type and length.
@@ -85,8 +87,6 @@ const Defect defects[] = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bitmap_defects)
 
 BOOST_AUTO_TEST_CASE(check_tells_and_the_disk_is_read_and_not_written)
 {

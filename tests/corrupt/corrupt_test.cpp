@@ -30,6 +30,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(corrupt_test)
+
 namespace {
 
 enum class Fate {
@@ -207,7 +209,7 @@ MakeWrong bitmap_table(std::uint64_t value)
 // The extension of the bitmaps is the first one; what follows its type and length.
 constexpr std::uint64_t extension = 112 + 8;
 
-std::string l2_subclusters_wrong(Patient &p)
+std::string make_l2_subclusters_wrong(Patient &p)
 {
     p.put(72, 1 << 4);
     const std::uint64_t table = p.new_cluster(), data = p.new_cluster();
@@ -219,7 +221,7 @@ std::string l2_subclusters_wrong(Patient &p)
     return "guest offset " + hex(bad_cluster * p.cluster_size());
 }
 
-std::string compressed_data_broken(Patient &p)
+std::string make_compressed_data_broken(Patient &p)
 {
     const std::uint64_t host = p.host(bad_cluster);
     must(p.store().write(host, Buffer(cluster_size, 0xff)));  // no kind of deflate block
@@ -228,7 +230,7 @@ std::string compressed_data_broken(Patient &p)
 }
 
 // 513 records with an id and a name of 64 KiB each.
-std::string snapshot_table_too_large(Patient &p)
+std::string make_snapshot_table_too_large(Patient &p)
 {
     const std::uint64_t table = p.new_cluster();
     constexpr std::uint64_t records = 513, record = 40 + 16 + 2 * 0xffff;
@@ -244,7 +246,7 @@ std::string snapshot_table_too_large(Patient &p)
 }
 
 // The first cluster of the data file, at another place of the disk, too.
-std::string data_file_offset_wrong(Patient &p)
+std::string make_data_file_offset_wrong(Patient &p)
 {
     p.put(72, 4);
     const std::uint64_t table = p.new_cluster();
@@ -254,7 +256,7 @@ std::string data_file_offset_wrong(Patient &p)
     return "guest offset " + hex(bad_offset);
 }
 
-std::string backing_file(Patient &p)
+std::string make_backing_file(Patient &p)
 {
     const std::string name = "base.raw";
     must(p.store().write(1024, Buffer(name.begin(), name.end())));
@@ -292,7 +294,7 @@ const std::map<Finding, Case> &cases()
         {compression_type_mismatch,
          {Fate::refused, plain(), header_64(104, std::uint64_t(1) << 56, "type 1, bit 0")}},
         {encrypted, {Fate::refused, plain(), header_32(32, 1, "crypt_method 1"), false}},
-        {Finding::backing_file, {Fate::refused, backing(), ::backing_file, false}},
+        {Finding::backing_file, {Fate::refused, backing(), make_backing_file, false}},
         {backing_file_name_out_of_range,
          {Fate::refused, plain(),
           [](Patient &p) {
@@ -336,7 +338,7 @@ const std::map<Finding, Case> &cases()
         {snapshot_table_unaligned, {Fate::refused, with_snapshot(), unaligned(64)}},
         {snapshot_table_past_end, {Fate::read_only, with_snapshot(), far(64)}},
         {Finding::snapshot_table_too_large,
-         {Fate::read_only, plain(), ::snapshot_table_too_large, true, 0, ~std::uint64_t(0), 64 << 20}},
+         {Fate::read_only, plain(), make_snapshot_table_too_large, true, 0, ~std::uint64_t(0), 64 << 20}},
         {snapshot_extra_data_too_large,
          {Fate::read_only, with_snapshot(),
           [](Patient &p) {
@@ -372,9 +374,9 @@ const std::map<Finding, Case> &cases()
         {l2_entry_unaligned, {Fate::bad_here, plain(), l2_entry(512, true)}},
         {l2_entry_zero_flag_in_v2, {Fate::bad_here, version_2(), l2_entry(1, true)}},
         {l2_entry_compressed_copied, {Fate::bad_here, plain(), l2_entry(compressed, true)}},
-        {Finding::l2_subclusters_wrong, {Fate::bad_here, empty_16k(), ::l2_subclusters_wrong}},
+        {Finding::l2_subclusters_wrong, {Fate::bad_here, empty_16k(), make_l2_subclusters_wrong}},
         {Finding::compressed_data_broken,
-         {Fate::bad_here, plain(), ::compressed_data_broken, false}},
+         {Fate::bad_here, plain(), make_compressed_data_broken, false}},
         {data_cluster_past_end, {Fate::bad_here, plain(), l2_entry(copied | far_away)}},
         {data_cluster_is_metadata,
          {Fate::not_written, plain(),
@@ -390,7 +392,7 @@ const std::map<Finding, Case> &cases()
         {Finding::data_file_offset_wrong,
          {.fate = Fate::bad_here,
           .spec = without_clusters(with_extension(ExtensionType::data_file, "data")),
-          .make_wrong = ::data_file_offset_wrong,
+          .make_wrong = make_data_file_offset_wrong,
           .with_data_file = true}},
         {refcount_block_past_end,
          {Fate::read_only, plain(), refcount_table_entry(1, far_away, false)}},
@@ -736,8 +738,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(corrupt_test)
 
 BOOST_AUTO_TEST_CASE(each_finding_has_a_case)
 {

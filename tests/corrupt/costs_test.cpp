@@ -19,6 +19,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(costs)
+
 namespace {
 
 ImageSpec spec_of(std::uint32_t cluster_bits, std::uint64_t size)
@@ -30,8 +32,6 @@ ImageSpec spec_of(std::uint32_t cluster_bits, std::uint64_t size)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(costs)
 
 // What is counted ends long before.
 BOOST_AUTO_TEST_CASE(a_file_of_2_62_bytes_of_holes)

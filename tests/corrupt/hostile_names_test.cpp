@@ -23,6 +23,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(hostile_names)
+
 namespace {
 
 // A path; a title for the terminal, a line, a command, the end of quotes, a control that has two bytes.
@@ -194,8 +196,6 @@ Extension extension(ExtensionType type, const std::string &text)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(hostile_names)
 
 BOOST_AUTO_TEST_CASE(of_bitmaps)
 {

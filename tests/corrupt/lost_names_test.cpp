@@ -26,6 +26,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(lost_names)
+
 namespace {
 
 constexpr std::uint64_t cs = 4096;
@@ -122,8 +124,6 @@ void expect_lost(Disk &disk)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(lost_names)
 
 BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_it_grows)
 {

@@ -19,6 +19,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(pointers_to_metadata)
+
 namespace {
 
 constexpr std::uint64_t copied = std::uint64_t(1) << 63;
@@ -129,8 +131,6 @@ void each_target(std::uint64_t flags, const Victim::Action &action)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(pointers_to_metadata)
 
 BOOST_AUTO_TEST_CASE(trim_gives_no_metadata_back)
 {

@@ -18,6 +18,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(tables_named_twice)
+
 namespace {
 
 constexpr std::uint64_t copied = std::uint64_t(1) << 63;
@@ -65,8 +67,6 @@ void is_read_only(Patient &patient, std::string_view place, bool check_sees = tr
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(tables_named_twice)
 
 BOOST_AUTO_TEST_CASE(two_L1_entries_name_one_L2_table)
 {

@@ -33,6 +33,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(crash)
+
 namespace {
 
 struct Kind {
@@ -716,8 +718,6 @@ void run_all(unsigned smoke, const Kind &kind)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(crash)
 
 BOOST_AUTO_TEST_CASE(any_image) { run_all(6, {}); }
 

@@ -20,6 +20,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(repair_crash)
+
 namespace {
 
 // True if the one is no worse than the other. In place, with bits to change and
@@ -61,8 +63,6 @@ void judge(const StoreImage &image, const CheckReport &before, const ReferenceDi
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(repair_crash)
 
 BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
                      data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits, Damage::structure}),

@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(resize_crash)
+
 namespace {
 
 // Where something changes: clusters, tables, granules; and anywhere.
@@ -54,8 +56,6 @@ void crash_all(unsigned smoke, std::uint32_t cluster_bits, std::uint64_t size_ma
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(resize_crash)
 
 BOOST_AUTO_TEST_CASE(H1_another_size_wholly_or_not_at_all) { crash_all(30, 0, 300000); }
 

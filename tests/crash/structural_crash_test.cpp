@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(structural_crash)
+
 namespace {
 
 // Both `options` and the seed tell what is made.
@@ -32,8 +34,6 @@ void crash(const ImageSpec &spec, const Structural::Operation &operation, Random
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(structural_crash)
 
 BOOST_AUTO_TEST_CASE(H1_a_bitmap_is_made_wholly_or_not_at_all)
 {

@@ -25,6 +25,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(fault)
+
 namespace {
 
 // Small ones: an L2 table reaches 128 of them.
@@ -295,8 +297,6 @@ const std::vector<std::pair<const char *, Request>> requests = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(fault)
 
 BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
 {

@@ -19,6 +19,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(frozen_disks_fault)
+
 namespace {
 
 constexpr std::uint64_t block = block_bytes;
@@ -130,8 +132,6 @@ void for_each_scratch_fault(Is is_one, bool forever)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(frozen_disks_fault)
 
 BOOST_AUTO_TEST_CASE(F2_F3_any_write_to_a_scratch)
 {

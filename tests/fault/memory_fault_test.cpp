@@ -26,6 +26,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(memory_fault)
+
 namespace {
 
 // The store is not what is tried.
@@ -166,8 +168,6 @@ void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Befor
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(memory_fault)
 
 // Reads an L2 table.
 BOOST_AUTO_TEST_CASE(reading)

@@ -9,6 +9,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(resize_fault)
+
 namespace {
 
 // Data on both sides of either end, all kinds of bitmaps.
@@ -45,8 +47,6 @@ void fail(std::uint64_t seed, std::uint64_t numerator, std::uint64_t denominator
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(resize_fault)
 
 BOOST_AUTO_TEST_CASE(a_disk_grows)
 {

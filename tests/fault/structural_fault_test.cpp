@@ -11,6 +11,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(structural_fault)
+
 namespace {
 
 void fail(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation, Random &random,
@@ -25,8 +27,6 @@ void fail(const ImageSpec &spec, const StoreImage &image, const Structural::Oper
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(structural_fault)
 
 BOOST_AUTO_TEST_CASE(a_bitmap_is_made)
 {

@@ -18,6 +18,8 @@
 
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(fuzz)
+
 namespace {
 
 constexpr unsigned mutations = 250;  // for each seed
@@ -67,8 +69,6 @@ void mutate(std::string &text, const std::string &other, Random &random)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(fuzz)
 
 BOOST_AUTO_TEST_CASE(the_corpus)
 {

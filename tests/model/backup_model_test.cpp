@@ -24,6 +24,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(backup_model)
+
 namespace {
 
 constexpr std::uint64_t size_max = 600 << 10;
@@ -357,8 +359,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(backup_model)
 
 BOOST_AUTO_TEST_CASE(F1_F4_backups_among_changes)
 {

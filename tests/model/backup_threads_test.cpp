@@ -21,6 +21,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(backup_threads)
+
 namespace {
 
 constexpr unsigned writers = 3;
@@ -302,8 +304,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(backup_threads)
 
 BOOST_AUTO_TEST_CASE(F1_F4_of_one_instant_and_nothing_missed)
 {

@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(bit_vector_model)
+
 namespace {
 
 std::uint64_t next_in(const std::vector<bool> &model, std::uint64_t from, bool value)
@@ -45,8 +47,6 @@ void compare(const BitVector &bits, const std::vector<bool> &model, Random &rand
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bit_vector_model)
 
 BOOST_AUTO_TEST_CASE(equals_a_vector_of_bool)
 {

@@ -20,6 +20,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(bitmap_operations_model)
+
 namespace {
 
 struct ModelBitmap {
@@ -188,8 +190,6 @@ ImageSpec player_spec(Random &random)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bitmap_operations_model)
 
 BOOST_AUTO_TEST_CASE(random_steps, *one_thread())
 {

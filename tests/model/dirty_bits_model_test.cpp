@@ -18,6 +18,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(dirty_bits_model)
+
 namespace {
 
 constexpr std::uint64_t page_bits = DirtyBits::page_bits;
@@ -138,8 +140,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(dirty_bits_model)
 
 BOOST_AUTO_TEST_CASE(as_sets_of_bits)
 {

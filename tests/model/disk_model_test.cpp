@@ -19,6 +19,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(disk_model)
+
 namespace {
 
 constexpr std::uint64_t size_max = 6 << 20;
@@ -390,8 +392,6 @@ void threads_at_one_place(std::uint64_t seed)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(disk_model)
 
 BOOST_AUTO_TEST_CASE(random_steps_on_any_image, *one_thread())
 {

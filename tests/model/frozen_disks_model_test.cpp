@@ -18,6 +18,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(frozen_disks_model)
+
 namespace {
 
 constexpr std::uint64_t block = block_bytes;
@@ -274,8 +276,6 @@ void begin_and_end(FreezableDisk &disk, Shared &shared, Random random, const std
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(frozen_disks_model)
 
 BOOST_AUTO_TEST_CASE(F1_F2_F3_as_copies, *one_thread())
 {

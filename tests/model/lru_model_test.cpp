@@ -14,6 +14,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(lru_model)
+
 namespace {
 
 struct Thing : LruItem {
@@ -33,8 +35,6 @@ struct Model {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(lru_model)
 
 BOOST_AUTO_TEST_CASE(equals_a_list_and_a_map)
 {

@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(metadata_map_model)
+
 namespace {
 
 using Numbers = std::set<std::uint64_t>;
@@ -34,8 +36,6 @@ void take_out(Numbers &numbers, HostRun run)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(metadata_map_model)
 
 BOOST_AUTO_TEST_CASE(equals_two_sets)
 {

@@ -20,6 +20,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(place_model)
+
 namespace {
 
 class Bench {
@@ -125,8 +127,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(place_model)
 
 BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room, *one_thread())
 {

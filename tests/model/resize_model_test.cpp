@@ -19,6 +19,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(resize_model)
+
 namespace {
 
 // Sizes at which something changes, and any.
@@ -150,8 +152,6 @@ void lives(std::uint64_t seed, std::uint32_t cluster_bits, std::uint64_t size_ma
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(resize_model)
 
 BOOST_AUTO_TEST_CASE(any_size_on_any_image, *one_thread())
 {

@@ -22,6 +22,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(snapshot_model)
+
 namespace {
 
 constexpr std::uint64_t size_max = 1 << 20;
@@ -200,8 +202,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(snapshot_model)
 
 BOOST_AUTO_TEST_CASE(snapshots_among_random_changes, *one_thread())
 {

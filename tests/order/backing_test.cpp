@@ -9,6 +9,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_backing)
+
 namespace {
 
 constexpr std::uint64_t cs = 16384;
@@ -110,8 +112,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_backing)
 
 // A part of a cluster is zeroed, all of which reads as zeros: a zero cluster, which
 // takes no room.

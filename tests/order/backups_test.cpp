@@ -11,6 +11,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(backup_order)
+
 namespace {
 
 ImageSpec backup_spec()
@@ -64,8 +66,6 @@ std::vector<std::string> operations(bool backs_up)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(backup_order)
 
 BOOST_AUTO_TEST_CASE(F4_F5_a_backup_that_does_not_succeed_does_nothing_to_the_file)
 {

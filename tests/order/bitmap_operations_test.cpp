@@ -14,6 +14,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_bitmap_operations)
+
 namespace {
 
 ImageSpec with_bitmaps(std::vector<BitmapSpec> bitmaps)
@@ -82,8 +84,6 @@ void refused(const Result<T> &done, Errc code, const std::string &words_of_it)
 constexpr std::uint64_t autoclear_byte = 95;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_bitmap_operations)
 
 BOOST_AUTO_TEST_CASE(refusals)
 {

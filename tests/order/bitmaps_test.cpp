@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_bitmaps)
+
 namespace {
 
 ImageSpec four_bitmaps()
@@ -70,8 +72,6 @@ const std::vector<std::pair<const char *, Request>> requests = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_bitmaps)
 
 BOOST_AUTO_TEST_CASE(B1_in_use_is_durable_before_the_first_tracked_change)
 {

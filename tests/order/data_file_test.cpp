@@ -9,6 +9,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_data_file)
+
 namespace {
 
 constexpr std::uint64_t cluster_size = 4096;
@@ -146,8 +148,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_data_file)
 
 // Data there, then mapping here; and nothing here is made durable while data
 // there is not.

@@ -13,6 +13,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_durable)
+
 namespace {
 
 constexpr std::uint64_t cs = 4096;
@@ -95,8 +97,6 @@ std::size_t find_change(const Recording &recording, HostOffset host, HostOffset 
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_durable)
 
 BOOST_AUTO_TEST_CASE(B2_bits_are_durable_before_the_change_goes_down)
 {

@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_header)
+
 namespace {
 
 constexpr std::uint64_t sector = 512;
@@ -101,8 +103,6 @@ Buffer change_and_cut_the_power(const Buffer &first, const ImageHeader::Change &
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_header)
 
 BOOST_AUTO_TEST_CASE(H3_what_follows_the_header_goes_a_safe_way)
 {

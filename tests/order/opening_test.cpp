@@ -9,6 +9,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_opening)
+
 namespace {
 
 ImageSpec with_bitmap()
@@ -36,8 +38,6 @@ void expect_flush_before_first_change(const Recording &recording)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_opening)
 
 BOOST_AUTO_TEST_CASE(O1_opening_changes_nothing)
 {

@@ -13,6 +13,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_restructure)
+
 namespace {
 
 constexpr std::uint64_t cluster = 4096;
@@ -51,8 +53,6 @@ std::uint8_t first_byte(Disk &disk, std::uint64_t offset)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_restructure)
 
 BOOST_AUTO_TEST_CASE(H1_the_operation_finds_a_settled_file)
 {

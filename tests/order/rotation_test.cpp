@@ -15,6 +15,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(rotation)
+
 namespace {
 
 using Set = std::set<std::uint64_t>;
@@ -97,8 +99,6 @@ Result<void> only_whether(const Result<T> &done)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(rotation)
 
 BOOST_AUTO_TEST_CASE(F4_after_success_a_bitmap_has_what_changed_since_the_instant)
 {

@@ -8,6 +8,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(order_writes)
+
 namespace {
 
 constexpr std::uint64_t far_cluster = 1000;  // its L2 table does not exist
@@ -35,8 +37,6 @@ void expect_counted_before_named(const Order &order, HostOffset place, HostOffse
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(order_writes)
 
 BOOST_AUTO_TEST_CASE(W1_a_data_cluster_is_counted_durably_before_it_is_named)
 {

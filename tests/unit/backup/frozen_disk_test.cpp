@@ -17,6 +17,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(frozen_disk)
+
 namespace {
 
 constexpr std::uint64_t block = block_bytes;
@@ -47,8 +49,6 @@ void expect_extents(FrozenDisk &disk, const std::vector<Extent> &expected)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(frozen_disk)
 
 BOOST_AUTO_TEST_CASE(F1_what_is_overwritten_is_read_as_it_was)
 {

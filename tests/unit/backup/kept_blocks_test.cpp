@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(kept_blocks)
+
 namespace {
 
 constexpr std::uint64_t T = std::uint64_t(1) << 40;
@@ -31,8 +33,6 @@ void expect_runs(const KeptBlocks &blocks, const std::vector<Kept> &model, Range
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(kept_blocks)
 
 BOOST_AUTO_TEST_CASE(as_an_array_of_words)
 {

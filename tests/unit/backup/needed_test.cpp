@@ -11,6 +11,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(needed)
+
 namespace {
 
 constexpr std::uint64_t unit_blocks = NeededAroundBits::unit_bytes / block_bytes;
@@ -29,8 +31,6 @@ bool touched(const BitVector &bits, std::uint64_t granularity, Range bytes)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(needed)
 
 BOOST_AUTO_TEST_CASE(each_64K_in_which_a_bit_is_set_is_needed)
 {

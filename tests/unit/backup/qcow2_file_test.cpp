@@ -24,6 +24,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(qcow2_file)
+
 namespace {
 
 constexpr std::uint64_t cs = Qcow2File::cluster_size;
@@ -189,8 +191,6 @@ private:
 constexpr std::uint64_t tera = std::uint64_t(1) << 40;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(qcow2_file)
 
 // The map, both ways, against a plain list.
 BOOST_AUTO_TEST_CASE(clusters_are_found_in_both_directions)

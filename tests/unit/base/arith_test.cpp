@@ -7,11 +7,11 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(arith)
+
 namespace {
 constexpr std::uint64_t max = ~std::uint64_t(0);
 }
-
-BOOST_AUTO_TEST_SUITE(arith)
 
 BOOST_AUTO_TEST_CASE(div_ceil_does_not_overflow)
 {

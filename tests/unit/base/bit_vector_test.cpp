@@ -11,14 +11,14 @@
 using namespace qcow2;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(bit_vector)
+
 namespace {
 
 // Around every place where a word or a byte ends.
 const std::vector<std::uint64_t> sizes = {1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 200};
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bit_vector)
 
 BOOST_AUTO_TEST_CASE(no_bits_at_all)
 {

@@ -16,6 +16,8 @@
 using namespace qcow2;
 using test::WaitingThread;
 
+BOOST_AUTO_TEST_SUITE(gate)
+
 namespace {
 
 void a_little_while() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
@@ -27,8 +29,6 @@ void wait_for(const std::atomic<bool> &flag)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(gate)
 
 BOOST_AUTO_TEST_CASE(many_are_inside_at_once)
 {

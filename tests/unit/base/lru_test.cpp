@@ -11,6 +11,8 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(lru)
+
 namespace {
 
 struct Thing : LruItem {
@@ -40,8 +42,6 @@ struct Three {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(lru)
 
 BOOST_AUTO_TEST_CASE(finds_what_was_inserted_and_nothing_else)
 {

@@ -15,6 +15,8 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(mutex)
+
 namespace {
 
 // Whether `body` ends the process by abort(), as INVARIANT does.
@@ -44,8 +46,6 @@ void nest(Rank outer_rank, Rank inner_rank)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(mutex)
 
 BOOST_AUTO_TEST_CASE(L_ranks_may_rise)
 {

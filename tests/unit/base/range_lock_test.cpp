@@ -17,6 +17,8 @@
 using namespace qcow2;
 using test::WaitingThread;
 
+BOOST_AUTO_TEST_SUITE(range_lock)
+
 namespace {
 
 // A thread that takes a range, says so, and holds it until it is told.
@@ -59,8 +61,6 @@ private:
 void give_time() { std::this_thread::sleep_for(std::chrono::milliseconds(30)); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(range_lock)
 
 BOOST_AUTO_TEST_CASE(disjoint_and_adjacent_ranges_do_not_meet)
 {

@@ -10,6 +10,8 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(result)
+
 namespace {
 
 Result<int> half(int n)
@@ -38,8 +40,6 @@ Result<std::string> told(int n)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(result)
 
 BOOST_AUTO_TEST_CASE(holds_a_value_or_an_error)
 {

@@ -20,6 +20,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(check_)
+
 namespace {
 
 constexpr std::uint64_t copied = std::uint64_t(1) << 63;
@@ -102,8 +104,6 @@ void expect_only(Patient &patient, Finding finding, std::uint64_t count = 1)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(check_)
 
 BOOST_AUTO_TEST_CASE(sound_images_are_sound)
 {

@@ -27,6 +27,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(repair_test)
+
 namespace {
 
 ImageSpec plain_spec()
@@ -111,8 +113,6 @@ bool is_at_end(Patient &patient, HostOffset offset, std::uint64_t end_before)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(repair_test)
 
 BOOST_AUTO_TEST_CASE(nothing_is_written_where_nothing_is_wrong)
 {

@@ -13,6 +13,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(backup_commands)
+
 namespace {
 
 struct Backed {
@@ -46,8 +48,6 @@ struct Backed {
 constexpr std::uint64_t granule = 65536;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(backup_commands)
 
 BOOST_FIXTURE_TEST_CASE(a_bitmap_is_rotated_if_the_backup_succeeds, Backed)
 {

@@ -15,6 +15,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(commands)
+
 namespace {
 
 // A command with arguments of its type; its answer is of its type.
@@ -47,8 +49,6 @@ std::set<std::string> names(Host &host)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(commands)
 
 BOOST_AUTO_TEST_CASE(the_schema_describes_each_type_that_it_names_once)
 {

@@ -10,6 +10,8 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(framing)
+
 namespace {
 
 using Kind = Framing::Frame::Kind;
@@ -39,8 +41,6 @@ std::vector<std::string> frames(std::string_view bytes, std::size_t piece)
 std::string brackets(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(framing)
 
 BOOST_AUTO_TEST_CASE(values_are_found_wherever_the_stream_is_cut)
 {

@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(monitor)
+
 namespace {
 
 constexpr std::string_view negotiation = R"({"execute":"qmp_capabilities"})";
@@ -45,8 +47,6 @@ std::string answer_to(std::string_view request)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(monitor)
 
 BOOST_AUTO_TEST_CASE(it_greets)
 {

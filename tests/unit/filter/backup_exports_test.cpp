@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(backup_exports)
+
 namespace {
 
 constexpr std::uint64_t unit = 64 << 10;
@@ -83,8 +85,6 @@ std::string refusal(const std::vector<ServedBackup> &backups, const std::string 
 using Names = std::vector<std::string>;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(backup_exports)
 
 BOOST_AUTO_TEST_CASE(what_is_listed_can_be_opened_and_says_what_it_is)
 {

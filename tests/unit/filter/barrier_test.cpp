@@ -21,6 +21,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(barrier_test)
+
 namespace {
 
 constexpr std::uint64_t K = 1 << 10;
@@ -74,8 +76,6 @@ struct Served {
 const Buffer new_bytes(512, 0x22);
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(barrier_test)
 
 BOOST_AUTO_TEST_CASE(a_small_write_needs_no_flush)
 {

@@ -9,6 +9,8 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(command_line)
+
 namespace {
 
 std::vector<std::string> words_of(const std::string &line)
@@ -24,8 +26,6 @@ bool read_only(const std::string &line) { return asks_for_read_only(words_of(lin
 bool foreground(const std::string &line) { return stays_in_foreground(words_of(line)); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(command_line)
 
 BOOST_AUTO_TEST_CASE(read_only_is_found_wherever_it_stands)
 {

@@ -15,6 +15,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(config_test)
+
 namespace {
 
 // The message of a key that is refused.
@@ -28,8 +30,6 @@ std::string refused(const std::string &key, const std::string &value)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(config_test)
 
 BOOST_AUTO_TEST_CASE(our_keys_are_taken)
 {

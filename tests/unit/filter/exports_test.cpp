@@ -18,6 +18,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(exports_test)
+
 namespace {
 
 constexpr std::uint64_t disk_size = (3 << 20) + 512;
@@ -86,8 +88,6 @@ Buffer shown_by(const Buffer &file, Buffer below)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(exports_test)
 
 BOOST_AUTO_TEST_CASE(the_disk_and_its_snapshots)
 {

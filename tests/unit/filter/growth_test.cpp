@@ -24,6 +24,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(growth_test)
+
 namespace {
 
 constexpr std::uint64_t K = 1 << 10, M = 1 << 20, G = 1 << 30;
@@ -94,8 +96,6 @@ void check_fixed(Served &served, FakeBytes &bytes)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(growth_test)
 
 BOOST_AUTO_TEST_CASE(steps_grow_with_the_file_and_shrink_where_space_is_scarce)
 {

@@ -22,6 +22,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 using Kind = ImageLock::Kind;
 
+BOOST_AUTO_TEST_SUITE(image_lock_test)
+
 namespace {
 
 // One process that has the file.
@@ -59,8 +61,6 @@ std::vector<int> locked_bytes(const TemporaryFile &file)
 const std::vector<int> reader_bytes{100, 201, 203}, writer_bytes{100, 101, 103, 201, 203};
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(image_lock_test)
 
 BOOST_AUTO_TEST_CASE(the_bytes_are_those_of_QEMU)
 {

@@ -15,6 +15,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(local_store)
+
 namespace {
 
 struct Held {
@@ -29,8 +31,6 @@ struct Held {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(local_store)
 
 BOOST_AUTO_TEST_CASE(what_is_written_is_in_the_file_and_behind_its_end_are_zeros)
 {

@@ -19,6 +19,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace fs = std::filesystem;
 
+BOOST_AUTO_TEST_SUITE(named_files_test)
+
 namespace {
 
 // FOLDER/in, which is allowed, and FOLDER/out; each with sub/file, of one byte.
@@ -66,8 +68,6 @@ char first_byte(const NamedFile &file)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(named_files_test)
 
 BOOST_AUTO_TEST_CASE(a_link_that_is_put_there_between_check_and_opening_is_not_followed)
 {

@@ -21,6 +21,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(next_store_test)
+
 namespace {
 
 std::unique_ptr<NextStore> opened(FakeLayer &layer, bool serialised = false)
@@ -34,8 +36,6 @@ bool was_called(FakeLayer &layer, const std::string &call)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(next_store_test)
 
 // Against flat bytes, over layers of every block size, of even and odd length.
 BOOST_DATA_TEST_CASE(requests_of_any_size_and_place, data::make({1, 2, 16, 512}) * data::make({65536, 65000, 100}),

@@ -17,6 +17,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(report_test)
+
 namespace {
 
 constexpr Errc all_codes[] = {Errc::io,        Errc::no_space, Errc::corrupt,   Errc::unsupported, Errc::read_only,
@@ -50,8 +52,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(report_test)
 
 // nbdkit asserts both.
 BOOST_AUTO_TEST_CASE(no_errno_is_0_or_ENOTSUP)

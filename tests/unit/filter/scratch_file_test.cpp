@@ -20,6 +20,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(scratch_file_test)
+
 namespace {
 
 constexpr std::uint64_t G = std::uint64_t(1) << 30;
@@ -72,8 +74,6 @@ void expect_bytes(Scratch &scratch, std::uint64_t offset, const Buffer &bytes)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(scratch_file_test)
 
 // Also across the ends of files, which would be too long for ext4 as one.
 BOOST_AUTO_TEST_CASE(what_was_written_is_read_and_no_name_is_seen)

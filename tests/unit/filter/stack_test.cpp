@@ -9,13 +9,13 @@
 
 using namespace qcow2;
 
+BOOST_AUTO_TEST_SUITE(stack_test)
+
 namespace {
 
 Stack judged(const std::vector<std::string> &modules) { return judge_stack(modules); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(stack_test)
 
 BOOST_AUTO_TEST_CASE(the_file_plugin_alone)
 {

@@ -14,6 +14,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(bitmap_directory)
+
 namespace {
 
 const Geometry geometry;
@@ -66,8 +68,6 @@ const Wrong wrongs[] = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bitmap_directory)
 
 // qcow2-format: the worked example.
 BOOST_AUTO_TEST_CASE(the_directory_of_QEMU_7_2)

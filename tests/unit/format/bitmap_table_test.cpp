@@ -11,6 +11,8 @@
 using namespace qcow2;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(bitmap_table)
+
 namespace {
 
 constexpr std::uint64_t K = 1 << 10, M = 1 << 20, G = 1 << 30, T = std::uint64_t(1) << 40;
@@ -18,8 +20,6 @@ constexpr std::uint64_t K = 1 << 10, M = 1 << 20, G = 1 << 30, T = std::uint64_t
 Geometry with_cluster_bits(std::uint32_t cluster_bits) { return {3, cluster_bits, 4, false}; }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(bitmap_table)
 
 BOOST_AUTO_TEST_CASE(bits_bytes_and_entries)
 {

@@ -14,6 +14,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(cluster_mapping)
+
 namespace {
 
 Geometry with_cluster_bits(std::uint32_t cluster_bits) { return {3, cluster_bits, 4, false}; }
@@ -25,8 +27,6 @@ constexpr std::uint64_t copied = std::uint64_t(1) << 63;
 constexpr std::uint64_t compressed = std::uint64_t(1) << 62;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(cluster_mapping)
 
 BOOST_AUTO_TEST_CASE(the_table_of_meanings)
 {

@@ -17,6 +17,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(compression)
+
 namespace {
 
 Buffer compressed(CompressionType type, Bytes cluster)
@@ -54,8 +56,6 @@ Buffer some_cluster(std::size_t size)
 const auto types = data::make({0, 1});
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(compression)
 
 BOOST_DATA_TEST_CASE(what_was_compressed_comes_out_again,
                      types * data::make({512, 4096, 65536, 2 << 20}), number, size)

@@ -16,6 +16,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(extensions)
+
 namespace {
 
 Buffer text(const std::string &s) { return Buffer(s.begin(), s.end()); }
@@ -94,8 +96,6 @@ const Wrong wrong_bitmaps[] = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(extensions)
 
 // qcow2-format: the worked example.
 BOOST_AUTO_TEST_CASE(the_bitmaps_extension_of_QEMU_7_2)

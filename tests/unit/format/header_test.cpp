@@ -14,6 +14,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(header)
+
 namespace {
 
 // A version 3 image of 1 GiB, laid out as by QEMU.
@@ -98,8 +100,6 @@ const Wrong wrongs[] = {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(header)
 
 // qcow2-format: the worked example.
 BOOST_AUTO_TEST_CASE(the_header_of_QEMU_7_2)

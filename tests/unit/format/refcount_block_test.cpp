@@ -15,6 +15,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(refcount_block)
+
 namespace {
 
 std::uint64_t max_of(unsigned order)
@@ -25,8 +27,6 @@ std::uint64_t max_of(unsigned order)
 const auto orders = data::xrange(0u, 7u);
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(refcount_block)
 
 // Below 8 bits from the least significant upwards, above them big-endian.
 BOOST_AUTO_TEST_CASE(bytes_and_meanings)

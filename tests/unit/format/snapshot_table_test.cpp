@@ -10,6 +10,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(snapshot_table)
+
 namespace {
 
 const Geometry v3;
@@ -39,8 +41,6 @@ Snapshot plain(const std::string &id, const std::string &name)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(snapshot_table)
 
 BOOST_AUTO_TEST_CASE(the_table_of_QEMU_7_2)
 {

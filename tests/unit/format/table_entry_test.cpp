@@ -12,6 +12,8 @@ using namespace qcow2;
 using namespace qcow2::test;
 namespace data = boost::unit_test::data;
 
+BOOST_AUTO_TEST_SUITE(table_entry)
+
 namespace {
 
 const Geometry geometry;  // clusters of 64K
@@ -20,8 +22,6 @@ const Geometry small{3, 9, 4, false};
 std::uint64_t bit(unsigned n) { return std::uint64_t(1) << n; }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(table_entry)
 
 BOOST_AUTO_TEST_CASE(l1_entries)
 {

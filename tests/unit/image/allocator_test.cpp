@@ -20,6 +20,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(allocator)
+
 namespace {
 
 constexpr std::uint64_t cluster = 64 << 10;
@@ -176,8 +178,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(allocator)
 
 BOOST_AUTO_TEST_CASE(W2_nothing_was_ever_sent_to_a_fresh_cluster)
 {

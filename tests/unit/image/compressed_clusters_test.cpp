@@ -16,6 +16,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(compressed_clusters)
+
 namespace {
 
 constexpr std::uint64_t cluster_size = 512;
@@ -68,8 +70,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(compressed_clusters)
 
 // Else the next one would wait for it for ever.
 BOOST_AUTO_TEST_CASE(what_could_not_be_read_is_tried_again)

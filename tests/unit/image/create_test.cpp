@@ -13,6 +13,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(create)
+
 namespace {
 
 constexpr std::uint64_t size = 1 << 30, sector = 512;
@@ -61,8 +63,6 @@ private:
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(create)
 
 BOOST_AUTO_TEST_CASE(what_a_power_cut_or_a_kill_leaves_is_made_anew)
 {

@@ -17,6 +17,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(guarded_store)
+
 namespace {
 
 // A store that tells one of those who flush at the same time that bytes are
@@ -52,8 +54,6 @@ void at_once(OneIsTold &below, First first, Other other)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(guarded_store)
 
 BOOST_AUTO_TEST_CASE(W5_no_flush_succeeds_while_another_one_fails)
 {

@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(image_header)
+
 namespace {
 
 // The header of an image, and trouble below it.
@@ -39,8 +41,6 @@ struct Troubled {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(image_header)
 
 BOOST_AUTO_TEST_CASE(a_commit_that_fails_leaves_the_old_header)
 {

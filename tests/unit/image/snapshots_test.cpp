@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(snapshots)
+
 namespace {
 
 SnapshotTable table_of(const std::vector<std::pair<std::string, std::string>> &snapshots)
@@ -34,8 +36,6 @@ int found(const SnapshotTable &table, std::string_view word)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(snapshots)
 
 BOOST_AUTO_TEST_CASE(an_id_wins_over_a_name)
 {

@@ -12,6 +12,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(crash_store)
+
 namespace {
 
 Buffer sector(std::uint8_t value) { return Buffer(sector_size, value); }
@@ -36,8 +38,6 @@ std::set<int> outcomes(const CrashStore &store, std::uint64_t event, std::uint64
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(crash_store)
 
 BOOST_AUTO_TEST_CASE(a_write_without_flush_is_there_or_not)
 {

@@ -15,6 +15,8 @@
 using namespace qcow2;
 using namespace qcow2::test;
 
+BOOST_AUTO_TEST_SUITE(image_builder)
+
 namespace {
 
 void compare_with_reference(const BuiltImage &built)
@@ -52,8 +54,6 @@ void judge(const ImageSpec &spec, bool by_qemu)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(image_builder)
 
 BOOST_AUTO_TEST_CASE(random_images_are_clean)
 {
