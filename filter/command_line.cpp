@@ -47,7 +47,7 @@ struct Option {
 constexpr Option read_only = {'r', {"--readonly", "--read-only"}};
 constexpr Option foreground = {'f', {"--foreground", "--no-fork"}};
 constexpr Option single = {'s', {"--single", "--stdin"}};
-constexpr Option run_command = {'\0', {"--run"}};
+constexpr Option run_option = {'\0', {"--run"}};
 constexpr Option unix_socket = {'U', {"--unix"}};
 constexpr Option port = {'p', {"--port"}};
 constexpr Option tls = {'\0', {"--tls"}};
@@ -134,7 +134,7 @@ bool asks_to_be_verbose(std::span<const std::string> arguments) { return has_opt
 bool stays_in_foreground(std::span<const std::string> arguments)
 {
     return has_option(arguments, foreground) || has_option(arguments, single) ||
-           has_option(arguments, run_command) ||
+           has_option(arguments, run_option) ||
            std::ranges::count(values_of(arguments, unix_socket), "-") != 0 ||
            std::getenv("LISTEN_FDS");
 }

@@ -63,7 +63,7 @@ constexpr std::uint64_t copy_blocks_max = FrozenDisks::copy_bytes_max / block_by
 // Of a long change so much is claimed at a time: blocks.
 constexpr std::uint64_t claim_blocks_max = (256 << 20) / block_bytes;
 // Extents may be as many as there are sectors.
-constexpr std::size_t extents_max = 1 << 10;
+constexpr std::size_t extents_at_once = 1 << 10;
 constexpr std::size_t trim_parts_max = 1 << 14;
 
 // Blocks that are alike for the one who keeps them.
@@ -78,7 +78,7 @@ Similar similar(LiveDisk &inside, const Keeping &keeping, Range blocks)
 {
     const Range bytes = keeping.bytes_of(blocks);
     std::uint64_t at = bytes.begin;  // what is before it are data
-    for (std::size_t steps = 0; at < bytes.end && steps < extents_max; ++steps) {
+    for (std::size_t steps = 0; at < bytes.end && steps < extents_at_once; ++steps) {
         const Result<Extent> extent = inside.status(at, bytes.end - at);
         if (!extent)
             return {false, blocks.length()};

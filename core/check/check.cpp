@@ -10,8 +10,6 @@ namespace qcow2 {
 
 namespace {
 
-std::string number(std::uint64_t n) { return std::to_string(n); }
-
 // Refcounts against names.
 class Comparison {
 public:
@@ -61,7 +59,7 @@ void Comparison::end_run()
             run_.refcount > run_.used ? Finding::refcount_too_high : Finding::refcount_too_low,
             [&] {
                 return "host cluster " + hex(run_.first << cluster_bits_) + ": refcount " +
-                       number(run_.refcount) + ", used " + number(run_.used) + " times";
+                       std::to_string(run_.refcount) + ", used " + std::to_string(run_.used) + " times";
             },
             run_.count);
     run_.count = 0;
@@ -87,12 +85,12 @@ std::string CheckReport::text() const
         out.append(name_of(f.finding)).append(": ").append(sentence_of(f.finding));
         out.append(" (").append(printable(f.place));
         if (f.count > 1)
-            out.append(", and the next ").append(number(f.count - 1));
+            out.append(", and the next ").append(std::to_string(f.count - 1));
         out.append(")\n");
     }
     for (const std::string &note : notes)
         out.append("note: ").append(printable(note)).append("\n");
-    return out + number(corruptions) + " corruptions, " + number(leaks) + " leaked clusters\n";
+    return out + std::to_string(corruptions) + " corruptions, " + std::to_string(leaks) + " leaked clusters\n";
 }
 
 Result<CheckReport> check(ByteStore &store)

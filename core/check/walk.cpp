@@ -14,8 +14,6 @@ namespace qcow2 {
 
 namespace {
 
-std::string number(std::uint64_t n) { return std::to_string(n); }
-
 }  // namespace
 
 Result<void> ImageWalk::run()
@@ -46,7 +44,7 @@ Result<void> ImageWalk::load_header()
     if (h.incompatible_features & incompatible::corrupt)
         findings_.note("the image is marked as corrupt");
     if (h.l1_size < geometry_.l1_entries_for(h.disk_size()))
-        findings_.add(Finding::l1_table_too_small, number(h.l1_size) + " entries");
+        findings_.add(Finding::l1_table_too_small, std::to_string(h.l1_size) + " entries");
     const Extension *luks = area_.find(ExtensionType::luks);
     if (luks && luks->data.size() == 16)
         count({Place::Kind::header, {}}, HostOffset(load_be64(luks->data.data())),
@@ -68,7 +66,7 @@ Result<void> ImageWalk::walk_refcount_structure()
     for (std::uint64_t i = 0; i < table_clusters_; ++i)
         refcount_clusters_.push_back((header().refcount_table_offset.value >> geometry_.cluster_bits) + i);
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto where = [&] { return "refcount table entry " + number(i) + ": " + hex(raw); };
+        const auto where = [&] { return "refcount table entry " + std::to_string(i) + ": " + hex(raw); };
         const HostOffset offset(raw & ~refcount_table_entry_reserved);
         if (!geometry_.is_aligned(offset)) {
             findings_.add_lazily(Finding::refcount_block_unaligned, where);
@@ -129,7 +127,7 @@ Result<void> ImageWalk::walk_snapshots()
         const Place place{Place::Kind::word, record};  // the offset of the L1 table comes first
         record += align_up(sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() +
                                s.name.size(), 8);
-        const std::string name = "the L1 table of snapshot " + number(i);
+        const std::string name = "the L1 table of snapshot " + std::to_string(i);
         if (s.finding)
             findings_.add(*s.finding, name + " at " + hex(s.l1_table_offset.value));
         if (s.finding != Finding::snapshot_l1_wrong)
@@ -146,7 +144,7 @@ Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1
                      [&] { return name + " at " + hex(offset.value); }))
         return {};
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto where = [&] { return name + ", entry " + number(i) + ": " + hex(raw); };
+        const auto where = [&] { return name + ", entry " + std::to_string(i) + ": " + hex(raw); };
         if (raw & l1_entry_reserved)
             findings_.add_lazily(Finding::l1_entry_reserved_bits, where);
         const L1Entry entry(raw);
@@ -198,7 +196,7 @@ Result<void> ImageWalk::walk_l2(HostOffset table, const Named &named)
 
 std::string ImageWalk::L2Place::words() const
 {
-    return "L2 table at " + hex(table.value) + ", entry " + number(index) + ": " + hex(raw);
+    return "L2 table at " + hex(table.value) + ", entry " + std::to_string(index) + ": " + hex(raw);
 }
 
 Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
@@ -297,8 +295,8 @@ Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::strin
     const std::uint64_t n = TRY(refcounts_.of(cluster.value >> geometry_.cluster_bits));
     if (copied != (n == 1))
         findings_.add_lazily(Finding::copied_flag_wrong, [&] {
-            return std::string(what) + " " + number(index) + ", cluster at " + hex(cluster.value) +
-                   ": bit 63 is " + number(copied) + ", refcount " + number(n);
+            return std::string(what) + " " + std::to_string(index) + ", cluster at " + hex(cluster.value) +
+                   ": bit 63 is " + std::to_string(copied) + ", refcount " + std::to_string(n);
         });
     return {};
 }
@@ -379,7 +377,7 @@ Result<void> ImageWalk::walk_bitmap(Place place, const BitmapDirectoryEntry &ent
                Finding::bitmap_table_past_end, where))
         return {};
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto at = [&] { return where() + ", entry " + number(i) + ": " + hex(raw); };
+        const auto at = [&] { return where() + ", entry " + std::to_string(i) + ": " + hex(raw); };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
             findings_.add_lazily(geometry_.is_aligned(HostOffset(raw & entry_offset_mask))

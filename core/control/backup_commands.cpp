@@ -14,22 +14,20 @@ namespace {
 
 constexpr std::int64_t timeout_seconds_max = 366 * 24 * 3600;
 
-Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
-
 Result<std::optional<std::int64_t>> positive(const Json &arguments, const char *member, std::int64_t most)
 {
     if (!arguments.contains(member))
         return std::optional<std::int64_t>();
     const std::int64_t value = arguments.at(member).get<std::int64_t>();
     if (value <= 0 || value > most)
-        return invalid("Parameter '" + std::string(member) + "' must be from 1 to " + std::to_string(most));
+        return Error(Errc::invalid, "Parameter '" + std::string(member) + "' must be from 1 to " + std::to_string(most));
     return std::optional<std::int64_t>(value);
 }
 
 Result<std::vector<std::string>> bitmaps_of(const Json &arguments)
 {
     if (arguments.contains("bitmap") && arguments.contains("bitmaps"))
-        return invalid("Parameters 'bitmap' and 'bitmaps' cannot both be given");
+        return Error(Errc::invalid, "Parameters 'bitmap' and 'bitmaps' cannot both be given");
     if (arguments.contains("bitmap"))
         return std::vector<std::string>{arguments.at("bitmap").get<std::string>()};
     return arguments.value("bitmaps", std::vector<std::string>());
@@ -70,7 +68,7 @@ Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next
     request.bitmaps = TRY(bitmaps_of(arguments));
     const std::string mode = arguments.value("mode", request.bitmaps.empty() ? "full" : "incremental");
     if (mode != "full" && request.bitmaps.empty())
-        return invalid("Mode '" + mode + "' needs a bitmap, which says what has changed");
+        return Error(Errc::invalid, "Mode '" + mode + "' needs a bitmap, which says what has changed");
     request.incremental = mode != "full";
     for (const std::string &bitmap : request.bitmaps) {
         const auto why_not = why_not_incremental(bitmap);
@@ -83,7 +81,7 @@ Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next
     }
     request.whole = arguments.value("whole", !request.incremental);
     if (!request.whole && !request.incremental)
-        return invalid("A full backup shows the whole disk");
+        return Error(Errc::invalid, "A full backup shows the whole disk");
     if (const auto most = TRY(positive(arguments, "scratch-max", INT64_MAX)))
         request.scratch_bytes_max = static_cast<std::uint64_t>(*most);
     planned.timeout = TRY(positive(arguments, "timeout", timeout_seconds_max));

@@ -16,8 +16,6 @@ namespace qcow2 {
 
 namespace {
 
-Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
-
 std::string text(const Json &data, std::string_view member) { return data.at(std::string(member)).get<std::string>(); }
 
 bool flag(const Json &data, std::string_view member, bool otherwise)
@@ -33,7 +31,7 @@ Result<std::optional<std::uint32_t>> granularity_bits(const Json &data)
         return std::optional<std::uint32_t>();
     const std::uint64_t granularity = found->get<std::uint64_t>();
     if (!is_power_of_two(granularity) || granularity < std::uint64_t(1) << limits::bitmap_granularity_bits_min)
-        return invalid("Granularity must be power of 2 and at least 512");
+        return Error(Errc::invalid, "Granularity must be power of 2 and at least 512");
     return std::optional<std::uint32_t>(static_cast<std::uint32_t>(std::countr_zero(granularity)));
 }
 
@@ -90,7 +88,7 @@ Result<void> Plan::add(std::string_view action, const Json &data)
     if (action == "backup-begin")
         return begin_backup(data);
     if (action == "abort")
-        return invalid("Transaction aborted using Abort action");
+        return Error(Errc::invalid, "Transaction aborted using Abort action");
     return Error(Errc::unsupported, "There is no action '" + std::string(action) + "'");
 }
 
@@ -109,10 +107,10 @@ Result<void> Plan::add_bitmap(const Json &data)
     TRY(check_device_or_node(data, "node"));
     const std::string name = text(data, "name");
     if (name.empty())
-        return invalid("Bitmap name cannot be empty");
+        return Error(Errc::invalid, "Bitmap name cannot be empty");
     NewBitmap bitmap{name, TRY(granularity_bits(data)), !flag(data, "disabled", false), false};
     if (name.size() > limits::bitmap_name_bytes_max)
-        return invalid("Bitmap name too long: " + name);
+        return Error(Errc::invalid, "Bitmap name too long: " + name);
     if (bitmaps_.contains(name))
         return Error(Errc::exists, "Bitmap already exists: " + name);
     if (!flag(data, "persistent", false))
@@ -220,7 +218,7 @@ Result<void> Plan::make_snapshot(const Json &data)
     TRY(check_device_or_node(data, "device"));
     const std::string name = text(data, "name");
     if (name.empty())
-        return invalid("Name is empty");
+        return Error(Errc::invalid, "Name is empty");
     if (!snapshot_names_.insert(name).second)
         return Error(Errc::exists, "Snapshot with name '" + name + "' already exists on device '" +
                                        text(data, "device") + "'");

@@ -10,18 +10,18 @@ namespace qcow2::test {
 
 namespace {
 
-using Content = PendingWrite::Content;
+using WriteContent = PendingWrite::Content;
 
 void apply_run(const PendingWrite &write, Range sectors, SparseBytes &bytes)
 {
     const std::uint64_t offset = write.bytes.begin + sectors.begin * sector_size;
     const std::uint64_t length = sectors.length() * sector_size;
     switch (write.content) {
-    case Content::data:
+    case WriteContent::data:
         bytes.write(offset, sub(Bytes(*write.data), sectors.begin * sector_size, length));
         break;
-    case Content::zero: bytes.zero(offset, length); break;
-    case Content::garbage: bytes.fill_garbage(offset, length); break;
+    case WriteContent::zero: bytes.zero(offset, length); break;
+    case WriteContent::garbage: bytes.fill_garbage(offset, length); break;
     }
 }
 
@@ -100,20 +100,20 @@ void CrashWalk::begin(std::size_t index)
         (!operation.succeeded && operation.returned != Operation::never))
         return;
     const Range range = operation.range();
-    Content content = Content::data;
+    WriteContent content = WriteContent::data;
     switch (operation.kind) {
     case Operation::Kind::zero:
-        content = Content::zero;
+        content = WriteContent::zero;
         life_.cache.bytes.zero(range.begin, range.length());
         break;
     case Operation::Kind::discard:
         if (options_.discarded == Discarded::kept)
             return;
         if (options_.discarded == Discarded::zero) {
-            content = Content::zero;
+            content = WriteContent::zero;
             life_.cache.bytes.zero(range.begin, range.length());
         } else {
-            content = Content::garbage;
+            content = WriteContent::garbage;
             life_.cache.bytes.fill_garbage(range.begin, range.length());
         }
         break;
@@ -122,16 +122,16 @@ void CrashWalk::begin(std::size_t index)
 
     const Range all = range.touched(sector_size);
     const Range whole = range.whole(sector_size);
-    if (content == Content::data || whole.empty()) {
-        add(index, all, Content::data);
+    if (content == WriteContent::data || whole.empty()) {
+        add(index, all, WriteContent::data);
         return;
     }
-    add(index, {all.begin, whole.begin}, Content::data);
+    add(index, {all.begin, whole.begin}, WriteContent::data);
     add(index, whole, content);
-    add(index, {whole.end, all.end}, Content::data);
+    add(index, {whole.end, all.end}, WriteContent::data);
 }
 
-void CrashWalk::add(std::size_t index, Range sectors, Content content)
+void CrashWalk::add(std::size_t index, Range sectors, WriteContent content)
 {
     if (sectors.empty())
         return;
@@ -139,7 +139,7 @@ void CrashWalk::add(std::size_t index, Range sectors, Content content)
     write.operation = index;
     write.bytes = {sectors.begin * sector_size, sectors.end * sector_size};
     write.content = content;
-    if (content == Content::data)
+    if (content == WriteContent::data)
         write.data = std::make_shared<const Buffer>(
             life_.cache.bytes.copy(write.bytes.begin, write.bytes.length()));
     write.alive = BitVector(sectors.length(), true);
@@ -196,8 +196,8 @@ void CrashWalk::resized(std::size_t index)
     const Range first = Range{after, before}.begin % sector_size == 0
                             ? Range{}
                             : Range{gone.begin, gone.begin + 1};
-    add(index, first, Content::data);
-    add(index, {first.empty() ? gone.begin : first.end, gone.end}, Content::zero);
+    add(index, first, WriteContent::data);
+    add(index, {first.empty() ? gone.begin : first.end, gone.end}, WriteContent::zero);
     for (PendingWrite &write : life_.writes)
         if (write.operation == index)
             write.returned = operation.returned;

@@ -7,13 +7,12 @@
 #include <cstring>
 
 #include "core/base/log.h"
+#include "core/format/limits.h"
 #include "tests/support/payload.h"
 
 namespace qcow2::test {
 
 namespace {
-
-constexpr std::uint64_t sector_size = 512;
 
 // Of whole sectors. Four sums side by side: one alone waits for itself, and this
 // is what a verdict takes its time for.
@@ -88,10 +87,10 @@ GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset, 
     const std::lock_guard<std::mutex> lock(mutex_);
     const Change change = changes_.size();
     changes_.emplace_back();
-    const Range sectors = Range::of(offset.value, length).touched(sector_size);
-    Buffer content(sector_size);
+    const Range sectors = Range::of(offset.value, length).touched(limits::sector);
+    Buffer content(limits::sector);
     for (std::uint64_t sector = sectors.begin; sector < sectors.end; ++sector) {
-        after.bytes().read(sector * sector_size, content);
+        after.bytes().read(sector * limits::sector, content);
         versions_[sector].push_back({hash_of(content), now, change});
     }
     return change;
@@ -131,15 +130,15 @@ std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &befo
         std::uint64_t sectors = 0;
         while (end != versions_.end() && sectors < run_max && end->first == run->first + sectors)
             ++end, ++sectors;
-        const GuestOffset offset(run->first * sector_size);
-        found.assign(sectors * sector_size, 0);
+        const GuestOffset offset(run->first * limits::sector);
+        found.assign(sectors * limits::sector, 0);
         const std::uint64_t inside = offset.value < before.size() ? before.size() - offset.value : 0;
         if (inside != 0)
             read(offset, sub(MutableBytes(found), 0, std::min<std::uint64_t>(found.size(), inside)));
         for (std::uint64_t i = 0; run != end; ++run, ++i) {
-            const Bytes content = sub(Bytes(found), i * sector_size, sector_size);
+            const Bytes content = sub(Bytes(found), i * limits::sector, limits::sector);
             if (!may_be(content, run->first, run->second, event, before))
-                return "guest offset " + hex(run->first * sector_size) + ": found " +
+                return "guest offset " + hex(run->first * limits::sector) + ": found " +
                        describe_payload(sub(content, 0, 16)) + "; " + describe(run->first, event);
         }
     }
@@ -158,8 +157,8 @@ bool GuestHistory::may_be(Bytes content, std::uint64_t sector, const std::vector
         if (changes_[version->change].durable <= event)
             return false;
     }
-    std::uint8_t original[sector_size];
-    before.bytes().read(sector * sector_size, original);
+    std::uint8_t original[limits::sector];
+    before.bytes().read(sector * limits::sector, original);
     return std::equal(content.begin(), content.end(), original);
 }
 
@@ -193,12 +192,12 @@ void GuestHistory::crashed(std::uint64_t event, std::uint64_t now, bool durable,
     }
     const Change found = changes_.size();
     changes_.push_back({now, durable ? now : never});
-    Buffer content(sector_size);
+    Buffer content(limits::sector);
     for (auto &[sector, versions] : versions_) {
         std::erase_if(versions, [event](const Version &v) { return v.begun > event; });
         std::fill(content.begin(), content.end(), 0);
-        const std::uint64_t offset = sector * sector_size;
-        const std::uint64_t inside = std::min(sector_size, into.size() - offset);
+        const std::uint64_t offset = sector * limits::sector;
+        const std::uint64_t inside = std::min(limits::sector, into.size() - offset);
         read(GuestOffset(offset), sub(MutableBytes(content), 0, inside));
         into.preset(GuestOffset(offset), sub(Bytes(content), 0, inside));
         versions.push_back({hash_of(content), now, found});

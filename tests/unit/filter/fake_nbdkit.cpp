@@ -287,6 +287,10 @@ void nbdkit_error(const char *format, ...)
 
 void nbdkit_debug(const char *, ...) {}
 
+void nbdkit_shutdown(void) {}
+
+int nbdkit_stdio_safe(void) { return 1; }
+
 // Numbers with K, M, G: enough for tests.
 std::int64_t nbdkit_parse_size(const char *text)
 {
