@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
-# Every header compiles when it is the first that is included, and twice. Where
-# some source includes it before all else, its compilation has shown that already.
+# Every header compiles when it is the first that is included, and twice. Where some
+# source includes it before all else, that is shown where each source is compiled
+# alone: with configure --disable-unity, as one step of .ci/run does.
 
 . "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
 
