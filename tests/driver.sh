@@ -59,6 +59,13 @@ wait "$group"
 status=$?
 kill -KILL -- "-$group" 2>/dev/null
 took=$SECONDS
+# In whole seconds: 1m2.345s -> 62. The second line of `times` is that of what was
+# waited for, the time in programs and that in the kernel.
+whole_seconds() { local t=${1%.*}; echo $((10#${t%m*} * 60 + 10#${t#*m})); }
+times >"$log.times"
+{ read -r; read -r in_programs in_kernel; } <"$log.times"
+rm -f "$log.times"
+cpu=$(($(whole_seconds "$in_programs") + $(whole_seconds "$in_kernel")))
 
 case $status in
     0) verdict=PASS ;;
@@ -82,7 +89,7 @@ rm -f "$report"
 
 # The line that the user sees; with the reason if the test was skipped, which is
 # the last that it said, and with where to look if it failed.
-note="$took s"
+note="$took s, $cpu s of CPU"
 [ "$count" -eq 1 ] || note="$count cases, $note"
 told=$(
     echo "$verdict: $name ($note)"
