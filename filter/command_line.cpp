@@ -54,6 +54,8 @@ constexpr Option tls = {'\0', {"--tls"}};
 constexpr Option vsock = {'\0', {"--vsock"}};
 constexpr Option verbose = {'v', {"--verbose"}};
 constexpr Option threads = {'t', {"--threads"}};
+constexpr Option user = {'u', {"--user"}};
+constexpr Option group = {'g', {"--group"}};
 constexpr Option log_to = {'\0', {"--log"}};
 
 // The values of an option, in their order; of one that has none: an empty text each time that
@@ -116,6 +118,13 @@ bool has_option(std::span<const std::string> arguments, const Option &option)
     return !values_of(arguments, option).empty();
 }
 
+// Of an option that may be given again: the last one counts.
+std::optional<std::string> last_value_of(std::span<const std::string> arguments, const Option &option)
+{
+    const auto values = values_of(arguments, option);
+    return values.empty() ? std::optional<std::string>() : std::string(values.back());
+}
+
 }  // namespace
 
 std::vector<std::string> server_arguments()
@@ -141,14 +150,22 @@ bool stays_in_foreground(std::span<const std::string> arguments)
 
 bool has_one_thread(std::span<const std::string> arguments)
 {
-    const auto values = values_of(arguments, threads);
-    return !values.empty() && values.back() == "1";
+    return last_value_of(arguments, threads) == "1";
+}
+
+std::optional<std::string> asked_for_user(std::span<const std::string> arguments)
+{
+    return last_value_of(arguments, user);
+}
+
+std::optional<std::string> asked_for_group(std::span<const std::string> arguments)
+{
+    return last_value_of(arguments, group);
 }
 
 LogTarget log_target(std::span<const std::string> arguments)
 {
-    const auto values = values_of(arguments, log_to);
-    const std::string_view last = values.empty() ? "" : values.back();
+    const auto last = last_value_of(arguments, log_to);
     return last == "stderr"   ? LogTarget::standard_error
            : last == "syslog" ? LogTarget::system_log
            : last == "null"   ? LogTarget::nothing
@@ -158,10 +175,7 @@ LogTarget log_target(std::span<const std::string> arguments)
 std::optional<std::string> nbd_uri(std::span<const std::string> arguments,
                                    const std::function<std::string(const std::string &)> &make_absolute)
 {
-    const auto last = [&](const Option &option) -> std::optional<std::string> {
-        const auto values = values_of(arguments, option);
-        return values.empty() ? std::optional<std::string>() : std::string(values.back());
-    };
+    const auto last = [&](const Option &option) { return last_value_of(arguments, option); };
     if (arguments.empty() || has_option(arguments, single) || has_option(arguments, vsock) || std::getenv("LISTEN_FDS"))
         return std::nullopt;
     const std::string scheme = last(tls) == "require" ? "nbds" : "nbd";

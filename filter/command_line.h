@@ -28,6 +28,10 @@ bool stays_in_foreground(std::span<const std::string> arguments);
 // Whether a connection has one thread only (-t 1).
 bool has_one_thread(std::span<const std::string> arguments);
 
+// The user and the group that nbdkit takes on (-u, -g): names or numbers.
+std::optional<std::string> asked_for_user(std::span<const std::string> arguments);
+std::optional<std::string> asked_for_group(std::span<const std::string> arguments);
+
 // Where nbdkit sends its errors (--log). by_place: to standard error in the foreground, to
 // syslog when it has gone into the background.
 enum class LogTarget { by_place, standard_error, system_log, nothing };

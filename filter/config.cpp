@@ -16,6 +16,8 @@
 #include "core/format/bitmap_directory.h"
 #include "core/format/limits.h"
 #include "core/image/create.h"
+#include "filter/command_line.h"
+#include "filter/server_user.h"
 
 namespace qcow2 {
 
@@ -223,6 +225,7 @@ Result<void> take_qcow2_revert(Config &config, const char *value)
 Result<void> take_qcow2_scratch(Config &config, const char *value)
 {
     const std::string path = TRY(absolute_path("qcow2-scratch", value));
+    const ServerUser::Scope as_server(ServerUser::of(server_arguments()));
     return config.scratch.set_directory(path).in("qcow2-scratch=");
 }
 

@@ -32,6 +32,7 @@
 #include "filter/next_store.h"
 #include "filter/rehearsal_store.h"
 #include "filter/report.h"
+#include "filter/server_user.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -123,10 +124,20 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
                                         keys + " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
-    TRY(look_at_file());
+    TRY(look_at_file_as_server());
     TRY(bind_control());
     warn_of_clients_that_vanish();
     return {};
+}
+
+// As the user that the server will be: what that one may not open would be refused to each
+// client. (Maintenance at the prompt is for who asks for it. And of fd= no name is opened.)
+Result<void> Engine::look_at_file_as_server()
+{
+    const bool by_name = !config_.files.empty() && !config_.files.front().starts_with("/proc/self/fd/");
+    const ServerUser::Scope as_server(config_.maintenance || !by_name ? ServerUser()
+                                                                      : ServerUser::of(server_arguments()));
+    return look_at_file();
 }
 
 // What can be told of the file at the prompt; and maintenance, if that can be done there.
@@ -177,7 +188,7 @@ Result<void> Engine::check_image()
     const std::string path = shell_word(file_->path());
     if (for_reading && !asked && !config_.disk.snapshot) {
         const std::string what =
-            path + " cannot be written: " + std::strerror(file_->why_not_writable());
+            path + " cannot be written: " + words_for_errno(file_->why_not_writable());
         if (const std::string keys = config_.keys_that_change(); !keys.empty())
             return Error(Errc::read_only, what + "; but " + keys + " asks for a change");
         log_warning(what + "; the disk is served read-only");

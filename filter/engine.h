@@ -97,6 +97,7 @@ private:
 
     void warn_of_clients_that_vanish() const;
     Result<void> look_at_file() REQUIRES(mutex_);
+    Result<void> look_at_file_as_server() REQUIRES(mutex_);
     Result<void> check_retrying() const;
     ImageLock::Kind lock_at_prompt() const REQUIRES(mutex_);
     DiskOptions disk_options() REQUIRES(mutex_);

@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "core/base/log.h"
+#include "filter/server_user.h"
 
 namespace qcow2 {
 
@@ -65,7 +66,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
     // Looked at before it is opened: opening a pipe would wait, a tape wind.
     struct stat status;
     if (::stat(path.c_str(), &status) == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
         return Error(Errc::invalid, shell_word(path) + ": neither a regular file nor a block device");
 
@@ -77,7 +78,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
         descriptor = ::open(path.c_str(), O_RDONLY | flags);
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -116,7 +117,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
         descriptor = open();
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -132,7 +133,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &
             ::unlink(path.c_str());
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(directory) + ": no file can be made there: " + std::strerror(errno));
+        return Error(to_errc(errno), shell_word(directory) + ": no file can be made there: " + words_for_errno(errno));
     return adopt(directory, descriptor, 0);
 }
 

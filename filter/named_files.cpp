@@ -18,6 +18,7 @@
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
+#include "filter/server_user.h"
 
 namespace qcow2 {
 
@@ -53,7 +54,7 @@ Result<std::string> resolved(const std::string &path, std::string *got_to = null
     if (got_to)
         *got_to = buffer;  // glibc fills it if something is missing or closed
     return Error(cause == ENOENT ? Errc::not_found : Errc::io,
-                 shell_word(path) + ": " + std::strerror(cause));
+                 shell_word(path) + ": " + words_for_errno(cause));
 }
 
 // As resolved() would call it if it were there.
@@ -127,7 +128,7 @@ Result<void> NamedFiles::allow(const std::string &directory)
     const std::string path = TRY(resolved(directory));
     const int descriptor = ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (descriptor == -1)
-        return Error(Errc::invalid, shell_word(path) + ": " + std::strerror(errno));
+        return Error(Errc::invalid, shell_word(path) + ": " + words_for_errno(errno));
     directories_.push_back({path, descriptor});
     return {};
 }

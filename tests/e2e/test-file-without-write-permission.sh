@@ -3,7 +3,8 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # A file that may only be read is served read-only, with a warning; with a key that
-# asks for a change it is refused at the prompt.
+# asks for a change it is refused at the prompt. So it is for the user that the server
+# takes on when it has left the prompt.
 
 . "${srcdir:-$(dirname "$0")/..}"/functions.sh
 
@@ -47,3 +48,39 @@ PYTHON
 stop
 server_said 'warning: .*disk.qcow2 cannot be written: Permission denied; the disk is served read-only'
 same "$(file_state disk.qcow2)" "$before"
+
+step "nbdkit -u: what that user may not do"
+[ "$(id -u)" -eq 0 ] || exit 0
+nbdkit_command=(nbdkit)
+rm -f main.sock main.pid refused.sock refused.pid
+chmod 600 disk.qcow2
+denied="Permission denied, for user nobody \\(-u\\)"
+refused "disk.qcow2: $denied" -u nobody file disk.qcow2
+refused "disk.qcow2: Permission denied, for user nobody \\(-u\\) and group daemon \\(-g\\)" \
+    --user=nobody -g daemon file disk.qcow2
+chmod 644 disk.qcow2
+refused "disk.qcow2 cannot be written: $denied; but bitmap= asks for a change" -u 65534 -u nobody \
+    file disk.qcow2 bitmap=b0
+refused "qcow2-scratch=.*no file can be made there: $denied" -u nobody file disk.qcow2 qcow2-scratch="$tmp"
+mkdir -m 700 closed
+make_qcow2 closed/base.qcow2 64M
+qemu-img create -q -f qcow2 -b closed/base.qcow2 -F qcow2 overlay.qcow2
+chown nobody overlay.qcow2
+refused "closed/base.qcow2: $denied" -u nobody file overlay.qcow2 qcow2-files="$tmp"
+
+step "nbdkit -u, -g: what they may"
+chmod 777 "$tmp"  # for main.pid
+serve -u nobody file disk.qcow2
+server_said "disk.qcow2 cannot be written: $denied; the disk is served read-only"
+client <<<"assert h.is_read_only()"
+stop
+chgrp daemon disk.qcow2
+chmod 660 disk.qcow2
+serve -u nobody -g daemon file disk.qcow2 bitmap=b0
+client <<'PYTHON'
+assert h.pread(200000, 1 << 20) == b"A" * 200000
+h.pwrite(b"B" * (8 << 20), 2 << 20)  # the file grows
+PYTHON
+stop
+check_image disk.qcow2
+same "$(dirty_map b0 disk.qcow2)" "2097152+8388608"

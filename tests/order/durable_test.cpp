@@ -571,6 +571,42 @@ BOOST_AUTO_TEST_CASE(B7_what_was_given_up_is_valid_again_when_there_is_room)
         }
 }
 
+// Another size of the disk, with whatever room there is, does not make the mark go: it is
+// valid again when there is room, and nobody's word is needed.
+BOOST_AUTO_TEST_CASE(B7_what_was_given_up_follows_the_disk_to_another_size)
+{
+    for (std::uint64_t room = 0; room < 7; ++room)
+        for (const std::uint64_t size : {1ull << 20, 16ull << 20, 512ull << 20, 8ull << 30, 40ull << 30, 600ull << 30}) {
+            BOOST_TEST_INFO_SCOPE("room for " << room << ", size " << size);
+            Full order;
+            order.write(0, 3);
+            BOOST_REQUIRE(order.given_up());
+            must(order.disk().close());
+            const StoreImage full = order.image();
+            MemoryStore small(full, {.can_grow = false, .size_limit = full.size});
+            {
+                const auto disk = must(Disk::open(small, Durable::options()));
+                must(disk->begin_writing());
+                if (room != 0)
+                    must(disk->trim(GuestOffset(3 * cs), room * cs, {}));
+                must(disk->flush());
+                const Result<void> done = disk->resize(size);
+                BOOST_TEST((done || done.error().code == Errc::no_space), words(done));
+                must(disk->close());
+            }
+            MemoryStore store(small.image());
+            const auto disk = must(Disk::open(store, Durable::options()));
+            must(disk->begin_writing());
+            must(disk->settle());
+            must(disk->close());
+            const StoreImage now = store.image();
+            ImageView view(now);
+            const StoredBitmap bitmap = must(must(ImageReader::open(view)).bitmaps()).at(1);
+            BOOST_TEST(!bitmap.entry.in_use());
+            BOOST_TEST(bitmap.bits.test(0));
+        }
+}
+
 // With room for one cluster it happens in place: bits and table are durable before
 // the flags say so.
 BOOST_AUTO_TEST_CASE(B7_its_bits_are_durable_before_it_is_valid_again)

@@ -79,6 +79,21 @@ BOOST_AUTO_TEST_CASE(who_has_one_thread)
         BOOST_TEST(!has_one_thread(words_of(line)), line);
 }
 
+BOOST_AUTO_TEST_CASE(who_the_server_will_be)
+{
+    const auto user = [](const std::string &line) { return asked_for_user(words_of(line)).value_or("the same"); };
+    const auto group = [](const std::string &line) { return asked_for_group(words_of(line)).value_or("the same"); };
+    for (const char *line : {"nbdkit -u nobody null", "nbdkit -unobody null", "nbdkit -fu nobody null",
+                             "nbdkit --user=nobody null", "nbdkit --user nobody null", "nbdkit null -u nobody",
+                             "nbdkit -u man -u nobody null"})
+        BOOST_TEST(user(line) == "nobody", line);
+    for (const char *line : {"nbdkit -g daemon null", "nbdkit --group=daemon null", "nbdkit -u man --group daemon null"})
+        BOOST_TEST(group(line) == "daemon", line);
+    for (const char *line : {"nbdkit null", "nbdkit -U -u null", "nbdkit -e -u null", "nbdkit null -- -u nobody",
+                             "nbdkit -g nobody null", "nbdkit null u=nobody"})
+        BOOST_TEST(user(line) == "the same", line);
+}
+
 BOOST_AUTO_TEST_CASE(where_clients_come)
 {
     const auto uri = [](const std::string &line) {
