@@ -6,12 +6,22 @@
 # again, until it is stopped, SOAK_SECONDS are over, or something is wrong: then
 # it says so, with the seed and the command that repeats it. KILLS is how often
 # each image of interop/test-kill.py is killed in one turn.
+#
+# `make soak-backups` (SOAK=backups): the same with backups, and commands of the control
+# channel, of a disk in use; IN_USE_SECONDS is how long each kind of image lives in one turn.
 
 set -u -o pipefail
 
 builddir=${builddir:?is not set: run this by make soak}
 srcdir=${srcdir:?}
 export SEED=random QCOW2_SOAK=1 KILLS=${KILLS:-60} ROUNDS=${ROUNDS:-12}
+export IN_USE_SECONDS=${IN_USE_SECONDS:-60}
+if [ "${SOAK-}" = backups ]; then
+    programs=() scripts=(test-backups-of-a-disk-in-use.py test-control-of-a-disk-in-use.py)
+else
+    programs=(crash/crash_tests fault/fault_tests model/model_tests)
+    scripts=(test-kill.py test-incremental-after-crash.py)
+fi
 log=$builddir/soak.log
 begun=$SECONDS
 trap 'echo "stopped after $((SECONDS - begun)) s, $turns turns"; exit 130' INT TERM
@@ -35,7 +45,9 @@ turn()
     fi
     "${limit[@]}" "$@" >"$log" 2>&1 || status=$?
     case $status in
-        0) echo "$((SECONDS - begun)) s: ${1##*/}: $(grep -E 'crash states|cases passed|No errors' "$log" | tail -n 1)" ;;
+        0)
+            echo "$((SECONDS - begun)) s: ${1##*/}: $(grep -E 'crash states|cases passed|No errors' "$log" | tail -n 1)"
+            [ "${SOAK-}" != backups ] || grep '^    ' "$log" ;;
         77) echo "${1##*/} is skipped: $(tail -n 1 "$log")" ;;
         124) [ -n "${SOAK_SECONDS-}" ] && end ;;
     esac
@@ -44,15 +56,16 @@ turn()
     tail -n 40 "$log"
     echo "VIOLATION: $1 ended with $status; all it said is in $builddir/soak-violation.log"
     echo "to repeat, what it says after 'repeat with:' or 'again:', with"
-    echo "    srcdir=$srcdir builddir=$builddir FILTER=$FILTER KILLS=$KILLS ROUNDS=$ROUNDS"
+    echo "    srcdir=$srcdir builddir=$builddir top_srcdir=$top_srcdir FILTER=$FILTER"
+    echo "    KILLS=$KILLS ROUNDS=$ROUNDS IN_USE_SECONDS=$IN_USE_SECONDS"
     exit 1
 }
 
 while :; do
-    for program in crash/crash_tests fault/fault_tests model/model_tests; do
+    for program in "${programs[@]}"; do
         turn "$builddir/$program" --color_output=no
     done
-    for script in test-kill.py test-incremental-after-crash.py; do
+    for script in "${scripts[@]}"; do
         turn "$srcdir/interop/$script"
     done
     turns=$((turns + 1))

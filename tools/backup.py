@@ -273,6 +273,8 @@ def _record(disk, backup):
 
 
 def _with_the_reason(error, new):
+    if isinstance(error, OSError):
+        error = Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     if not isinstance(error, Failure):
         return error
     if os.path.exists(new.path):

@@ -9,8 +9,11 @@
 # which `end_source` has closed, answers it with errors.
 
 import contextlib
+import fcntl
 import json
+import os
 import re
+import struct
 import subprocess
 import urllib.parse
 
@@ -21,10 +24,15 @@ SECONDS_TO_END = 20
 _PERCENT = re.compile(rb"\(([0-9.]+)/100%\)")
 
 
-def convert(source, target, what, options=(), **more):
+def convert(source, target, what, options=(), folder=None, **more):
     """Copies a disk. A source and a target are (format, name). `options`: more of qemu-img's."""
-    _run(["convert", "-p", "-f", source[0], "-O", target[0], *options, source[1], target[1]],
-         what, **more)
+    try:
+        _run(["convert", "-p", "-f", source[0], "-O", target[0], *options, source[1], target[1]],
+             what, folder, **more)
+    except Failure as failure:
+        if type(failure) is not Failure or "://" in target[1]:
+            raise
+        raise Failure(f"{os.path.join(folder or '', target[1])}: {failure}") from None
 
 
 def are_same(one, other, what, **more):
@@ -45,6 +53,18 @@ def what_is_wrong(path):
 def size_of(place, format_="raw"):
     """Of the disk in a file, or at an NBD server."""
     return _told(["info", "--output=json", "-f", format_, place])["virtual-size"]
+
+
+def is_open(path):
+    """Whether a program has the image open that locks what it opens: QEMU, or the filter."""
+    # Any lock on a byte that QEMU's way of locking uses is in the way of this one.
+    everything = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with open(path, "rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, everything)
+    except OSError:  # there is none, or there are no locks
+        return False
+    return struct.unpack_from("h", found)[0] != fcntl.F_UNLCK
 
 
 def reads_as_zeros(place):

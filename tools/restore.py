@@ -3,14 +3,16 @@
 #
 # qcow2bitmap list, verify and restore: what one does with the files alone.
 
+import contextlib
+import fcntl
 import json
 import os
 import stat
 
 import images
 import show
-from failure import FAILED, Failure, say
-from folder import INDEX, PARTIAL, Folder, checksum, read_by_us, sync
+from failure import AT_WORK, FAILED, Failure, say
+from folder import INDEX, NAME, PARTIAL, Folder, checksum, read_by_us, sync
 
 
 def list_backups(arguments):
@@ -125,20 +127,51 @@ def _wanted(folder, at):
 
 
 def _into_file(backup, target, arguments):
+    place = os.path.realpath(target)
+    _refuse_a_backup(backup, place)
     _refuse_to_overwrite(os.path.lexists(target), target, arguments.force)
+    _refuse_what_is_open(place)
     format_ = arguments.format or "qcow2"
-    partial = os.path.realpath(target) + PARTIAL
-    try:
+    with _partial_of(place) as partial:
         images.convert(("qcow2", backup.path), (format_, partial), "restoring")
         _must_be_the_same(backup, partial, format_, arguments)
         sync(partial)
         _refuse_to_overwrite(os.path.lexists(target), target, arguments.force)
-        os.rename(partial, os.path.realpath(target))
-    except BaseException:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        raise
-    sync(os.path.dirname(os.path.realpath(target)))
+        _refuse_what_is_open(place)
+        os.rename(partial, place)
+    sync(os.path.dirname(place))
+
+
+@contextlib.contextmanager
+def _partial_of(place):
+    """The file that gets this name when all is there. It is ours alone, and does not stay."""
+    partial = place + PARTIAL
+    with open(partial, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"{place}: another run of qcow2bitmap writes it", AT_WORK) from None
+        try:
+            yield partial
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+
+
+def _refuse_a_backup(backup, place):
+    """Others may stand on what would be overwritten."""
+    folder, name = os.path.split(place)
+    if os.path.realpath(os.path.dirname(backup.path)) == folder and (
+            NAME.fullmatch(name) or name == INDEX):
+        raise Failure(f"{place} is a name of the backups themselves: restore into another file")
+
+
+def _refuse_what_is_open(place):
+    """Whoever has the file open goes on with it when its name has another one, and all that is
+    written there from then on is lost."""
+    if images.is_open(place):
+        raise Failure(f"{place} is in use: a server or QEMU has it open, and what is written "
+                      "there would be lost. Stop it first (qcow2bitmap -s SOCKET stop)")
 
 
 def _into_device(backup, target, arguments):

@@ -4,6 +4,7 @@
 # What people read: sizes, times, tables, a progress bar.
 
 import datetime
+import re
 import sys
 import time
 
@@ -44,15 +45,15 @@ def moment(when):
 def parsed_moment(text):
     """The last instant that TEXT may mean: a day is meant with its evening. Local time,
     unless it says otherwise (Z, +01:00)."""
+    clock = re.match(r"[^T ]*[T ]?([0-9:]*)", text)[1].replace(":", "")
+    last = {"hour": 23, "minute": 59, "second": 59}
+    for unit in list(last)[:len(clock) // 2]:
+        del last[unit]
     try:
         when = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        return when.replace(**last).astimezone()
+    except (ValueError, OverflowError):
         raise ValueError(f"'{text}' is no time: 2026-11-27, '2026-11-27 21:30'") from None
-    if len(text) <= len("2026-11-27"):
-        when = when.replace(hour=23, minute=59, second=59)
-    elif when.second == 0 and text.count(":") == 1:
-        when = when.replace(second=59)
-    return when.astimezone()
 
 
 def plural(count, thing):

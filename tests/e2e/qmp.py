@@ -24,6 +24,12 @@ class Qmp:
         if negotiate:
             self.do("qmp_capabilities")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
     def read(self):
         while b"\r\n" not in self.received:
             more = self.socket.recv(1 << 16)

@@ -304,7 +304,7 @@ class QemuNbd(Server):
         words = ["-r"] if read_only else ["--discard=unmap"]
         words += [word for name in bitmaps for word in ("-B", name)]
         super().__init__("qemu-nbd", t.folder, lambda socket, pid: [
-            "qemu-nbd", "-t", "-e", "8", "-f", format, "-k", socket, f"--pid-file={pid}", *words,
+            "qemu-nbd", "-t", "-e", "8", *(["-f", format] if format else []), "-k", socket, f"--pid-file={pid}", *words,
             *options, path])
 
 

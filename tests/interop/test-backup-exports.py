@@ -49,10 +49,11 @@ class Served:
     def uri(self, name):
         return f"nbd+unix:///{name}?socket={self.server.socket}"
 
-    def connect(self, name):
+    def connect(self, name, *contexts):
         h = nbd.NBD()
         h.set_export_name(name)
-        h.add_meta_context("base:allocation")
+        for context in ("base:allocation", *contexts):
+            h.add_meta_context(context)
         h.connect_unix(self.server.socket)
         self.server.handles.append(h)
         return h
@@ -244,6 +245,116 @@ def several_bitmaps_and_several_backups(t):
     disk.end("first", success=False)
     same(set(disk.names()), {""}, "the list after the end")
     disk.stop()
+
+
+# As oVirt's imageio reads: one client, base:allocation and a bitmap negotiated together, of
+# each window as much as both contexts have told.
+def by_windows(h, contexts, size, window):
+    """context -> [(begin, end, flags)], neighbours of one kind joined."""
+    found = {context: [] for context in contexts}
+    at, requests = 0, 0
+    while at < size:
+        told_now = {}
+        h.block_status(min(window, size - at), at,
+                       lambda context, offset, entries, _error, got=told_now:
+                       got.update({context: list(zip(entries[::2], entries[1::2]))}) or 0)
+        same(set(told_now), set(contexts), f"contexts in the answer for {at:#x}")
+        end = at + min(sum(length for length, _ in entries) for entries in told_now.values())
+        expect(at < end <= size, f"the answer for {at:#x} ends at {end:#x}")
+        for context, entries in told_now.items():
+            add_extents(found[context], at, end, entries)
+        at, requests = end, requests + 1
+    return found, requests
+
+
+def add_extents(extents_, at, end, entries):
+    for length, flags in entries:
+        stop = min(at + length, end)
+        if extents_ and extents_[-1][2] == flags:
+            extents_[-1] = (extents_[-1][0], stop, flags)
+        elif at < stop:
+            extents_.append((at, stop, flags))
+        at = stop
+
+
+IMAGEIO_SIZE = 5 * GiB + 512
+BITMAPS = {"512": 512, "4K": 4 * KiB, "64K": 64 * KiB, "16M": 16 * MiB}
+
+
+@case
+def as_imageio_reads(t):
+    disk = Served(t, IMAGEIO_SIZE, bitmaps=BITMAPS.items())
+    # Before: data, zeros in data, and data at the very end. A full backup rotates.
+    disk.write(1 * MiB, 3 * MiB)
+    disk.write(4 * GiB - 128 * KiB, 256 * KiB)
+    disk.write(IMAGEIO_SIZE - 512, 512)
+    disk.begin("sun", bitmaps=list(BITMAPS), mode="full")
+    disk.end("sun")
+    changed = [(begin, begin + 1024) for begin in range(64 * MiB, 72 * MiB, 8 * KiB)]  # many
+    changed += [(2 * MiB, 2 * MiB + 512), (4 * GiB - 512, 4 * GiB + 512),
+                (IMAGEIO_SIZE - 512, IMAGEIO_SIZE)]
+    for begin, end in changed:
+        disk.write(begin, end - begin)
+    for begin, end in ((3 * MiB, 3 * MiB + 200 * KiB), (3 * GiB, 3 * GiB + MiB)):
+        disk.zero(begin, end - begin)
+        changed.append((begin, end))
+    model = disk.begin("mon", bitmaps=list(BITMAPS), whole=True)
+    go_on(disk)
+    data = clusters_with_data(disk, "backup/mon", model)
+    for name, granularity in BITMAPS.items():
+        dirty = granules(join(changed), granularity, IMAGEIO_SIZE)
+        see_both_contexts(t, disk, name, dirty, data)
+    disk.end("mon")
+    disk.stop()
+
+
+def clusters_with_data(disk, name, model):
+    """What an export tells of itself, in whole clusters of 64K; where it is said to be zero
+    it is."""
+    told_zero = 0
+    found = extents(disk.connect(name), "base:allocation")
+    for begin, end, flags in found:
+        expect(flags in (0, 3), f"{name}: flags {flags} at {begin:#x}")
+        if flags == 3:
+            told_zero += end - begin
+            for number in [n for n in model.pieces if begin < (n + 1) * Model.PIECE and
+                           n * Model.PIECE < end]:
+                at = max(begin, number * Model.PIECE)
+                expect(not any(model.read(at, min(end, (number + 1) * Model.PIECE) - at)),
+                       f"{name}: {at:#x} is said to be zero")
+    expect(told_zero > 4 * GiB, f"{name}: {told_zero} bytes are said to be zero")
+    return granules([(begin, end) for begin, end, flags in found if flags == 0], 64 * KiB, model.size)
+
+
+def see_both_contexts(t, disk, name, dirty, data):
+    context = f"qemu:dirty-bitmap:{name}"
+    file = {"driver": "nbd", "path": disk.server.socket, "export": "backup/mon.qcow2"}
+    if t.rng.random() < 0.5:
+        file, options = disk.uri("backup/mon.qcow2"), {}
+    else:
+        file, options = "json:" + json.dumps({"driver": "qcow2", "file": file}), {"format": None}
+    with QemuNbd(t, file, [name], read_only=True, **options) as reader:
+        h = reader.connect("base:allocation", context)
+        for window in (4 * GiB - 64 * KiB, 1 * GiB, 128 * MiB, 8 * MiB + 4608):
+            found, requests = by_windows(h, ["base:allocation", context], IMAGEIO_SIZE, window)
+            what = f"granularity {name}, windows of {window}"
+            same([(b, e) for b, e, flags in found[context] if flags == 1], dirty, what)
+            same({flags for _, _, flags in found[context]}, {0, 1}, what)
+            same([(b, e) for b, e, flags in found["base:allocation"] if flags == 0], data, what)
+            same({flags for _, _, flags in found["base:allocation"]}, {0, 3}, what)
+            expect(requests >= IMAGEIO_SIZE / window, what)
+        # One that knows no bitmaps.
+        alone = reader.connect("base:allocation")
+        expect(not alone.can_meta_context(context), "a context that was not asked for")
+        found, _ = by_windows(alone, ["base:allocation"], IMAGEIO_SIZE, 1 * GiB)
+        same([(b, e) for b, e, flags in found["base:allocation"] if flags == 0], data, "alone")
+        reader.leave()
+    # nbdkit has no other contexts: who asks it for one is told so, and gets base:allocation,
+    # which has the bitmap in its own way.
+    h = disk.connect(f"backup/mon/dirty/{name}", context)
+    expect(not h.can_meta_context(context), "nbdkit has", context)
+    same(join([(b, e) for b, e, flags in extents(h, "base:allocation") if flags != 1]), dirty,
+         f"backup/mon/dirty/{name}")
 
 
 main()

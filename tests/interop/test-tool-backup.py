@@ -6,6 +6,7 @@
 # left the next one removes; and an incremental backup is made only where it is right.
 
 import contextlib
+import datetime
 import fcntl
 import glob
 import json
@@ -18,6 +19,7 @@ from interop import Nbdkit, case, cases, expect, info, main, poke, run, same
 from tool import BLOCK, TOOLS, FakeServer, refused, tool
 
 sys.path.append(TOOLS)
+import show  # noqa: E402
 from folder import read_header  # noqa: E402
 
 
@@ -381,6 +383,33 @@ def index_is_lost(t):
         folder.verify()
 
 
+# What is said where there is no room: where, and whether the backup is there.
+@case
+def room_ends(t):
+    with a_chain(t, "f") as (server, folder):
+        server.write(1, 1)
+        os.mkdir(os.path.join(folder.path, "index.json.partial"))  # an error as any other
+        refused("The backup itself is in its place", "-s", server.socket, "backup", folder.path)
+        os.rmdir(os.path.join(folder.path, "index.json.partial"))
+        server.write(2, 2)
+        folder.backup()
+        folder.check(3)
+        folder.verify()
+        if os.geteuid() != 0:
+            return
+        full = t.path("full")
+        os.mkdir(full)
+        run("mount", "-t", "tmpfs", "-o", "size=300k", "none", full)
+        try:
+            refused(f"{full}/2", "-s", server.socket, "backup", full)
+            refused("No space left", "-s", server.socket, "backup", full)
+            refused(f"{full}/x.partial", "restore", folder.path, f"{full}/x")
+            same([name for name in os.listdir(full) if name[0] != "."], [], "left")
+        finally:
+            run("umount", full)
+        folder.check_clean()
+
+
 # --- list, verify, restore
 
 
@@ -404,10 +433,46 @@ def restores(t):
         run("qemu-img", "compare", target, os.path.join(folder.path, listed[0]["file"]))
         refused("the oldest backup here", "restore", folder.path, t.path("x"), "--at",
                 "2001-01-01")
-        refused("is no time", "restore", folder.path, t.path("x"), "--at", "yesterday")
+        for at in ("yesterday", "", "0001-01-01", "9999-12-31 23:59:59-12:00"):
+            refused("is no time", "restore", folder.path, t.path("x"), "--at", at)
         refused("No such file", "restore", t.path("nowhere"), t.path("x"))
         refused("no backup here", "restore", t.folder, t.path("x"))
         same(sorted(glob.glob(t.path("*.partial")) + glob.glob(t.path("x*"))), [], "left")
+
+
+# What may be meant is meant, to its last second.
+@cases({"a day": ("%Y-%m-%d", 86399), "an hour": ("%Y-%m-%d %H", 3599),
+        "a minute": ("%Y%m%dT%H%M", 59), "a second": ("%Y-%m-%dT%H:%M:%S", 0)})
+def times(t, form, seconds):
+    noon = datetime.datetime(2026, 11, 27).astimezone()
+    same((show.parsed_moment(noon.strftime(form)) - noon).seconds, seconds, form)
+
+
+# --force is for what has been thought of, and not for what others need.
+@case
+def restores_over_nothing_in_use(t):
+    with a_chain(t, "fii") as (_, folder):
+        for path in (folder.files()[0], folder.path + "/20270101T000000Z-12345678.qcow2",
+                     folder.path + "/index.json"):
+            refused("name of the backups", "restore", folder.path, path, "--force")
+        folder.verify()
+        disk = t.path("disk.qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", disk, "1M")
+        before = os.stat(disk).st_ino
+        os.symlink(disk, t.path("link"))
+        with Nbdkit(t, disk) as nbdkit:
+            nbdkit.connect()
+            for name in (disk, t.path("link")):
+                refused("is in use", "restore", folder.path, name, "--force")
+        same(os.stat(disk).st_ino, before, "the file that was served")
+        # Two at once: the second leaves alone what the first has written.
+        with open(disk + ".partial", "w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            refused("another run", "restore", folder.path, disk, "--force", status=4)
+            expect(os.path.exists(other.name), "what another run writes is gone")
+        tool("restore", folder.path, disk, "--force")
+        run("qemu-img", "compare", disk, folder.files()[-1])
+        expect(not os.path.exists(disk + ".partial"), "left")
 
 
 @case
