@@ -25,6 +25,8 @@ except ImportError:
     print("this Python has no module nbd (Debian: python3-libnbd)")
     sys.exit(77)
 
+import backup_rows
+import control_rows
 import growth
 import report
 import rows
@@ -132,7 +134,10 @@ def main():
 
     groups = [rows.main_group(options.filter, options.sync),
               rows.price_group(options.filter, options.price_syncs.split(",")),
-              growth.growth_group(options.filter, options.sync)]
+              growth.growth_group(options.filter, options.sync),
+              backup_rows.backup_group(options.filter, options.sync),
+              backup_rows.scratch_group(options.filter, options.sync),
+              control_rows.control_group(options.filter, options.sync)]
     if options.list:
         for group in groups:
             for row in group.rows:

@@ -80,17 +80,16 @@ class Line:
             met.append(self.of_limit >= limit_goal)
         if rival_goal and self.of_rivals and (self.to_win or 9) > self.row.when:
             met.append(self.of_rivals >= rival_goal)
+        if self.row.at_most and self.value(self.group.us) is not None:
+            met.append(self.value(self.group.us) <= self.row.at_most)
         return "" if not met else "reached" if all(met) else "missed"
 
     def cells(self):
         cells = [self.row.title, self.row.unit]
         cells += [figure(self.value(variant.name)) for variant in self.group.variants]
         cells += [figure(ratio) for ratio in self.ratios()]
-        cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.has_cpu()]
+        cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.group.has_cpu]
         return cells + self.barrier_cells()
-
-    def has_cpu(self):
-        return self.group.name != "growth"
 
     def ratios(self):
         group = self.group
@@ -114,7 +113,7 @@ def head(group):
                   if variant.name != group.limit]
     else:
         cells += ["us / qemu"]
-    if group.name != "growth":
+    if group.has_cpu:
         cells += [f"CPU us, {variant.name}" for variant in group.variants]
     if group.counted:
         cells += ["barriers/s"]
@@ -141,11 +140,12 @@ class Table:
         return f"{self.group.title}: images {'in memory' if self.place == 'memory' else 'on the local file system'}"
 
     def markdown(self):
-        cells = head(self.group) + ["goal"] * (self.group.name == "main")
+        has_goals = any(row.goal != (None, None) or row.at_most for row in self.group.rows)
+        cells = head(self.group) + ["goal"] * has_goals
         lines = [f"### {self.title}", "", "| " + " | ".join(cells) + " |",
                  "|---|---|" + "---:|" * (len(cells) - 2)]
         for line in self.lines:
-            verdict = [line.verdict() or "-"] * (self.group.name == "main")
+            verdict = [line.verdict() or "-"] * has_goals
             lines.append("| " + " | ".join(line.cells() + verdict) + " |")
         return "\n".join(lines) + "\n"
 

@@ -37,6 +37,7 @@ class Row:
     counted: bool = True  # its barriers say something
     goal: tuple = (None, None)  # us / limit; us / best of QEMU ("ahead": 1.0)
     when: float = 0       # the second goal holds where limit / QEMU is more
+    at_most: float = None  # our own figure, where less is better
 
     @property
     def more_is_better(self):
@@ -53,6 +54,7 @@ class Group:
     rivals: tuple = ()    # variants: the best of these is what we compare with
     us: str = "us"
     counted: str = None   # variant: its barriers are counted in a turn of its own
+    has_cpu: bool = True  # CPU time per request says something
 
 
 # --- The measures. Each makes its image, serves it, and lets a client work.
