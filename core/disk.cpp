@@ -446,9 +446,28 @@ Result<void> Disk::cool()
     return take_back_alone();
 }
 
-Result<void> Disk::restructure(const Restructuring &operation)
+// The long part of what comes before a change of the structure.
+Result<void> Disk::restructure_beforehand()
 {
     TRY(settle_beforehand());
+    Passage passage(gate_);
+    TRY(readable());
+    look_for_free();
+    return {};
+}
+
+// What cannot be read is told to the one who needs it.
+void Disk::look_for_free()
+{
+    if (why_read_only_)
+        return;
+    if (const Result<void> looked = image_->allocator().look_for_free(); !looked)
+        log_debug("a look for free clusters: " + looked.error().what);
+}
+
+Result<void> Disk::restructure(const Restructuring &operation)
+{
+    TRY(restructure_beforehand());
     Exclusive alone(gate_);
     return restructure_alone(operation);
 }
@@ -573,7 +592,7 @@ Result<void> Disk::check_resize_alone(std::uint64_t size) const
 
 Result<void> Disk::resize(std::uint64_t size)
 {
-    TRY(settle_beforehand());
+    TRY(restructure_beforehand());
     Exclusive alone(gate_);
     return resize_alone(size);
 }

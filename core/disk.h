@@ -277,6 +277,8 @@ private:
     Result<void> check_range(Range range) const;
     Result<void> begin_alone();
     Result<void> settle_beforehand();
+    Result<void> restructure_beforehand();
+    void look_for_free();
     Result<void> settle_alone();
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);

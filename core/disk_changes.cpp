@@ -96,12 +96,13 @@ Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<Di
 Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
 {
     if (makes_snapshot(steps))
-        return settle_beforehand();
-    if (settled())
-        return {};
+        return restructure_beforehand();
     Passage passage(gate_);
     TRY(readable());
     if (why_read_only_)
+        return {};
+    look_for_free();
+    if (settled_)
         return {};
     if (const Result<void> cooled = tracker_->cool(read_by(steps)); !cooled)
         log_debug("bitmaps: " + cooled.error().what);

@@ -140,10 +140,10 @@ class StorageDaemon(Variant):
         do("block-export-add", **{"type": "nbd", "id": "frozen", "node-name": "frozen", "name": self.frozen})
 
     @staticmethod
-    def rotation(name):
+    def rotation(name, **more):
         """What is dirty goes to a bitmap of its own, that does not go on."""
         frozen = f"frozen-{name}"
-        return [{"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": frozen, "disabled": True}},
+        return [{"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": frozen, "disabled": True, **more}},
                 {"type": "block-dirty-bitmap-merge", "data": {"node": "disk", "target": frozen, "bitmaps": [name]}},
                 {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": name}}]
 

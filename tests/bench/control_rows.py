@@ -10,9 +10,9 @@
 import array
 import dataclasses
 import itertools
+import os
 import subprocess
 import sys
-import os
 import time
 import typing
 
@@ -75,8 +75,8 @@ class Command:
 def do(command, **arguments):
     """With {} in arguments for the number of the repetition."""
     def step(_variant, server, number):
-        server.monitor.do(command.replace("_dirty_", "-dirty-"), **{
-            key.replace("_", "-"): value.format(number) if isinstance(value, str) else value
+        server.monitor.do(command, **{
+            key: value.format(number) if isinstance(value, str) else value
             for key, value in arguments.items()})
     return step
 
@@ -97,8 +97,8 @@ def in_turn(*steps):
 
 
 # What scripts written for QEMU do before a backup.
-def rotate(_variant, server, number):
-    server.monitor.do("transaction", actions=StorageDaemon.rotation("b2"))
+def rotate(_variant, server, _number):
+    server.monitor.do("transaction", actions=StorageDaemon.rotation("b2", persistent=True))
 
 
 def prepare_backup(variant, server, _number):
@@ -119,7 +119,6 @@ def resize(_variant, server, number):
 
 take = do("blockdev-snapshot-internal-sync", device="disk", name="s{}")
 drop = do("blockdev-snapshot-delete-internal-sync", device="disk", name="s{}")
-# Deleting: of what the guest writes meanwhile each first write copies.
 COMMANDS = (
     Command("nothing", "no command", lambda *_: None),
     Command("add", "bitmap add", bitmap("add", "t{}", persistent=True), after=bitmap("remove", "t{}"), goal_ms=5),
@@ -132,13 +131,14 @@ COMMANDS = (
     Command("transaction", "transaction: add, merge, clear", rotate, after=bitmap("remove", "frozen-b2")),
     Command("backup-begin", "backup-begin with a bitmap", begin_backup, prepare_backup, end_backup, 5, True),
     Command("backup-end", "backup-end", end_backup, in_turn(prepare_backup, begin_backup), None, None, True),
-    Command("resize", "resize, 1M more", resize),
+    # QEMU does not resize a node that is exported.
+    Command("resize", "resize, 1M more", resize, skip=("storage-daemon",)),
     Command("snapshot-create", "snapshot create", take, after=drop),
     Command("snapshot-delete", "snapshot delete", drop, before=take),
 )
 
 
-def stall(server, variant, command, what, flush_ms):
+def stall(server, variant, command, what):
     """For each repetition the answer's time; and the gaps."""
     took, windows = [], []
     guest = Guest(server, what)
@@ -169,12 +169,15 @@ def measure_command(bench, variant, size, command):
     values = {}
     with variant.serve(image, bench.sockets) as server:
         server.image, server.size, server.numbers = image, size, itertools.count()
+        client = server.connect()  # while there is one nobody settles the disk
         write_all_over(server, size)
+        server.monitor.do("query-version")
         for what in ("write", "read"):
-            took, found = stall(server, variant, command, what, 0)
+            took, found = stall(server, variant, command, what)
             values[what + "-longest"] = found[-1] * 1e3
             values[what + "-p99"] = found[len(found) * 99 // 100] * 1e3
             values["answer"] = took[len(took) // 2] * 1e3
+        client.shutdown()
     return values
 
 
