@@ -21,7 +21,8 @@ BEGINS = 5
 
 RANDOM = dict(rw="randwrite", bs="4k", iodepth=16)
 SEQUENTIAL = dict(rw="write", bs="1m", iodepth=16)
-WRITES = {"4k": ("random 4K, depth 16", RANDOM, 128 * MiB), "1m": ("sequential 1M, depth 16", SEQUENTIAL, DISK)}
+WRITES = {"4k": ("random 4K, depth 16", RANDOM, 128 * MiB),
+          "1m": ("sequential 1M, depth 16", SEQUENTIAL, DISK)}
 
 
 def in_use(bench, variant):
@@ -88,7 +89,8 @@ def guest_row(what, step, title, goal, p99_goal):
         return measure
 
     return [Row(f"guest-{what}-{step}", f"guest, {words}: {title}", "MB/s", of(0, "MB/s"), goal=goal),
-            Row(f"guest-{what}-{step}-p99", f"guest, {words}: {title}, p99", "us", of(1, "us"), goal=p99_goal)]
+            Row(f"guest-{what}-{step}-p99", f"guest, {words}: {title}, p99", "us", of(1, "us"),
+                goal=p99_goal)]
 
 
 def memory_all(bench, variant):
@@ -137,8 +139,9 @@ def begin(size, bitmaps):
 def copied(server, export):
     """MB/s of nbdcopy, which has several connections."""
     began = time.monotonic()
-    done = subprocess.run(["nbdcopy", f"nbd+unix:///{export}?socket={server.path}", "null:"], timeout=RUN_SECONDS,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(["nbdcopy", f"nbd+unix:///{export}?socket={server.path}", "null:"],
+                          timeout=RUN_SECONDS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
     if done.returncode != 0:
         raise Failed(f"nbdcopy: {done.stdout.decode(errors='replace')}")
     return DISK / (time.monotonic() - began) / 1e6
@@ -175,7 +178,8 @@ def reading_row(how, title):
 
 
 def backup_rows():
-    rows = [Row(f"begin-{size_name(size).lower()}-{bitmaps}", f"begin, {size_name(size)}, {bitmaps} bitmaps", "ms",
+    rows = [Row(f"begin-{size_name(size).lower()}-{bitmaps}",
+                f"begin, {size_name(size)}, {bitmaps} bitmaps", "ms",
                 begin(size, bitmaps), ("before",), at_most=5)
             for size in (GiB, TiB, 16 * TiB) for bitmaps in (0, 1, 16)]
     for what in WRITES:
@@ -185,7 +189,8 @@ def backup_rows():
         rows += guest_row(what, "after", "after", (0.95, None), (0.5, None))
     rows += [reading_row("idle", "idle"), reading_row("kept", "all overwritten"),
              reading_row("load", "guest at work")]
-    rows += [Row("backup-memory-1g", "memory of a backup, 1G, all overwritten", "MB", memory_all, ("before",)),
+    rows += [Row("backup-memory-1g", "memory of a backup, 1G, all overwritten", "MB", memory_all,
+                 ("before",)),
              Row("backup-memory-16t", "memory of a backup, 16T, 8192 scattered writes", "MB",
                  memory_scattered(16 * TiB, 8192), ("before",))]
     return rows
@@ -196,14 +201,15 @@ def backup_group(filter, sync):
                  [Controlled("before", "us, no backup", filter, sync),
                   StorageDaemon("storage-daemon", "qemu-storage-daemon", "threads"),
                   Controlled("us", "us", filter, sync)],
-                 backup_rows(), "before", ("storage-daemon",), has_cpu=False)
+                 backup_rows(), "before", ("storage-daemon",), has_cpu=False,
+                 limit_words="our disk without a backup", rival_words="qemu-storage-daemon")
 
 
 # --- Scratch that is no good: what the guest gets, beside a backup that goes well.
 
 
 def broken_scratch(what, number):
-    """How: the variant says which scratch it has."""
+    """MB/s, p99. The variant says which scratch it has."""
     _, how, amount = WRITES[what]
 
     def measure(bench, variant):
@@ -212,7 +218,8 @@ def broken_scratch(what, number):
             io_size = max(int(min(DISK, amount * bench.seconds)) // MiB, 1) * MiB
             with variant.serve(image, bench.sockets) as server:
                 server.fio(size=DISK, io_size=io_size, **how)
-                with backup(variant, server, image, DISK) if variant.name == "normal" else begun(variant, server):
+                with (backup(variant, server, image, DISK) if variant.name == "normal" else
+                      begun(variant, server)):
                     _, size, seconds, _ = server.fio(size=DISK, io_size=io_size, **how)
                     is_broken = server.monitor.do("query-backups")[0]["state"] == "broken"
                     if is_broken != (variant.name == "us"):
@@ -233,9 +240,10 @@ def begun(variant, server):
 def scratch_group(filter, sync):
     rows = []
     for what, (title, _, _) in WRITES.items():
-        rows += [Row(f"scratch-full-{what}", f"first touch, {title}", "MB/s", broken_scratch(what, 0), goal=(1.0, None)),
-                 Row(f"scratch-full-{what}-p99", f"first touch, {title}, p99", "us", broken_scratch(what, 1),
-                     goal=(0.5, None))]
+        rows += [Row(f"scratch-full-{what}", f"first touch, {title}", "MB/s",
+                     broken_scratch(what, 0), goal=(1.0, None)),
+                 Row(f"scratch-full-{what}-p99", f"first touch, {title}, p99", "us",
+                     broken_scratch(what, 1), goal=(0.5, None))]
     return Group("scratch", "The guest when scratch is full",
                  [Controlled("normal", "copying", filter, sync),
                   Controlled("us", "scratch full", filter, sync, scratch_max=16 * MiB)],

@@ -58,12 +58,12 @@ class ControlledServer(Server):
 
 
 class Controlled(Us):
-    """`scratch_max`: qcow2-scratch-max=; `scratch`: the folder, or None for that of the image."""
+    """With scratch beside the image. scratch_max: bytes, or None for the default."""
     frozen = "backup/b"
 
-    def __init__(self, name, title, filter, sync=None, scratch=None, scratch_max=None):
+    def __init__(self, name, title, filter, sync=None, scratch_max=None):
         super().__init__(name, title, filter, sync, None)
-        self.scratch, self.scratch_max = scratch, scratch_max
+        self.scratch_max = scratch_max
 
     def serve(self, image, sockets):
         path = os.path.join(sockets, f"{self.name}.sock")
@@ -71,7 +71,7 @@ class Controlled(Us):
 
     def command(self, image, path):
         words = super().command(image, path)
-        words += ["qcow2-control=" + path + ".qmp", "qcow2-scratch=" + (self.scratch or os.path.dirname(image))]
+        words += ["qcow2-control=" + path + ".qmp", "qcow2-scratch=" + os.path.dirname(image)]
         return words + [f"qcow2-scratch-max={self.scratch_max}"] * (self.scratch_max is not None)
 
     def layered(self, _is_layered):

@@ -22,8 +22,8 @@ from servers import GiB, MiB, TiB, Failed
 
 BITMAPS = 16
 AFTER = 0.05
-REPETITIONS = 10
-SECONDS_MAX = 6  # for all repetitions of one command
+REPETITIONS = 10  # in a second of the bench's option
+SECONDS_MAX = 6   # for all of one command
 
 
 class Guest:
@@ -138,14 +138,13 @@ COMMANDS = (
 )
 
 
-def stall(server, variant, command, what):
+def stall(server, variant, command, what, repetitions):
     """For each repetition the answer's time; and the gaps."""
     took, windows = [], []
     guest = Guest(server, what)
     try:
         begun = time.monotonic()
-        for number in range(REPETITIONS):
-            number = next(server.numbers)
+        for number in itertools.islice(server.numbers, repetitions):
             if command.before:
                 command.before(variant, server, number)
             time.sleep(AFTER)
@@ -170,10 +169,10 @@ def measure_command(bench, variant, size, command):
     with variant.serve(image, bench.sockets) as server:
         server.image, server.size, server.numbers = image, size, itertools.count()
         client = server.connect()  # while there is one nobody settles the disk
-        write_all_over(server, size)
+        write_all_over(server, size, int(min(bench.seconds, 1) * 32) * MiB or MiB)
         server.monitor.do("query-version")
         for what in ("write", "read"):
-            took, found = stall(server, variant, command, what)
+            took, found = stall(server, variant, command, what, int(REPETITIONS * bench.seconds) or 1)
             values[what + "-longest"] = found[-1] * 1e3
             values[what + "-p99"] = found[len(found) * 99 // 100] * 1e3
             values["answer"] = took[len(took) // 2] * 1e3
