@@ -41,22 +41,35 @@ TableCache::~TableCache()
 {
     // (No list of them: there may be no memory for it.)
     Locked lock(mutex);
-    pieces_.for_each([this](Piece &piece) NO_THREAD_SAFETY_ANALYSIS {
-        INVARIANT(!piece.loading && !piece.writing);
-        if (std::exchange(piece.dirty, false)) {
-            pieces_.unpin(piece);
-            --dirty_count_;
-        }
-    });
+    while (!dirty_.empty()) {
+        Piece &piece = dirty_.front();
+        set_clean(piece);
+        pieces_.unpin(piece);
+    }
     while (Piece *piece = pieces_.victim([](const Piece &) { return true; }))
         drop(*piece);
+}
+
+// The pin is the caller's matter.
+void TableCache::set_dirty(Piece &piece)
+{
+    piece.dirty = true;
+    dirty_.push_back(piece);
+    ++dirty_count_;
+}
+
+void TableCache::set_clean(Piece &piece)
+{
+    piece.dirty = false;
+    dirty_.erase(dirty_.iterator_to(piece));
+    --dirty_count_;
 }
 
 void TableCache::drop(Piece &piece)
 {
     if (piece.dirty) {
+        set_clean(piece);
         pieces_.unpin(piece);
-        --dirty_count_;
     }
     pieces_.erase(piece);
     delete &piece;
@@ -116,9 +129,8 @@ void TableCache::before_change(HostOffset offset)
     if (piece->writing && piece->sealed.empty())
         piece->sealed = piece->bytes;
     if (!piece->dirty) {
-        piece->dirty = true;
         pieces_.pin(*piece);
-        ++dirty_count_;
+        set_dirty(*piece);
     }
 }
 
@@ -151,15 +163,13 @@ TableCache::Sealed TableCache::seal()
 {
     Sealed sealed;
     sealed.reserve(dirty_count_);
-    pieces_.for_each([&](Piece &piece) {
-        if (!piece.dirty)
-            return;
+    while (!dirty_.empty()) {
+        Piece &piece = dirty_.front();
         INVARIANT(!piece.writing);
         sealed.push_back(piece.key());
         piece.writing = true;  // takes over the pin of `dirty`
-        piece.dirty = false;
-    });
-    dirty_count_ -= sealed.size();
+        set_clean(piece);
+    }
     std::ranges::sort(sealed);
     return sealed;
 }
@@ -202,8 +212,7 @@ void TableCache::unseal(const Sealed &sealed, bool written)
         piece->writing = false;
         piece->sealed = Buffer();
         if (!written && !piece->dirty) {
-            piece->dirty = true;  // keeps the pin
-            ++dirty_count_;
+            set_dirty(*piece);  // keeps the pin
         } else {
             pieces_.unpin(*piece);
         }

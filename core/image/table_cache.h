@@ -21,6 +21,8 @@
 #include <memory>
 #include <vector>
 
+#include <boost/intrusive/list.hpp>
+
 #include "core/base/byte_store.h"
 #include "core/base/lru.h"
 #include "core/base/mutex.h"
@@ -81,11 +83,17 @@ private:
         bool loading = false;
         bool dirty = false;
         bool writing = false;
+        boost::intrusive::list_member_hook<> in_dirty;
     };
+    // What a flush has to write is found without a look at what is clean.
+    using DirtyList = boost::intrusive::list<
+        Piece, boost::intrusive::member_hook<Piece, boost::intrusive::list_member_hook<>, &Piece::in_dirty>>;
 
     std::uint64_t key(HostOffset offset) const { return offset.value / piece_bytes_; }
     Result<void> load(Piece &piece) REQUIRES(mutex);
     void loaded(Piece &piece, bool well) REQUIRES(mutex);
+    void set_dirty(Piece &piece) REQUIRES(mutex);
+    void set_clean(Piece &piece) REQUIRES(mutex);
     void drop(Piece &piece) REQUIRES(mutex);
     void evict() REQUIRES(mutex);
     std::size_t gather(const Sealed &sealed, std::size_t first, Buffer &bytes) REQUIRES(mutex);
@@ -96,6 +104,7 @@ private:
 
     Condition changed_;  // a load or a write has ended
     Lru<Piece> pieces_ GUARDED_BY(mutex);
+    DirtyList dirty_ GUARDED_BY(mutex);
     std::atomic<std::uint64_t> dirty_count_{0};  // changes under the mutex
 };
 
