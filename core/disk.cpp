@@ -381,8 +381,7 @@ Result<void> Disk::settle()
     if (const auto why = failed(); why && why->code == Errc::shut_down)
         return {};
     const std::uint64_t begun = changes();
-    if (!settled())
-        TRY(flush());
+    TRY(settle_beforehand());
     if (changing() || changes() != begun)
         return {};
     Exclusive alone(gate_);
@@ -391,6 +390,19 @@ Result<void> Disk::settle()
         return {};
     TRY(settle_alone());
     return take_back_alone();
+}
+
+// The long part of settle_alone(), while requests pass. What they change meanwhile is left.
+Result<void> Disk::settle_beforehand()
+{
+    Passage passage(gate_);
+    TRY(readable());
+    if (settled_ || why_read_only_)
+        return {};
+    TRY(image_->flush());
+    if (const Result<void> cooled = tracker_->cool(true); !cooled)
+        log_debug("bitmaps: " + cooled.error().what);
+    return {};
 }
 
 Result<void> Disk::settle_alone()
@@ -434,8 +446,28 @@ Result<void> Disk::cool()
     return take_back_alone();
 }
 
+// The long part of what comes before a change of the structure.
+Result<void> Disk::restructure_beforehand()
+{
+    TRY(settle_beforehand());
+    Passage passage(gate_);
+    TRY(readable());
+    look_for_free();
+    return {};
+}
+
+// What cannot be read is told to the one who needs it.
+void Disk::look_for_free()
+{
+    if (why_read_only_)
+        return;
+    if (const Result<void> looked = image_->allocator().look_for_free(); !looked)
+        log_debug("a look for free clusters: " + looked.error().what);
+}
+
 Result<void> Disk::restructure(const Restructuring &operation)
 {
+    TRY(restructure_beforehand());
     Exclusive alone(gate_);
     return restructure_alone(operation);
 }
@@ -446,13 +478,18 @@ Result<void> Disk::restructure_alone(const Restructuring &operation)
     return change_structure(operation);
 }
 
-Result<void> Disk::settle_before_restructuring()
+Result<void> Disk::writable_alone()
 {
     TRY(readable());
     if (why_read_only_)
         return *why_read_only_;
     TRY(image_->state());
-    TRY(begin_alone());
+    return begin_alone();
+}
+
+Result<void> Disk::settle_before_restructuring()
+{
+    TRY(writable_alone());
     TRY(settle_alone());
     TRY(take_back_alone());
     return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
@@ -531,7 +568,7 @@ void Disk::make_room_for_bits()
     if (why_read_only_)
         return;
     Result<void> made = tracker_->begin_writing();
-    if (made)
+    if (made && settled_)
         made = image_->settle();
     if (!made)
         log_debug("a place for the last bits of bitmaps: " + made.error().what);
@@ -555,6 +592,7 @@ Result<void> Disk::check_resize_alone(std::uint64_t size) const
 
 Result<void> Disk::resize(std::uint64_t size)
 {
+    TRY(restructure_beforehand());
     Exclusive alone(gate_);
     return resize_alone(size);
 }

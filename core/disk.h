@@ -209,7 +209,7 @@ public:
     // done: all or nothing, also against a crash, by one commit (H1); and the begin of a
     // backup at that instant. One snapshot at most, and one backup, which is returned
     // (nullptr: none). Where no snapshot is made, the image stays open, and so do the bits in
-    // memory of bitmaps that are not concerned. not_found, exists, busy, invalid,
+    // memory of bitmaps that are not concerned, and the disk is not settled for it. not_found, exists, busy, invalid,
     // no_space, io, read_only.
     Result<std::shared_ptr<const Backup>> change_together(const std::vector<DiskStep> &steps);
 
@@ -276,10 +276,14 @@ private:
     std::optional<Error> why_read_only_of(const Image &image, const Tracker &tracker) const;
     Result<void> check_range(Range range) const;
     Result<void> begin_alone();
+    Result<void> settle_beforehand();
+    Result<void> restructure_beforehand();
+    void look_for_free();
     Result<void> settle_alone();
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> change_structure(const Restructuring &operation);
+    Result<void> writable_alone();
     Result<void> settle_before_restructuring();
     Result<void> give_back_after(Result<void> done);
     struct NewBackup {
@@ -294,6 +298,7 @@ private:
                       const MakeSnapshot *&snapshot) const;
     Result<void> check_no_backup(const std::string &what) const;
     Result<void> change_together_alone(const std::vector<DiskStep> &steps);
+    Result<void> store_beforehand(const std::vector<DiskStep> &steps);
     Result<void> change_bitmaps_alone(BitmapChanges &changes);
     Result<void> open_bitmaps_anew(const std::vector<std::optional<std::size_t>> &kept);
     Result<void> check_resize_alone(std::uint64_t size) const;

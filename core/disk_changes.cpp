@@ -5,9 +5,11 @@
 //
 // All steps are planned in memory; what they need is written aside; then one
 // write of the header sector makes all of it true (H1). A snapshot changes the
-// mapping, so after it the image is opened anew. Bitmaps alone do not: a new
-// Tracker over the same image takes over what the old one knows of those that are
-// as they were, and of the others reads what a restart would find.
+// mapping, so before it the disk is settled, and after it the image is opened anew.
+// Bitmaps alone do not: a new Tracker over the same image takes over what the old one
+// knows of those that are as they were, and of the others reads what a restart would
+// find. So only those must be exact in the file that are read there: the longer that
+// took, the longer everybody would wait, and most of it is done before the gate is closed.
 
 #include <algorithm>
 #include <new>
@@ -48,14 +50,37 @@ std::vector<std::string> changed_by(const BitmapStep &step)
     return {};
 }
 
+// The bitmaps whose bits are read in the file.
+std::vector<std::string> read_by(const std::vector<DiskStep> &steps)
+{
+    std::vector<std::string> names;
+    for (const DiskStep &step : steps) {
+        const auto *bitmap_step = std::get_if<BitmapStep>(&step);
+        const auto *merge = bitmap_step ? std::get_if<MergeBitmaps>(bitmap_step) : nullptr;
+        const auto *disable = bitmap_step ? std::get_if<DisableBitmap>(bitmap_step) : nullptr;
+        if (disable)
+            names.push_back(disable->name);
+        if (!merge)
+            continue;
+        names.push_back(merge->target);
+        names.insert(names.end(), merge->sources.begin(), merge->sources.end());
+    }
+    return names;
+}
+
+bool makes_snapshot(const std::vector<DiskStep> &steps)
+{
+    return std::ranges::any_of(steps, [](const DiskStep &step) { return std::holds_alternative<MakeSnapshot>(step); });
+}
+
 }  // namespace
 
 Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<DiskStep> &steps)
 {
     // What is long goes first, and keeps nobody waiting.
     NewBackup backup = TRY(prepare_backup(steps));
-    if (!settled() && !backup.is_alone)
-        TRY(flush());
+    if (!backup.is_alone)
+        TRY(store_beforehand(steps));
     Exclusive alone(gate_);
     TRY(readable());
     if (why_read_only_)
@@ -67,9 +92,34 @@ Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<Di
     return backups_.begin(*backup.request, *tracker_, image_->disk_size(), std::move(backup.scratch));
 }
 
+// What is flushed now need not be so while everybody waits.
+Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
+{
+    if (makes_snapshot(steps))
+        return restructure_beforehand();
+    Passage passage(gate_);
+    TRY(readable());
+    if (why_read_only_)
+        return {};
+    look_for_free();
+    if (settled_)
+        return {};
+    if (const Result<void> cooled = tracker_->cool(read_by(steps)); !cooled)
+        log_debug("bitmaps: " + cooled.error().what);
+    return image_->flush();
+}
+
 Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
 {
-    TRY(settle_before_restructuring());
+    if (makes_snapshot(steps)) {
+        TRY(settle_before_restructuring());
+    } else {
+        TRY(writable_alone());
+        TRY(tracker_->store(read_by(steps)));
+        TRY(take_back_alone());
+        if (why_read_only_)
+            return *why_read_only_;
+    }
     BitmapChanges bitmaps = TRY(BitmapChanges::of(*image_));
     const MakeSnapshot *snapshot = nullptr;
     std::vector<std::string> taken;  // by the backup that begins
@@ -112,7 +162,7 @@ Result<void> Disk::change_bitmaps_alone(BitmapChanges &changes)
     if (changes.empty())
         return {};
     try {
-        TRY(give_back_after(changes.commit()));
+        TRY(settled_ ? give_back_after(changes.commit()) : changes.commit());
         return open_bitmaps_anew(changes.kept_tables());
     } catch (...) {
         // The file may have changed all the same, and the old tracker have lost its bitmaps.

@@ -17,6 +17,14 @@ namespace {
 // own costs a turn of the device.
 constexpr std::size_t barriers_max = 2;
 
+// In one turn cool() writes so many pages, and looks at so many, at most.
+constexpr unsigned cooled_pages_max = 8;
+constexpr std::uint64_t looked_at_pages_max = 256;
+
+// Where an arming is to keep the bounds it first looks at so many pages for regions
+// that are not in use.
+constexpr std::uint64_t spared_pages_max = 32;
+
 // A power of two, at least one bit and at most a page.
 std::uint64_t region_bits(std::uint64_t granularity, std::uint64_t region_bytes)
 {
@@ -70,6 +78,7 @@ void Arming::batch_ended(Batch &batch)
 {
     batch.done = true;
     running_ = false;
+    ++batches_ended_;
     ended_.notify_all();
 }
 
@@ -206,48 +215,80 @@ Result<void> Arming::send(const std::vector<SmallWrite> &writes)
     return image_.store().flush();
 }
 
-// The regions of those who are just being armed are left alone: a change is
-// about to rely on them. (It would be right all the same: its bits are precise.)
-Result<void> Arming::cool(EnabledBitmap &bitmap, bool all, const std::vector<Write> &but)
+// True if the page had something to be taken out.
+Result<bool> Arming::cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool all)
 {
-    const auto spared = [&](std::uint64_t page) {
-        return std::any_of(but.begin(), but.end(), [&](const Write &write) {
-            return write.bitmap == &bitmap && write.image.page == page;
-        });
-    };
+    const auto image = bitmap.bits.cool(page, all);
+    if (!image)
+        return false;
     std::vector<SmallWrite> writes;
-    for (std::uint64_t page = 0; page < bitmap.bits.pages() && !bitmap.lost; ++page) {
-        if (spared(page))
-            continue;
-        const auto image = bitmap.bits.cool(page, all);
-        if (!image)
-            continue;
-        writes.clear();
-        TRY(bitmap.stored.place(*image, writes));
-        for (const SmallWrite &write : writes)
-            TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
-        bitmap.bits.written(*image);
+    TRY(bitmap.stored.place(*image, writes));
+    for (const SmallWrite &write : writes)
+        TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
+    bitmap.bits.written(*image);
+    return true;
+}
+
+// A mutex is not fair: who takes it again at once keeps others out. A batch that is
+// under way, or waits for the turn, is let through.
+void Arming::let_others_arm()
+{
+    Locked lock(queue_);
+    const std::uint64_t ended = batches_ended_;
+    while (running_ && batches_ended_ == ended)
+        ended_.wait(queue_);
+}
+
+Result<void> Arming::cool(EnabledBitmap &bitmap, bool all)
+{
+    for (std::uint64_t page = 0; page < bitmap.bits.pages();) {
+        let_others_arm();
+        Locked turn(turn_);
+        const std::uint64_t end = std::min(page + looked_at_pages_max, bitmap.bits.pages());
+        for (unsigned cooled = 0; page < end && cooled < cooled_pages_max; ++page) {
+            if (bitmap.lost)
+                return {};
+            cooled += TRY(cool_page(bitmap, page, all));
+        }
     }
     return {};
 }
 
 Result<void> Arming::cool(bool all)
 {
-    Locked turn(turn_);
-    log_figures();
+    {
+        Locked turn(turn_);
+        log_figures();
+    }
     for (const auto &bitmap : bitmaps_)
-        TRY(cool(*bitmap, all, {}));
+        TRY(cool(*bitmap, all));
+    return {};
+}
+
+// As little as is enough, from page to page in turns: a change waits for it. Regions
+// that were not used since the last turn go first, for some pages; then all do. The
+// pages that are just being armed are left alone: a change is about to rely on them.
+// (It would be right all the same: its bits are precise.)
+Result<void> Arming::keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)
+{
+    const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap.granularity);
+    const std::uint64_t pages = bitmap.bits.pages();
+    const std::uint64_t spared = std::min(pages, spared_pages_max);
+    for (std::uint64_t n = 0; n < spared + pages && bitmap.bits.extra_bits() > bits_max && !bitmap.lost; ++n) {
+        const std::uint64_t page = bitmap.next_to_cool++ % pages;
+        const bool is_armed = std::ranges::any_of(just_armed, [&](const Write &write) {
+            return write.bitmap == &bitmap && write.image.page == page;
+        });
+        if (!is_armed)
+            TRY(cool_page(bitmap, page, n >= spared));
+    }
     return {};
 }
 
 Result<void> Arming::keep_bounds(const std::vector<Write> &just_armed)
 {
-    for (const auto &bitmap : bitmaps_) {
-        const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap->granularity);
-        for (const bool all : {false, true})
-            if (bitmap->bits.extra_bits() > bits_max)
-                TRY(cool(*bitmap, all, just_armed));
-    }
+    for (const auto &bitmap : bitmaps_)
+        TRY(keep_bound(*bitmap, just_armed));
     return {};
 }
 
@@ -271,16 +312,16 @@ Result<void> Arming::place_exact(Write &write, std::vector<SmallWrite> &writes, 
     return bitmap.stored.place(write.image, writes);
 }
 
-Result<void> Arming::store(bool in_use)
+Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_use)
 {
     Locked turn(turn_);
     log_figures();
     std::vector<SmallWrite> writes;
     std::vector<Write> images;
-    for (const auto &bitmap : bitmaps_)
+    for (EnabledBitmap *bitmap : which)
         for (std::uint64_t page = 0; page < bitmap->bits.pages() && !bitmap->lost; ++page)
             if (auto image = bitmap->bits.settle(page))
-                images.push_back({bitmap.get(), std::move(*image)});
+                images.push_back({bitmap, std::move(*image)});
     for (Write &write : images)
         TRY(place_exact(write, writes, in_use));
     for (const SmallWrite &write : writes)
@@ -291,7 +332,7 @@ Result<void> Arming::store(bool in_use)
         TRY(write_tables());
     for (const Write &write : images)
         write.bitmap->bits.written(write.image);
-    for (const auto &bitmap : bitmaps_)
+    for (EnabledBitmap *bitmap : which)
         bitmap->bits.settled();
     return {};
 }

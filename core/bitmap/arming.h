@@ -59,11 +59,13 @@ public:
     // they are durable. False: there is no room for those of some bitmap, and it
     // was not to be given up for that.
     Result<bool> arm(Range bytes, bool may_give_up) EXCLUDES(queue_, turn_);
-    // To be called every few seconds. all: also what was written to lately.
-    Result<void> cool(bool all) EXCLUDES(turn_);
-    // Brings the file to exactly the precise bits, durably. in_use: the bitmaps
+    // To be called every few seconds. all: also what was written to lately. Who wants to
+    // arm meanwhile waits for a few pages, not for all of them.
+    Result<void> cool(bool all) EXCLUDES(turn_, queue_);
+    Result<void> cool(EnabledBitmap &bitmap, bool all) EXCLUDES(turn_, queue_);
+    // Brings the file to exactly the precise bits of these bitmaps, durably. in_use: they
     // are marked, so changes have relied on bits that are in memory alone.
-    Result<void> store(bool in_use) EXCLUDES(turn_);
+    Result<void> store(const std::vector<EnabledBitmap *> &which, bool in_use) EXCLUDES(turn_);
 
 private:
     // Those who wait for the same barrier.
@@ -93,7 +95,9 @@ private:
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);
     Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);
-    Result<void> cool(EnabledBitmap &bitmap, bool all, const std::vector<Write> &but) REQUIRES(turn_);
+    void let_others_arm() EXCLUDES(turn_, queue_);
+    Result<bool> cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool all) REQUIRES(turn_);
+    Result<void> keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed) REQUIRES(turn_);
     Result<void> keep_bounds(const std::vector<Write> &just_armed) REQUIRES(turn_);
 
     Image &image_;
@@ -109,6 +113,7 @@ private:
     Mutex queue_{Rank::bitmaps};
     Condition ended_;
     bool running_ GUARDED_BY(queue_) = false;
+    std::uint64_t batches_ended_ GUARDED_BY(queue_) = 0;
     std::shared_ptr<Batch> next_ GUARDED_BY(queue_);
 };
 

@@ -294,7 +294,10 @@ std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
         const Range region{first, first + region_words};
         bool used = false;
         for_each_word_there(*page, region, [&](std::uint64_t, Word word) {
-            used |= word.used.exchange(false, std::memory_order_relaxed);
+            if (!word.used.load(std::memory_order_relaxed))
+                return;
+            used = true;
+            word.used.store(false, std::memory_order_relaxed);
         });
         if (used && !all)
             continue;

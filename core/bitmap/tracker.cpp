@@ -242,14 +242,41 @@ Result<void> Tracker::mark_all()
 // marked in_use for this.
 Result<void> Tracker::store()
 {
+    std::vector<EnabledBitmap *> all;
+    for (const auto &bitmap : enabled_)
+        all.push_back(bitmap.get());
     Locked lock(marks_);
-    TRY(arming_.store(may_be_in_use_));
+    TRY(arming_.store(all, may_be_in_use_));
     if (!may_be_in_use_)
         return {};
     // If this fails, some marks may be off: the next change makes all anew (B1).
     in_use_ = false;
     TRY(set_in_use(false));  // B8
     may_be_in_use_ = false;
+    return {};
+}
+
+std::vector<EnabledBitmap *> Tracker::kept_true(const std::vector<std::string> &names) const
+{
+    std::vector<EnabledBitmap *> found;
+    for (const auto &bitmap : enabled_)
+        if (!bitmap->lost && std::ranges::find(names, bitmap->name) != names.end())
+            found.push_back(bitmap.get());
+    return found;
+}
+
+// What is durable covers all that is precise; the file may say too much of the others.
+Result<void> Tracker::store(const std::vector<std::string> &names)
+{
+    if (sync_ == BitmapSync::on_close)
+        return store();
+    return arming_.store(kept_true(names), false);
+}
+
+Result<void> Tracker::cool(const std::vector<std::string> &names)
+{
+    for (EnabledBitmap *bitmap : kept_true(names))
+        TRY(arming_.cool(*bitmap, true));
     return {};
 }
 

@@ -50,9 +50,9 @@ public:
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.
     Result<void> open();
-    // The same after the directory was changed, over the same image, whose bitmaps were
-    // all stored: what `before` knows of those that keep their tables (their bits in memory,
-    // their place) is taken over. `before` is of no use then. kept: for each entry its old
+    // The same after the directory was changed, over the same image, none of whose bitmaps
+    // is marked in_use: what `before` knows of those that keep their tables (their bits in
+    // memory, their place) is taken over. `before` is of no use then. kept: for each entry its old
     // number (BitmapChanges::kept_tables()).
     using KeptTables = std::vector<std::optional<std::size_t>>;
     Result<void> open_after(Tracker &before, const KeptTables &kept);
@@ -74,9 +74,14 @@ public:
     // lately are not reported after a crash any more. all: at once, whenever they
     // were written to.
     Result<void> cool(bool all = false) { return arming_.cool(all); }
+    // The same at once for these, so that little is left to store().
+    Result<void> cool(const std::vector<std::string> &names);
 
     // B8: brings the file up to date and takes in_use off, durably.
     Result<void> store();
+    // As far as is needed before the directory changes: what the file has of these bitmaps
+    // is exact, and none is in_use.
+    Result<void> store(const std::vector<std::string> &names);
 
     // One that is kept true; nullptr: there is none of this name, or it was given up.
     EnabledBitmap *tracked(std::string_view name) const;
@@ -112,6 +117,7 @@ private:
     Result<void> set_in_use(bool in_use);
     Result<void> give_up(EnabledBitmap &bitmap);
     Result<bool> mark(Range bytes);
+    std::vector<EnabledBitmap *> kept_true(const std::vector<std::string> &names) const;
     Result<void> make_durable(Range bytes, const std::function<Result<void>()> &place);
     Result<void> mark_all() EXCLUDES(marks_);
 

@@ -61,6 +61,15 @@ Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
     return taken;
 }
 
+Result<void> Allocator::look_for_free()
+{
+    Locked lock(mutex_);
+    const HostCluster end = std::min(store_end(), refcounts_.reach_end());
+    if (free_hint_ < end)
+        free_hint_ = TRY(refcounts_.find_free(free_hint_, end, 1)).first;
+    return {};
+}
+
 void Allocator::give_back(HostRun run)
 {
     Locked lock(mutex_);

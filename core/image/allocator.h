@@ -48,6 +48,9 @@ public:
     // Takes exactly so many side by side, for tables. no_space. They are not
     // fresh: write all of them.
     Result<HostRun> take_contiguous(std::uint64_t count) EXCLUDES(mutex_);
+    // The first look for a free cluster reads all refcounts of a full image: it need not be
+    // made while others wait. Nothing is taken.
+    Result<void> look_for_free() EXCLUDES(mutex_);
     // Taken, but not named after all: back into the reserve.
     void give_back(HostRun run) EXCLUDES(mutex_);
 

@@ -8,8 +8,12 @@
 #include <boost/test/unit_test.hpp>
 
 #include <chrono>
+#include <condition_variable>
 #include <future>
+#include <mutex>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "tests/support/frozen_disk_driver.h"
 #include "tests/support/waiting_thread.h"
@@ -512,6 +516,35 @@ BOOST_AUTO_TEST_CASE(F2_who_changes_a_block_that_is_being_kept_waits_for_it)
     second.join();
     BOOST_TEST((read_all(*frozen) == of(8 * block, 1)));
     BOOST_TEST(frozen->scratch_bytes() == 3 * block);
+}
+
+// Where scratch is slow each change waits for its own copy, and not for those of the others:
+// all copies are under way at the same time.
+BOOST_AUTO_TEST_CASE(F2_copies_of_different_blocks_do_not_wait_for_each_other)
+{
+    using namespace std::chrono_literals;
+    constexpr unsigned writers = 8;
+    FreezableDisk disk(writers * block);
+    disk.write({0, writers * block}, 1);
+    MemoryScratch *scratch = nullptr;
+    const auto frozen = disk.freeze("mon", scratch);
+    std::mutex mutex;
+    std::condition_variable changed;
+    unsigned inside = 0, met = 0;
+    scratch->on_write = [&] {
+        std::unique_lock<std::mutex> lock(mutex);
+        ++inside;
+        changed.notify_all();
+        met += changed.wait_for(lock, 5s, [&] { return inside == writers; });
+        return Result<void>();
+    };
+    std::vector<std::thread> threads;
+    for (std::uint64_t number = 0; number < writers; ++number)
+        threads.emplace_back([&, number] { disk.write(Range::of(number * block, block), 2); });
+    for (std::thread &thread : threads)
+        thread.join();
+    BOOST_TEST(met == writers);
+    BOOST_TEST((read_all(*frozen) == of(writers * block, 1)));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

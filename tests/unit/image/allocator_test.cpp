@@ -219,4 +219,23 @@ BOOST_AUTO_TEST_CASE(the_search_for_more_than_one_cluster_ends_soon)
                 Errc::no_space);
 }
 
+// So that a change of the structure does not make it while everybody waits.
+BOOST_AUTO_TEST_CASE(what_was_seen_in_the_look_for_a_free_cluster_is_not_read_again)
+{
+    constexpr std::uint64_t blocks = 32;
+    MemoryStore memory(full_image(blocks));
+    put(memory, (blocks - 1) * block_reach + 2 * 9, 0, 2);
+    RecordingStore store(memory, true);
+    const auto image = must(Image::open(store, {}));
+    must(image->begin_writing());
+    must(image->allocator().look_for_free());
+    const std::uint64_t seen = bytes_read(store.recording());
+    BOOST_TEST(seen > (blocks - 1) * cluster);
+    const HostRun run = must(image->allocator().take_contiguous(1));
+    BOOST_TEST(run.first.value == ((blocks - 1) * block_reach >> 16) + 9);
+    BOOST_TEST(bytes_read(store.recording()) - seen <= cluster);
+    image->allocator().give_back(run);
+    must(image->settle());
+}
+
 BOOST_AUTO_TEST_SUITE_END()
