@@ -25,6 +25,8 @@ except ImportError:
     print("this Python has no module nbd (Debian: python3-libnbd)")
     sys.exit(77)
 
+import backup_rows
+import control_rows
 import growth
 import report
 import rows
@@ -43,8 +45,11 @@ class Bench:
         self.known = {}
 
 
-def missing():
-    for program in ("nbdkit", "qemu-nbd", "qemu-img", "fio"):
+def missing(groups):
+    programs = ["nbdkit", "qemu-nbd", "qemu-img", "fio"]
+    if any(group.name in ("backup", "control") for group, _ in groups):
+        programs += ["qemu-storage-daemon", "nbdcopy"]
+    for program in programs:
         if shutil.which(program) is None:
             return f"{program} is missing"
     engines = subprocess.run(["fio", "--enghelp"], capture_output=True).stdout.split()
@@ -118,7 +123,7 @@ def main():
     parser = argparse.ArgumentParser(description="Measures the filter against nbdkit on a raw file and qemu-nbd.")
     parser.add_argument("--filter", default=os.environ.get("FILTER"), help="nbdkit-qcow2bitmap-filter.so")
     parser.add_argument("--rows", default="quick",
-                        help="names of rows or of their beginnings, main, price, growth, quick, all; with commas")
+                        help="names of rows or of their beginnings, of groups, quick, all; with commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1, help="of each measurement, about")
     parser.add_argument("--places", default="memory", help="memory, disk, or both with a comma")
@@ -132,7 +137,10 @@ def main():
 
     groups = [rows.main_group(options.filter, options.sync),
               rows.price_group(options.filter, options.price_syncs.split(",")),
-              growth.growth_group(options.filter, options.sync)]
+              growth.growth_group(options.filter, options.sync),
+              backup_rows.backup_group(options.filter, options.sync),
+              backup_rows.scratch_group(options.filter, options.sync),
+              control_rows.control_group(options.filter, options.sync)]
     if options.list:
         for group in groups:
             for row in group.rows:
@@ -143,14 +151,14 @@ def main():
             report.write(options.out, *report.load(json.load(file), groups))
         return 0
 
-    if missing():
-        print(missing())
-        return 77
     if not options.filter or not os.path.exists(options.filter):
         parser.error("--filter or FILTER must name nbdkit-qcow2bitmap-filter.so")
     picked = chosen(groups, options.rows)
     if not picked:
         parser.error(f"no row is named {options.rows}; --list says the names")
+    if missing(picked):
+        print(missing(picked))
+        return 77
 
     failed = []
     tables = []

@@ -82,4 +82,4 @@ def growth_group(filter, sync):
             for state in states() for name, title, unit in METRICS]
     return Group("growth", "Cost as work grows",
                  [Qemu("threads", "qemu-nbd", "threads"), Us("us", "us", filter, sync)],
-                 rows, None, ("threads",))
+                 rows, None, ("threads",), has_cpu=False)

@@ -80,17 +80,16 @@ class Line:
             met.append(self.of_limit >= limit_goal)
         if rival_goal and self.of_rivals and (self.to_win or 9) > self.row.when:
             met.append(self.of_rivals >= rival_goal)
+        if self.row.at_most and self.value(self.group.us) is not None:
+            met.append(self.value(self.group.us) <= self.row.at_most)
         return "" if not met else "reached" if all(met) else "missed"
 
     def cells(self):
         cells = [self.row.title, self.row.unit]
         cells += [figure(self.value(variant.name)) for variant in self.group.variants]
         cells += [figure(ratio) for ratio in self.ratios()]
-        cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.has_cpu()]
+        cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.group.has_cpu]
         return cells + self.barrier_cells()
-
-    def has_cpu(self):
-        return self.group.name != "growth"
 
     def ratios(self):
         group = self.group
@@ -114,7 +113,7 @@ def head(group):
                   if variant.name != group.limit]
     else:
         cells += ["us / qemu"]
-    if group.name != "growth":
+    if group.has_cpu:
         cells += [f"CPU us, {variant.name}" for variant in group.variants]
     if group.counted:
         cells += ["barriers/s"]
@@ -141,11 +140,12 @@ class Table:
         return f"{self.group.title}: images {'in memory' if self.place == 'memory' else 'on the local file system'}"
 
     def markdown(self):
-        cells = head(self.group) + ["goal"] * (self.group.name == "main")
+        has_goals = any(row.goal != (None, None) or row.at_most for row in self.group.rows)
+        cells = head(self.group) + ["goal"] * has_goals
         lines = [f"### {self.title}", "", "| " + " | ".join(cells) + " |",
                  "|---|---|" + "---:|" * (len(cells) - 2)]
         for line in self.lines:
-            verdict = [line.verdict() or "-"] * (self.group.name == "main")
+            verdict = [line.verdict() or "-"] * has_goals
             lines.append("| " + " | ".join(line.cells() + verdict) + " |")
         return "\n".join(lines) + "\n"
 
@@ -190,9 +190,8 @@ def load(data, groups):
     return tables, data["note"]
 
 
-# --- The picture: for each row of the main tables a bar for us, one for the
-# best qemu-nbd, and a line where the limit is. Where there is no limit, qemu-nbd
-# is 1.
+# --- The picture: for each row of a table a bar for us, one for the best of QEMU, and
+# a line where the limit is. Where there is no limit, QEMU is 1.
 
 LEFT, WIDTH, BAR, STEP, RIGHT = 300, 420, 9, 28, 60
 STYLE = ("text{font:12px sans-serif;fill:#57606a}.t{font-weight:bold;fill:#24292f}.us{fill:#1a7f5a}"
@@ -203,30 +202,30 @@ STYLE = ("text{font:12px sans-serif;fill:#57606a}.t{font-weight:bold;fill:#24292
 def picture(tables, note):
     parts, y = [], 24
     for table in tables:
-        if table.group.name != "main":
+        if not table.group.limit_words:
             continue
         limited = [(line, line.of_limit, 1 / line.to_win if line.to_win else None) for line in table.lines
                    if line.of_limit and line.row.goal[0]]
         others = [(line, line.of_rivals, 1.0) for line in table.lines
                   if line.of_rivals and not line.row.goal[0]]
-        for title, bars, top in ((f"{table.title}; nbdkit on a raw file = 1", limited, 1.6),
-                                 (f"{table.title}; best qemu-nbd = 1", others, 8.0)):
+        for title, bars, top in ((f"{table.title}; {table.group.limit_words} = 1", limited, 1.6),
+                                 (f"{table.title}; {table.group.rival_words} = 1", others, 8.0)):
             if bars:
-                drawn, y = panel(title, bars, top, y)
+                drawn, y = panel(title, table.group.rival_words, bars, top, y)
                 parts += drawn
     parts.append(f'<text x="8" y="{y + 8}">{escape(note)}</text>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + RIGHT} {y + 20}" '
             f'width="{LEFT + WIDTH + RIGHT}" role="img"><style>{STYLE}</style>\n' + "\n".join(parts) + "\n</svg>\n")
 
 
-def panel(title, bars, top, y):
+def panel(title, rival, bars, top, y):
     scale = WIDTH / top
     parts = [f'<text class="t" x="8" y="{y}">{escape(title)}</text>',
-             f'<rect class="us" x="{LEFT + WIDTH - 150}" y="{y - 9}" width="10" height="10"/>'
-             f'<text x="{LEFT + WIDTH - 136}" y="{y}">us</text>'
-             f'<rect class="qemu" x="{LEFT + WIDTH - 100}" y="{y - 9}" width="10" height="10"/>'
-             f'<text x="{LEFT + WIDTH - 86}" y="{y}">qemu-nbd</text>']
-    y += 14
+             f'<rect class="us" x="{LEFT + WIDTH - 150}" y="{y + 5}" width="10" height="10"/>'
+             f'<text x="{LEFT + WIDTH - 136}" y="{y + 14}">us</text>'
+             f'<rect class="qemu" x="{LEFT + WIDTH - 100}" y="{y + 5}" width="10" height="10"/>'
+             f'<text x="{LEFT + WIDTH - 86}" y="{y + 14}">{rival}</text>']
+    y += 28
     begin = y
     for line, us, qemu in bars:
         parts.append(f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(line.row.title)}</text>')

@@ -37,6 +37,7 @@ class Row:
     counted: bool = True  # its barriers say something
     goal: tuple = (None, None)  # us / limit; us / best of QEMU ("ahead": 1.0)
     when: float = 0       # the second goal holds where limit / QEMU is more
+    at_most: float = None  # our own figure, where less is better
 
     @property
     def more_is_better(self):
@@ -53,6 +54,10 @@ class Group:
     rivals: tuple = ()    # variants: the best of these is what we compare with
     us: str = "us"
     counted: str = None   # variant: its barriers are counted in a turn of its own
+    has_cpu: bool = True  # CPU time per request says something
+    # For the picture: what the limit is, and the best rival. None: it is in none.
+    limit_words: str = None
+    rival_words: str = "qemu-nbd"
 
 
 # --- The measures. Each makes its image, serves it, and lets a client work.
@@ -247,7 +252,7 @@ def main_group(filter, sync):
     return Group("main", "As fast as the raw file",
                  [Raw("raw", "nbdkit, raw"), Qemu("threads", "qemu-nbd, threads", "threads"),
                   Qemu("io_uring", "qemu-nbd, io_uring", "io_uring"), Us("us", "us", filter, sync)],
-                 main_rows(), "raw", ("threads", "io_uring"))
+                 main_rows(), "raw", ("threads", "io_uring"), limit_words="nbdkit on a raw file")
 
 
 # --- What durable bitmaps cost.

@@ -65,6 +65,7 @@ class Server:
         self.path = path
         self.log = path + ".log"
         self.at_end = None  # called with what the server has said, after a clean stop
+        self.p99_us = None  # latency of the last fio() that has ended
         with open(self.log, "wb") as log:
             self.begun = time.monotonic()
             self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
@@ -125,9 +126,16 @@ class Server:
 
     def peak_memory(self):
         """Bytes."""
+        return self.of_status("VmHWM:")
+
+    def memory(self):
+        """Bytes, without what belongs to files."""
+        return self.of_status("RssAnon:")
+
+    def of_status(self, name):
         with open(f"/proc/{self.process.pid}/status") as status:
             for line in status:
-                if line.startswith("VmHWM:"):
+                if line.startswith(name):
                     return int(line.split()[1]) * KiB
         return 0
 
@@ -157,8 +165,13 @@ class Server:
         try:
             yield
         finally:
-            beside.kill()
-            beside.wait()
+            # It completes what is under way: nbdkit 1.32 ends when a client vanishes.
+            beside.send_signal(signal.SIGINT)
+            try:
+                beside.wait(START_SECONDS)
+            except subprocess.TimeoutExpired:
+                beside.kill()
+                beside.wait()
 
     def fio(self, **options):
         """Runs fio's NBD engine; returns (operations, bytes, seconds, CPU
@@ -176,6 +189,8 @@ class Server:
         if job["error"]:
             self.fail(f"{' '.join(words)}: error {job['error']}")
         sides = [job[side] for side in ("read", "write", "trim")]
+        busiest = max(sides, key=lambda side: side["total_ios"])
+        self.p99_us = busiest["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1e3
         operations = sum(side["total_ios"] for side in sides)
         seconds = max(side["runtime"] for side in sides) / 1000
         if job.get("sync", {}).get("total_ios"):
