@@ -39,7 +39,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from qmp import Qmp  # noqa: E402
 
 SECONDS = float(os.environ.get("IN_USE_SECONDS", "0"))  # of one case; 0: it is short
-KINDS = {"64K": ("cluster_size=64k",), "4K": ("cluster_size=4k",), "subclusters": ("extended_l2=on",)}
+KINDS = {"64K": ("cluster_size=64k",), "4K": ("cluster_size=4k",),
+         "subclusters": ("extended_l2=on",)}
 if not SECONDS:
     KINDS = {"64K": KINDS["64K"]}
 GONE = (EOFError, OSError, nbd.Error)  # what one hears of a server that was killed
@@ -114,7 +115,8 @@ class History:
         for moment in range(low, high + 1):
             if self.at(moment) == found:
                 return moment
-        raise Wrong(f"{what}: it shows no moment of {low}..{high}; {self._nearest(found, low, high)}")
+        raise Wrong(f"{what}: it shows no moment of {low}..{high}; "
+                    f"{self._nearest(found, low, high)}")
 
     def _nearest(self, found, low, high):
         numbers = {int.from_bytes(found[at + 8:at + 16], "big")
@@ -271,14 +273,15 @@ class Fio(threading.Thread):
                     cwd=self.disk.t.folder)
             said = self._process.communicate()[0]
             if self._process.returncode != 0 or b"err=" in said.replace(b"err= 0", b""):
-                self.error = self.error or (None if self._wants_end else said.decode(errors="replace"))
+                self.error = None if self._wants_end else said.decode(errors="replace")
                 return
             entry[2] = True
             self.disk.full[part] = self.disk.fio_turn
 
     def job(self, part, seed, *more):
-        return ["fio", "--name=job", "--thread", "--rw=randwrite", "--bs=4k", f"--size={self.length}",
-                f"--offset={self.begin + part * self.length}", f"--randseed={seed}",
+        return ["fio", "--name=job", "--thread", "--rw=randwrite", "--bs=4k",
+                f"--size={self.length}", f"--offset={self.begin + part * self.length}",
+                f"--randseed={seed}",
                 "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", *more]
 
     def verify(self, raw, part, seed, what):

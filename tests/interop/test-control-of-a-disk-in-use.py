@@ -294,7 +294,8 @@ class Controlled:
 
     def found(self):
         image = info(self.disk.path)
-        return ({name: "auto" in flags for name, (_, flags) in bitmap_infos(self.disk.path).items()},
+        bitmaps = bitmap_infos(self.disk.path)
+        return ({name: "auto" in flags for name, (_, flags) in bitmaps.items()},
                 sorted(s["name"] for s in image.get("snapshots", [])), image["virtual-size"])
 
     def see_file(self, order=None):
@@ -319,7 +320,8 @@ class Controlled:
             dirty = image.dirty(stored[name])
             if self.rng.random() < 0.2:
                 same(qemu_bitmaps(self.t, self.disk.path, name), [dirty], f"bitmap {name}, by QEMU")
-            must = granules(join(bits.must(self.disk.log)), stored[name].granularity, self.state.size)
+            must = granules(join(bits.must(self.disk.log)), stored[name].granularity,
+                            self.state.size)
             expect(covers(dirty, must), f"bitmap {name} lacks a change: {dirty}, {must}")
 
     # --- Those that are more than a command.
