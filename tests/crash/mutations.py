@@ -36,7 +36,7 @@ MUTATIONS = [
     ("O1: no flush at open",
      {"core/image/guarded_store.cpp": [('    return opened_ ? Result<void>() : flush().in("flush before the first write");  // O1\n',
        "    return {};\n")],
-      "core/disk.cpp": [("    if (made)\n        made = image_->settle();\n", "")]},
+      "core/disk.cpp": [("    if (made && settled_)\n        made = image_->settle();\n", "")]},
      ["any_image", "default_clusters"]),
     ("B2: the bits are set after the change",
      {"core/disk.cpp": [("    TRY(tracker_->before_change(range, place));\n", "    const Range marked = range;\n"),
@@ -72,20 +72,20 @@ MUTATIONS = [
        "    if (before == 0)\n        return false;\n    word.precise.fetch_and(~(before >> 1));\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a clearing write that comes late",
-     {"core/bitmap/arming.cpp": [("        for (const SmallWrite &write : writes)\n"
-       "            TRY(image_.store().write(write.offset, write.bytes).in(\"bitmap data\"));\n"
-       "        bitmap.bits.written(*image);",
-       "        static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"
-       "        if (late.first == this)\n"
-       "            for (const SmallWrite &write : late.second)\n"
-       "                TRY(image_.store().write(write.offset, write.bytes));\n"
-       "        late = {this, writes};\n"
-       "        bitmap.bits.written(*image);")]},
+     {"core/bitmap/arming.cpp": [("    for (const SmallWrite &write : writes)\n"
+       "        TRY(image_.store().write(write.offset, write.bytes).in(\"bitmap data\"));\n"
+       "    bitmap.bits.written(*image);",
+       "    static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"
+       "    if (late.first == this)\n"
+       "        for (const SmallWrite &write : late.second)\n"
+       "            TRY(image_.store().write(write.offset, write.bytes));\n"
+       "    late = {this, writes};\n"
+       "    bitmap.bits.written(*image);")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B8: on-close: the mark is gone before the bits are there",
      {"core/bitmap/tracker.cpp": [("    TRY(set_in_use(false));  // B8\n", ""),
-      ("    TRY(arming_.store(may_be_in_use_));\n",
-       "    if (may_be_in_use_)\n        TRY(set_in_use(false));\n    TRY(arming_.store(may_be_in_use_));\n")]},
+      ("    TRY(arming_.store(all, may_be_in_use_));\n",
+       "    if (may_be_in_use_)\n        TRY(set_in_use(false));\n    TRY(arming_.store(all, may_be_in_use_));\n")]},
      ["marks_that_come_and_go"]),
     ("B1: on-close: the mark is not durable",
      {"core/bitmap/tracker.cpp": [("            TRY(write_flags(*bitmap, in_use));\n    return image_.store().flush();",
