@@ -24,7 +24,7 @@ PROGRAMS = ("qemu-system-x86", "busybox-static")
 KERNEL = "linux-image-cloud-amd64"
 
 # A machine that says nothing for so long hangs.
-SILENCE = 120
+SILENCE = 300
 
 
 def skip(*why):

@@ -57,6 +57,13 @@ StoreImage full_image(std::uint64_t blocks)
     return store.image();
 }
 
+// A log that has no memory for a warning.
+void no_memory_for_warnings(LogLevel level, const std::string &)
+{
+    if (level == LogLevel::warning)
+        throw std::bad_alloc();
+}
+
 std::uint64_t bytes_read(const Recording &recording)
 {
     std::uint64_t bytes = 0;
@@ -236,6 +243,51 @@ BOOST_AUTO_TEST_CASE(what_was_seen_in_the_look_for_a_free_cluster_is_not_read_ag
     BOOST_TEST(bytes_read(store.recording()) - seen <= cluster);
     image->allocator().give_back(run);
     must(image->settle());
+}
+
+// The reserve is two clusters far from each other. The first is given back, the second
+// cannot be, nor can that be told: then the first is not in the reserve any more.
+BOOST_AUTO_TEST_CASE(C9_a_settle_that_ends_in_the_middle_hands_nothing_out_twice)
+{
+    StoreImage full = full_image(12);
+    const HostCluster near(5), far(10 * cluster / 2 + 7);
+    {
+        MemoryStore memory(full);
+        Buffer word(8);
+        must(memory.read(48, word));
+        must(memory.read(load_be64(word.data()), word));
+        put(memory, load_be64(word.data()) + 2 * 5, 0, 2);
+        put(memory, 10 * block_reach + 2 * 7, 0, 2);
+        full = memory.image();
+    }
+    MemoryStore memory(full, {.can_grow = false, .size_limit = full.size});
+    FaultPlan plan;
+    FaultStore store(memory, plan);
+    ImageOptions options;
+    options.cache_bytes = 1;  // as little as there can be
+    const auto image = must(Image::open(store, options));
+    must(image->begin_writing());
+    Allocator &allocator = image->allocator();
+    const HostRun taken = must(allocator.take(1)).run;
+    BOOST_REQUIRE((taken.first == near && taken.count == 1));
+    allocator.give_back(taken);
+    for (std::uint64_t other = cluster / 2; other < 10 * cluster / 2; other += 256)
+        must(allocator.refcount(HostCluster(other)));  // in the place of what counts `far`
+    must(allocator.refcount(near));
+    plan.arm({.kinds = Fault::reads, .nth = 1});
+    set_log_sink(no_memory_for_warnings);
+    BOOST_CHECK_THROW((void)allocator.settle(), std::bad_alloc);
+    set_log_sink(nullptr);
+    BOOST_TEST(plan.struck() == 1u);
+    plan.disarm();
+    std::set<std::uint64_t> handed_out;
+    for (;;) {
+        const auto next = allocator.take(1);
+        if (!next)
+            break;
+        BOOST_REQUIRE(handed_out.insert(next->run.first.value).second);
+    }
+    BOOST_TEST(!handed_out.empty());
 }
 
 BOOST_AUTO_TEST_SUITE_END()
