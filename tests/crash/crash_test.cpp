@@ -55,6 +55,7 @@ struct Kind {
     std::uint64_t size = 0;    // of the disk; 0: any
     bool ends_inside_a_sector = false;  // the file, of a small disk
     bool restructured = false;  // resized, snapshots made, applied and deleted
+    bool bitmaps_change = false;  // one comes, goes and changes; the disk is not settled for it
     std::optional<QemuMade> made = {};
 
     bool full() const { return no_room || no_room_for_bits; }
@@ -115,6 +116,8 @@ public:
           life_(Life::of(beginning_.image))
     {
         given_up = false;
+        if (kind.bitmaps_change)
+            before_.bitmaps()[passing].passing = true;
         reading_.files = beginning_.files.get();
         if (reading_.files)
             reading_.path = "/disk.qcow2";
@@ -204,6 +207,8 @@ private:
             }
             spec.bitmaps[0].set = {{1, 3}};
         }
+        if (kind.bitmaps_change && spec.version == 2)
+            spec.version = 3;
         if (kind.granularities) {
             if (spec.version == 2)
                 spec.version = 3;
@@ -231,6 +236,8 @@ private:
     static constexpr std::uint64_t page_reach = std::uint64_t(16) << 20;
     static constexpr std::uint64_t windows = 4;
     static constexpr std::uint64_t window_bytes = 64 << 10;
+
+    static constexpr const char *passing = "passing";
 
     // Lets the store fail in this step, or not; where there is no room, at the
     // first write, which is that of the table of a bitmap.
@@ -336,6 +343,8 @@ private:
             for (int step = 0; step < kind_.steps; ++step) {
                 if (kind_.restructured && random_.one_in(12))
                     restructure(disk);
+                if (kind_.bitmaps_change && random_.one_in(6))
+                    change_bitmaps(disk, random_);
                 fail_soon(step);
                 const std::uint64_t failures = driver.failures();
                 const unsigned given_up_before = times_given_up;
@@ -383,6 +392,8 @@ private:
             // While the others go on.
             if (kind_.restructured && thread == 0 && random.one_in(12))
                 change_snapshots(disk, random);
+            if (kind_.bitmaps_change && thread == 0 && random.one_in(6))
+                change_bitmaps(disk, random);
             const std::uint64_t begin = (random.below(mine) * kind_.threads + thread) * stripe;
             driver.step({begin, std::min(size, begin + stripe)});
         }
@@ -484,6 +495,34 @@ private:
         const std::string name = "s" + std::to_string(++snapshots_made_);
         if (done(disk.create_snapshot({name, 1700000000, 0})) && kind_.threads == 1)
             snapshots_.insert({name, {current_, tick()}});
+    }
+
+    // One that nothing is known of but its name. All that is known of the others stays so:
+    // in memory, which a new Tracker takes over, and in the file, where they are not settled.
+    void change_bitmaps(Disk &disk, Random &random)
+    {
+        const auto states = must(disk.bitmap_states(false));
+        const auto found = std::ranges::find(states, passing, &BitmapState::name);
+        std::vector<DiskStep> steps;
+        if (found == states.end()) {
+            steps.push_back(AddBitmap{{.name = passing, .enabled = random.coin(), .all_dirty = random.coin()}});
+        } else if (found->inconsistent) {  // on-close: since a crash
+            steps.push_back(RemoveBitmap{passing});
+        } else {
+            std::vector<std::string> sources;
+            for (const BitmapState &state : states)
+                if (!state.inconsistent)
+                    sources.push_back(state.name);
+            const std::vector<DiskStep> each = {
+                ClearBitmap{passing},
+                found->enabled ? DiskStep(DisableBitmap{passing}) : DiskStep(EnableBitmap{passing}),
+                MergeBitmaps{passing, sources}, RemoveBitmap{passing}};
+            const std::size_t first = random.below(each.size());
+            steps.assign(each.begin() + static_cast<std::ptrdiff_t>(first),
+                         random.coin() ? each.end() : each.begin() + static_cast<std::ptrdiff_t>(first) + 1);
+        }
+        const auto changed = disk.change_together(steps);
+        done(changed ? Result<void>() : Result<void>(changed.error()));
     }
 
     // What `before_` may be at an event, the older first.
@@ -714,7 +753,7 @@ void run_all(unsigned smoke, const Kind &kind)
                 static_cast<unsigned long long>(figures.changes),
                 static_cast<unsigned long long>(sum.states));
     BOOST_TEST(figures.states > 0u);
-    BOOST_TEST((figures.changes > 0u || !kind.restructured));
+    BOOST_TEST((figures.changes > 0u || !(kind.restructured || kind.bitmaps_change)));
 }
 
 }  // namespace
@@ -823,6 +862,16 @@ BOOST_AUTO_TEST_CASE(resized_and_reverted_without_room)
 BOOST_AUTO_TEST_CASE(snapshots_while_threads_write)
 {
     run_all(3, {.cluster_bits = 12, .threads = 3, .steps = 40, .restructured = true});
+}
+
+// H1, B2, beside changes that nothing has flushed.
+BOOST_AUTO_TEST_CASE(bitmaps_that_change_on_a_disk_in_use)
+{
+    run_all(3, {.bitmaps_change = true});
+    run_all(3, {.cluster_bits = 12, .steps = 80, .length_max = 700, .small_regions = true, .bitmaps_change = true});
+    run_all(2, {.cluster_bits = 12, .threads = 3, .steps = 60, .length_max = 700, .small_regions = true,
+                .bitmaps_change = true});
+    run_all(2, {.cluster_bits = 9, .fixed = true, .bitmaps_change = true});
 }
 
 BOOST_AUTO_TEST_CASE(compressed_clusters) { run_all(3, {.made = QemuMade::compressed}); }

@@ -27,6 +27,8 @@ struct ReferenceBitmap {
     BitVector bits = {};
     // The event by which it was made: before that it may be missing.
     std::uint64_t made_at = 0;
+    // Made, changed and removed by the test: it may be there, with any bits.
+    bool passing = false;
 };
 
 // One thread.
