@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from control import Controlled, StorageDaemon, write_all_over
-from rows import Group, Row, Sample, size_name
+from rows import Group, Row, Sample, known, part, size_name
 from servers import RUN_SECONDS, GiB, MiB, TiB, Failed, run
 
 DISK = GiB
@@ -32,13 +32,16 @@ def in_use(bench, variant):
     return image
 
 
-def known(bench, variant, what, measure):
-    """What one measurement finds serves several rows. "before" is of us, too."""
+def of_all(bench, variant, what, measure):
+    """"before" is of us, too."""
     name = "us" if variant.name == "before" else variant.name
-    found = bench.known.setdefault((bench.round, name, what), {})
-    if not found:
-        found.update(measure(bench, variant))
-    return found
+    return known(bench, (name, what), lambda: measure(bench, variant))
+
+
+def writes(bench, what):
+    """What the guest writes in one run, in fio's words."""
+    _, how, amount = WRITES[what]
+    return dict(how, size=DISK, io_size=part(bench, DISK, amount))
 
 
 @contextlib.contextmanager
@@ -56,15 +59,13 @@ def backup(variant, server, image, size):
 
 def guest(what):
     """{step: (MB/s, p99 in us)}, and the memory of the backup."""
-    _, how, amount = WRITES[what]
-
     def measure(bench, variant):
         image = in_use(bench, variant)
-        io_size = max(int(min(DISK, amount * bench.seconds)) // MiB, 1) * MiB
+        how = writes(bench, what)
         values = {}
         with variant.serve(image, bench.sockets) as server:
             def step(name):
-                _, size, seconds, _ = server.fio(size=DISK, io_size=io_size, **how)
+                _, size, seconds, _ = server.fio(**how)
                 values[name] = size / seconds / 1e6, server.p99_us
 
             step("warm")
@@ -84,7 +85,7 @@ def guest_row(what, step, title, goal, p99_goal):
 
     def of(number, unit):
         def measure(bench, variant):
-            found = known(bench, variant, what, guest(what))
+            found = of_all(bench, variant, what, guest(what))
             return Sample(found["before" if variant.name == "before" else step][number])
         return measure
 
@@ -94,7 +95,7 @@ def guest_row(what, step, title, goal, p99_goal):
 
 
 def memory_all(bench, variant):
-    return Sample(max(known(bench, variant, "1m", guest("1m"))["memory"], 0.01))
+    return Sample(max(of_all(bench, variant, "1m", guest("1m"))["memory"], 0.01))
 
 
 def memory_scattered(size, writes):
@@ -172,7 +173,7 @@ def reading(how):
 
 def reading_row(how, title):
     def measure(bench, variant):
-        found = known(bench, variant, how, reading(how))
+        found = of_all(bench, variant, how, reading(how))
         return Sample(found["live" if variant.name == "before" else "frozen"])
     return Row(f"frozen-{how}", f"read the frozen disk, {title}", "MB/s", measure, goal=(0.9, None))
 
@@ -210,22 +211,20 @@ def backup_group(filter, sync):
 
 def broken_scratch(what, number):
     """MB/s, p99. The variant says which scratch it has."""
-    _, how, amount = WRITES[what]
-
     def measure(bench, variant):
-        def once(bench, variant):
+        def once():
             image = in_use(bench, variant)
-            io_size = max(int(min(DISK, amount * bench.seconds)) // MiB, 1) * MiB
+            how = writes(bench, what)
             with variant.serve(image, bench.sockets) as server:
-                server.fio(size=DISK, io_size=io_size, **how)
+                server.fio(**how)
                 with (backup(variant, server, image, DISK) if variant.name == "normal" else
                       begun(variant, server)):
-                    _, size, seconds, _ = server.fio(size=DISK, io_size=io_size, **how)
+                    _, size, seconds, _ = server.fio(**how)
                     is_broken = server.monitor.do("query-backups")[0]["state"] == "broken"
                     if is_broken != (variant.name == "us"):
                         raise Failed(f"the backup is {'' if is_broken else 'not '}broken")
             return {"values": (size / seconds / 1e6, server.p99_us)}
-        return Sample(known(bench, variant, ("broken", what), once)["values"][number])
+        return Sample(known(bench, (variant.name, "broken", what), once)["values"][number])
     return measure
 
 

@@ -6,33 +6,25 @@
 
 import json
 import os
-import socket
+import sys
 
-from servers import MiB, Failed, Server, Us, Variant, run
+from servers import RUN_SECONDS, MiB, Failed, Server, Us, Variant, run
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
+from qmp import Qmp, Refused  # noqa: E402
 
 
-class Monitor:
-    """A client of QMP: do("query-status")."""
+class Monitor(Qmp):
+    """do("query-status"). What is refused ends the row."""
 
     def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
-        self.lines = self.socket.makefile("rb")
-        self.lines.readline()  # the greeting
-        self.do("qmp_capabilities")
-
-    def close(self):
-        self.lines.close()
-        self.socket.close()
+        super().__init__(path, timeout=RUN_SECONDS)
 
     def do(self, command, **arguments):
-        self.socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-        while True:
-            said = json.loads(self.lines.readline())
-            if "error" in said:
-                raise Failed(f"{command}: {said['error']['desc']}")
-            if "return" in said:
-                return said["return"]
+        try:
+            return super().do(command, arguments)
+        except (Refused, EOFError, OSError) as error:
+            raise Failed(f"{command}: {error}") from None
 
 
 class ControlledServer(Server):

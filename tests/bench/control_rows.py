@@ -17,7 +17,7 @@ import time
 import typing
 
 from control import Controlled, StorageDaemon, with_bitmaps, write_all_over
-from rows import Group, Row, Sample, size_name
+from rows import Group, Row, Sample, known, size_name
 from servers import GiB, MiB, TiB, Failed
 
 BITMAPS = 16
@@ -187,10 +187,8 @@ METRICS = (("write-longest", "longest gap of a writer"), ("write-p99", "p99 gap 
 
 def metric(size, command, name):
     def measure(bench, variant):
-        known = bench.known.setdefault((bench.round, variant.name, size, command.name), {})
-        if not known:
-            known.update(measure_command(bench, variant, size, command))
-        return Sample(known[name])
+        return Sample(known(bench, (variant.name, size, command.name),
+                            lambda: measure_command(bench, variant, size, command))[name])
     return measure
 
 

@@ -7,7 +7,7 @@
 import dataclasses
 import typing
 
-from rows import Group, Row, Sample, size_name
+from rows import Group, Row, Sample, known, size_name
 from servers import GiB, TiB, Qemu, Us
 
 REQUESTS = 8192
@@ -43,11 +43,8 @@ def measure_state(bench, variant, state):
 
 def metric(state, name):
     def measure(bench, variant):
-        # One measurement serves all rows of a state in a round.
-        known = bench.known.setdefault((bench.round, variant.name, state.name), {})
-        if not known:
-            known.update(measure_state(bench, variant, state))
-        return Sample(known[name])
+        return Sample(known(bench, (variant.name, state.name),
+                            lambda: measure_state(bench, variant, state))[name])
     return measure
 
 

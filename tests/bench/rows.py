@@ -63,6 +63,14 @@ class Group:
 # --- The measures. Each makes its image, serves it, and lets a client work.
 
 
+def known(bench, what, measure):
+    """What one measurement of `what` finds: it serves several rows of a round."""
+    found = bench.known.setdefault((bench.round, what), {})
+    if not found:
+        found.update(measure())
+    return found
+
+
 def result(unit, measured):
     operations, size, seconds, cpu = measured
     value = {"MB/s": size / seconds / 1e6, "GB/s": size / seconds / 1e9,
@@ -79,14 +87,17 @@ def steady(unit, **fio):
     return measure
 
 
+def part(bench, size, amount):
+    """Bytes: `amount` for each second that a row may take, at most what the disk has."""
+    return max(int(min(size, amount * bench.seconds)) // MiB, 1) * MiB
+
+
 def work(unit, make, amount, **fio):
-    """A part of the work on a new image: `amount` bytes for each second that a
-    row may take, at most what the disk has."""
+    """A part of the work on a new image."""
     def measure(bench, variant):
         image, size = make(bench.images, variant)
-        io_size = int(min(size, amount * bench.seconds)) // MiB * MiB
         with variant.serve(image, bench.sockets) as server:
-            return result(unit, server.fio(size=size, io_size=max(io_size, MiB), **fio))
+            return result(unit, server.fio(size=size, io_size=part(bench, size, amount), **fio))
     return measure
 
 

@@ -28,6 +28,9 @@ class Qmp:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.socket.close()
 
     def read(self):
