@@ -115,14 +115,6 @@ public:
         return nullptr;
     }
 
-    // Every item, in no order. The function must not insert or erase.
-    template <class Function>
-    void for_each(Function function)
-    {
-        for (LruItem &item : set_)
-            function(static_cast<Item &>(item));
-    }
-
 private:
     struct Hash {
         std::size_t operator()(std::uint64_t key) const

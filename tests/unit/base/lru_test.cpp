@@ -6,7 +6,6 @@
 #include <boost/test/unit_test.hpp>
 
 #include <memory>
-#include <set>
 #include <vector>
 
 using namespace qcow2;
@@ -116,9 +115,6 @@ BOOST_AUTO_TEST_CASE(thousands_are_found_after_the_table_grew)
         lru.insert(*things.back());
     }
     BOOST_TEST(lru.size() == 5000u);
-    std::set<std::uint64_t> seen;
-    lru.for_each([&](Thing &thing) { seen.insert(thing.key()); });
-    BOOST_TEST(seen.size() == 5000u);
     for (const auto &thing : things)
         BOOST_REQUIRE(lru.find(thing->key()) == thing.get());
     for (const auto &thing : things) {
