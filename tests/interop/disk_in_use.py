@@ -25,15 +25,14 @@ import contextlib
 import glob
 import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
-from interop import AUTO, GiB, KiB, MiB, SECTOR, Nbdkit, Qcow2File, Wrong
-from interop import check, create, expect, nbd, payload, run, same
+from clients import Fio, Log, Stirrer, Writer
+from interop import AUTO, MiB, Nbdkit, Qcow2File, Wrong, check, create, expect, nbd, run, same
+from moments import History, Instant, Sequence
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
 from qmp import Qmp  # noqa: E402
@@ -65,256 +64,6 @@ class Deck:
         if not self.left:
             self.left = self.rng.sample(self.cards, len(self.cards))
         return self.left.pop()
-
-
-class Sequence:
-    """All changes that the writer makes, to the bytes from `begin` on."""
-
-    LENGTHS = (SECTOR, 4 * KiB, 4 * KiB, 4 * KiB, 9 * SECTOR, 16 * KiB, 64 * KiB, 150 * KiB)
-
-    def __init__(self, rng, begin, length):
-        self.begin, self.length = begin, length
-        self.blocks, at = [], begin
-        while at < begin + length:
-            size = min(rng.choice(self.LENGTHS), begin + length - at)
-            self.blocks.append((at, size))
-            at += size
-        rng.shuffle(self.blocks)
-        self.key = rng.getrandbits(64) | 1
-
-    def change(self, n):
-        """(offset, length, data), no data for zeros. They stay in some blocks for a while, so
-        that in between two backups not everything changes."""
-        drawn = n * self.key % (1 << 64) >> 32
-        offset, length = self.blocks[(n // 1024 * 32 + drawn % 64) % len(self.blocks)]
-        return offset, length, None if (drawn >> 8) % 8 == 0 else payload(offset, length, n)
-
-
-class History:
-    """What the writer's part holds at each moment from `first` on."""
-
-    def __init__(self, sequence, first, content):
-        self.sequence, self.first, self.content = sequence, first, bytes(content)
-        self._now, self._state = first, bytearray(content)
-
-    def at(self, moment):
-        """(Valid until the next call.)"""
-        expect(moment >= self.first, f"moment {moment} is before {self.first}")
-        if moment < self._now:
-            self._now, self._state = self.first, bytearray(self.content)
-        while self._now < moment:
-            self._now += 1
-            offset, length, data = self.sequence.change(self._now)
-            place = offset - self.sequence.begin
-            self._state[place:place + length] = data or bytes(length)
-        return self._state
-
-    def moment(self, found, low, high, what):
-        """Which of low..high it is that this shows."""
-        low = max(low, self.first)
-        for moment in range(low, high + 1):
-            if self.at(moment) == found:
-                return moment
-        raise Wrong(f"{what}: it shows no moment of {low}..{high}; "
-                    f"{self._nearest(found, low, high)}")
-
-    def _nearest(self, found, low, high):
-        numbers = {int.from_bytes(found[at + 8:at + 16], "big")
-                   for at in range(0, len(found), SECTOR)} - {0}
-        newest = max(numbers, default=0)
-        state = self.at(min(max(newest, low), high))
-        wrong = [at for at in range(0, len(found), SECTOR)
-                 if found[at:at + SECTOR] != state[at:at + SECTOR]]
-        if not wrong:
-            return "but it shows another one"
-        at = wrong[0]
-        return (f"the newest change in it is {newest}; then {len(wrong)} sectors are wrong, the "
-                f"first at {self.sequence.begin + at:#x}: {bytes(found[at:at + 16]).hex()}, "
-                f"expected {bytes(state[at:at + 16]).hex()}")
-
-    def after_crash(self, found, flushed, sent):
-        """This is what a crash may leave."""
-        allowed, flushed = {}, max(flushed, self.first)
-        for n in range(flushed + 1, sent + 1):
-            offset, length, data = self.sequence.change(n)
-            place = offset - self.sequence.begin
-            for at in range(0, length, SECTOR):
-                allowed.setdefault(place + at, set()).add(
-                    data[at:at + SECTOR] if data else bytes(SECTOR))
-        state = self.at(flushed)
-        rest = bytearray(found)
-        for at, contents in allowed.items():
-            was = bytes(state[at:at + SECTOR])
-            expect(found[at:at + SECTOR] in contents | {was},
-                   f"after the kill: {self.sequence.begin + at:#x} holds what was never there")
-            rest[at:at + SECTOR] = was
-        expect(rest == state, "after the kill, what was flushed is not there:",
-               self._nearest(rest, flushed, flushed))
-
-
-class Client(threading.Thread):
-    """Goes on step by step, until it is told to stop, or the server has gone."""
-
-    def __init__(self, server, disk, name):
-        super().__init__(daemon=True)
-        self.h = nbd.NBD()
-        self.h.connect_unix(server.socket)
-        self.name, self.disk = name, disk
-        self.rng = random.Random(disk.t.rng.random())
-        self.error = None
-        self._wants_end, self._pause = False, False
-        self._paused, self._go_on = threading.Event(), threading.Event()
-
-    def run(self):
-        try:
-            while not self._wants_end:
-                if self._pause:
-                    self._paused.set()
-                    self._go_on.wait()
-                else:
-                    self.step()
-        except nbd.Error as error:
-            self.error = error
-        self._paused.set()
-
-    def pause(self):
-        """It has nothing under way when this returns."""
-        self._paused.clear()
-        self._go_on.clear()
-        self._pause = True
-        while self.is_alive() and not self._paused.wait(0.05):
-            pass
-
-    def go_on(self):
-        self._pause = False
-        self._go_on.set()
-
-    def end(self):
-        self._wants_end = True
-        self.go_on()
-        self.join(timeout=60)
-        expect(not self.is_alive(), f"{self.name} hangs")
-        with contextlib.suppress(nbd.Error):
-            self.h.shutdown()
-
-
-class Writer(Client):
-    def __init__(self, server, disk):
-        super().__init__(server, disk, "the writer")
-        self.sent = self.answered = self.flushed = disk.history.first
-
-    def step(self):
-        offset, length, data = self.disk.sequence.change(self.sent + 1)
-        entry = self.disk.log.send(offset, length)
-        self.disk.log_of_writer.append(entry)
-        self.sent += 1
-        if data:
-            self.h.pwrite(data, offset)
-        else:
-            self.h.zero(length, offset, nbd.CMD_FLAG_NO_HOLE if self.sent % 2 else 0)
-        entry[2] = True
-        self.answered = self.sent
-        if self.rng.random() < 0.03:
-            self.h.flush()
-            self.flushed = self.answered
-        time.sleep(0.0003)  # the pace of a guest, and time for the others
-
-
-class Stirrer(Client):
-    def __init__(self, server, disk, begin, length):
-        super().__init__(server, disk, "the stirrer")
-        self.begin, self.length = begin, length
-
-    def step(self):
-        kind = self.rng.choice(("write", "write", "zero", "trim", "flush"))
-        length = self.rng.choice((SECTOR, 4 * KiB, 100 * KiB, MiB))
-        offset = self.begin + self.rng.randrange(0, self.length - length, SECTOR)
-        if kind == "flush":
-            self.h.flush()
-        elif kind == "trim":  # it may do nothing
-            self.h.trim(length, offset)
-        else:
-            entry = self.disk.log.send(offset, length)
-            if kind == "write":
-                self.h.pwrite(self.rng.randbytes(length), offset)
-            else:
-                self.h.zero(length, offset)
-            entry[2] = True
-        time.sleep(0.003)
-
-
-class Fio(threading.Thread):
-    """Of the disk: `full`, number of the part -> seed of what it was filled with, and verified."""
-
-    name = "fio"
-
-    def __init__(self, server, disk, begin, length):
-        super().__init__(daemon=True)
-        self.server, self.disk, self.begin, self.length = server, disk, begin, length
-        self.uri = f"nbd+unix:///?socket={server.socket}"
-        self.error = None
-        self._wants_end, self._process = False, None
-        self._lock = threading.Lock()
-
-    def run(self):
-        while not self._wants_end:
-            part = self.disk.fio_turn % 2
-            self.disk.fio_turn += 1
-            self.disk.full.pop(part, None)
-            begin = self.begin + part * self.length
-            entry = self.disk.log.send(begin, self.length)
-            with self._lock:
-                if self._wants_end:
-                    return
-                self._process = subprocess.Popen(
-                    self.job(part, self.disk.fio_turn, "--ioengine=nbd", f"--uri={self.uri}",
-                             "--iodepth=16", "--rate_iops=600", "--end_fsync=1", "--do_verify=1"),
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    cwd=self.disk.t.folder)
-            said = self._process.communicate()[0]
-            if self._process.returncode != 0 or b"err=" in said.replace(b"err= 0", b""):
-                self.error = None if self._wants_end else said.decode(errors="replace")
-                return
-            entry[2] = True
-            self.disk.full[part] = self.disk.fio_turn
-
-    def job(self, part, seed, *more):
-        return ["fio", "--name=job", "--thread", "--rw=randwrite", "--bs=4k",
-                f"--size={self.length}", f"--offset={self.begin + part * self.length}",
-                f"--randseed={seed}",
-                "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", *more]
-
-    def verify(self, raw, part, seed, what):
-        """The part of this raw file."""
-        said = run(*self.job(part, seed, "--ioengine=psync", f"--filename={raw}", "--verify_only"),
-                   cwd=self.disk.t.folder)
-        expect("err= 0" in said, f"{what}: fio does not find what it has written:", said)
-
-    def end(self):
-        """What is under way is completed, if there is a server. (If not fio waits for it
-        for ever.)"""
-        number = signal.SIGTERM if self.server.process.poll() is None else signal.SIGKILL
-        with self._lock:
-            self._wants_end = True
-            if self._process is not None and self._process.poll() is None:
-                self._process.send_signal(number)
-        self.join(timeout=60)
-        expect(not self.is_alive(), "fio hangs")
-
-
-class Log:
-    """What was sent to be changed, in order: [begin, end, whether it was answered]."""
-
-    def __init__(self):
-        self.entries = []
-
-    def send(self, offset, length):
-        self.entries.append([offset, offset + length, False])
-        return self.entries[-1]
-
-    def answered(self, first, end=None):
-        """Ranges."""
-        return [(begin, stop) for begin, stop, answered in self.entries[first:end] if answered]
 
 
 class DiskInUse:
@@ -493,19 +242,9 @@ class DiskInUse:
         self.judge_left()
 
 
-class Instant:
-    """Of a copy: it shows one moment of low..high; these parts of fio were full."""
-
-    def __init__(self, history, low, high, full):
-        self.history, self.low, self.high, self.full = history, low, high, full
-
-
 def digest(path):
-    sha = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            sha.update(piece)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def processes_of(folder):

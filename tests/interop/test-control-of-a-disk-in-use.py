@@ -18,8 +18,9 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from disk_in_use import KINDS, SECONDS, Deck, DiskInUse, History, rounds  # noqa: E402
+from disk_in_use import KINDS, SECONDS, Deck, DiskInUse, rounds  # noqa: E402
 from interop import *  # noqa: E402, F403
+from moments import History  # noqa: E402
 from qmp import Refused  # noqa: E402
 
 QUERIES = ("query-status", "query-block", "query-named-block-nodes", "query-backups",
