@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import time
 
-from interop import KiB, MiB, Nbdkit, case, check, create, expect, main, requires, run, same
+from interop import KiB, MiB, Nbdkit, case, check, expect, main, requires, run, same
 from machine import Machine, Parts
 from tool import tool
 

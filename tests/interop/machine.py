@@ -9,7 +9,6 @@ import glob
 import lzma
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
