@@ -572,4 +572,4 @@ def prune_removes_nothing_where_something_is_wrong(t):
         same(len(folder.listed()), 3, "backups")
 
 
-main()
+main(in_memory=True)

@@ -6,6 +6,7 @@
 # answers on a control socket; nbd_server.py serves its exports. So what the program does is
 # tested against whatever a server may say, and whenever it may die.
 
+import atexit
 import contextlib
 import json
 import os
@@ -50,7 +51,9 @@ def _run(order):
         _runner = subprocess.Popen(
             [sys.executable, "-IB", os.path.join(here, "tool_runner.py"), TOOLS],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        # It ends when its standard input does, that is with us.
+        # It ends when its standard input does, that is with us. (It is waited for, so that
+        # what it has run counts as ours.)
+        atexit.register(lambda: (_runner.stdin.close(), _runner.wait()))
     _runner.stdin.write(json.dumps(order) + "\n")
     _runner.stdin.flush()
     return int(_runner.stdout.readline())
