@@ -83,9 +83,15 @@ private:
     Result<HostOffset> write_snapshots(Aside &aside, const std::vector<Snapshot> &snapshots);
 
     // Bit 63 of the active tree by the counts that come.
+    struct Righted {
+        bool set = false, cleared = false;
+        bool any() const { return set || cleared; }
+    };
+    Result<std::uint64_t> count_to_come(HostOffset host, const CountChanges &changes);
     Result<bool> wanted_copied(HostOffset host, const CountChanges &changes);
-    Result<bool> put_right(L2Table &table, const CountChanges &changes);
-    Result<std::vector<std::size_t>> wrong_tables(const Tree &tree, const CountChanges &changes);
+    Result<Righted> put_right(L2Table &table, const CountChanges &changes);
+    Result<std::vector<std::size_t>> wrong_tables(const Tree &active, const CountChanges &changes,
+                                                  std::int64_t names_more);
     Result<std::vector<L1Entry>> move_wrong_tables(Aside &aside, const Tree &active, CountChanges &changes,
                                                    std::int64_t names_more);
     Result<void> put_right_in_place(const Tree &active, const CountChanges &changes);
@@ -162,16 +168,20 @@ Result<HostOffset> SnapshotChange::write_snapshots(Aside &aside, const std::vect
 
 // --- Bit 63.
 
-Result<bool> SnapshotChange::wanted_copied(HostOffset host, const CountChanges &changes)
+Result<std::uint64_t> SnapshotChange::count_to_come(HostOffset host, const CountChanges &changes)
 {
     const HostCluster cluster = geometry_.cluster_of(host);
-    const std::uint64_t count = TRY(image_.allocator().refcount(cluster));
-    return count + static_cast<std::uint64_t>(changes.of(cluster)) == 1;
+    return TRY(image_.allocator().refcount(cluster)) + static_cast<std::uint64_t>(changes.of(cluster));
 }
 
-Result<bool> SnapshotChange::put_right(L2Table &table, const CountChanges &changes)
+Result<bool> SnapshotChange::wanted_copied(HostOffset host, const CountChanges &changes)
 {
-    bool changed = false;
+    return TRY(count_to_come(host, changes)) == 1;
+}
+
+Result<SnapshotChange::Righted> SnapshotChange::put_right(L2Table &table, const CountChanges &changes)
+{
+    Righted righted;
     for (std::uint64_t i = 0; i < table.entries(); ++i) {
         const HostOffset host = host_cluster(TRY(table.get(i)));
         if (host.value == 0)
@@ -181,30 +191,40 @@ Result<bool> SnapshotChange::put_right(L2Table &table, const CountChanges &chang
         const std::uint64_t right =
             TRY(wanted_copied(host, changes)) ? raw | entry_copied : raw & ~entry_copied;
         store_be64(word, right);
-        changed |= raw != right;
+        righted.set |= (right & ~raw) != 0;
+        righted.cleared |= (raw & ~right) != 0;
     }
-    return changed;
+    return righted;
 }
 
-Result<std::vector<std::size_t>> SnapshotChange::wrong_tables(const Tree &tree, const CountChanges &changes)
+// Those that go, and the new ones have `names_more` names besides the active one. Where a count
+// says that others name a table, too, bits that could be set stay clear: the next writer copies.
+// (It may be too high: the power went in the middle of a change in place.)
+Result<std::vector<std::size_t>> SnapshotChange::wrong_tables(const Tree &active, const CountChanges &changes,
+                                                              std::int64_t names_more)
 {
     std::vector<std::size_t> wrong;
-    TRY(tree.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
-        if (TRY(put_right(table, changes)))
+    TRY(active.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
+        const Righted righted = TRY(put_right(table, changes));
+        if (!righted.any())
+            return {};
+        const std::uint64_t names = TRY(count_to_come(active.l1()[index].l2_table(), changes));
+        if (names == 1 + static_cast<std::uint64_t>(names_more))
             wrong.push_back(index);
+        else if (righted.cleared)
+            return finding(Finding::copied_flag_wrong, "the table is shared");
         return {};
     }));
     return wrong;
 }
 
 // The active L1 table as it is to be, with the L2 tables whose bits change
-// written aside. Nobody else may name these: each goes, and the new one has
-// `names_more` names besides the active one.
+// written aside.
 Result<std::vector<L1Entry>> SnapshotChange::move_wrong_tables(Aside &aside, const Tree &active,
                                                                CountChanges &changes,
                                                                std::int64_t names_more)
 {
-    const std::vector<std::size_t> wrong = TRY(wrong_tables(active, changes));
+    const std::vector<std::size_t> wrong = TRY(wrong_tables(active, changes, names_more));
     const std::vector<HostOffset> places = TRY(take_scattered(image_, aside, wrong.size()));
     std::vector<L1Entry> l1;
     for (const L1Entry &entry : active.l1())
@@ -216,13 +236,10 @@ Result<std::vector<L1Entry>> SnapshotChange::move_wrong_tables(Aside &aside, con
         if (next == wrong.size() || wrong[next] != index)
             return {};
         const HostCluster old = geometry_.cluster_of(active.l1()[index].l2_table());
-        const std::uint64_t names = TRY(image_.allocator().refcount(old)) + static_cast<std::uint64_t>(changes.of(old));
-        if (names != 1 + static_cast<std::uint64_t>(names_more))
-            return finding(Finding::copied_flag_wrong, "the table is shared");
         TRY(put_right(table, changes));
         TRY(store().write(places[next].value, table.bytes()));
         l1[index] = L1Entry::of(places[next], names_more == 0);
-        moved.emplace_back(old, -static_cast<std::int64_t>(names));
+        moved.emplace_back(old, -(1 + names_more));
         moved.emplace_back(geometry_.cluster_of(places[next]), names_more);
         ++next;
         return {};
@@ -238,7 +255,7 @@ Result<void> SnapshotChange::put_right_in_place(const Tree &active, const CountC
     std::vector<L1Entry> l1 = active.l1();
     TRY(active.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
         const HostOffset place = l1[index].l2_table();
-        if (TRY(put_right(table, changes)))
+        if (TRY(put_right(table, changes)).any())
             TRY(store().write(place.value, table.bytes()));
         l1[index] = L1Entry::of(place, TRY(wanted_copied(place, changes)));
         return {};

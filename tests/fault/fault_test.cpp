@@ -150,8 +150,7 @@ private:
     void judge_state(const StoreImage &image, std::uint64_t event)
     {
         const bool may_be_marked = keeping_.sync == BitmapSync::on_close || given_up;
-        const std::string verdict = crash_verdict(image, before_, history_, event,
-                                                  may_be_marked ? Marked::maybe : Marked::never);
+        const std::string verdict = crash_verdict(image, before_, history_, event, {.marked = may_be_marked});
         BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict);
     }
 

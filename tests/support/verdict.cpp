@@ -85,10 +85,10 @@ std::string bitmaps_verdict(const ImageReader &reader, const ReferenceDisk &refe
 
 // Sets the granules that differ from the beginning; expects them.
 std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &before,
-                             const std::vector<std::uint64_t> &changed_sectors, Marked marked)
+                             const std::vector<std::uint64_t> &changed_sectors, CrashAllowance allowed)
 {
     if (bitmap.entry.in_use())
-        return marked == Marked::maybe ? "" : "it is in_use";
+        return allowed.marked ? "" : "it is in_use";
     const std::uint64_t granularity = bitmap.entry.granularity();
     for (const std::uint64_t sector : changed_sectors)
         if (!bitmap.bits.test(sector * limits::sector / granularity))
@@ -120,14 +120,14 @@ std::string clean_stop_verdict(const StoreImage &image, const ReferenceDisk &ref
 }
 
 std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
-                          const GuestHistory &history, std::uint64_t event, Marked marked,
+                          const GuestHistory &history, std::uint64_t event, CrashAllowance allowed,
                           const DiskOptions *by_disk)
 {
     ImageView view(image);
     const auto report = check(view);
     if (!report)
         return report.error().what;
-    if (!report->leaks_at_worst())
+    if (!report->leaks_at_worst() && !(allowed.in_place && harmless_in_place(*report)))
         return report->text();
     const auto guest = GuestView::open(view, by_disk);
     if (!guest)
@@ -168,12 +168,20 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
         if (was->second.passing)
             continue;
         const std::string words = was->second.enabled && !was->second.in_use
-                                      ? coverage_verdict(bitmap, was->second, changed, marked)
+                                      ? coverage_verdict(bitmap, was->second, changed, allowed)
                                       : bitmap_verdict(bitmap, was->second, Bitmaps::exact);
         if (!words.empty())
             return "bitmap '" + bitmap.entry.name + "': " + words;
     }
     return {};
+}
+
+bool harmless_in_place(const CheckReport &report)
+{
+    return std::ranges::all_of(report.findings, [](const CheckFinding &found) {
+        return found.finding == Finding::refcount_too_high ||
+               (found.finding == Finding::copied_flag_wrong && found.place.find("bit 63 is 0, refcount 1") != std::string::npos);
+    });
 }
 
 Result<GuestView> GuestView::open(ByteStore &store, const DiskOptions *by_disk)

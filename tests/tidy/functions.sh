@@ -21,12 +21,13 @@ finish()
     [ "$problems" -eq 0 ] || { echo "$problems found"; exit 1; }
 }
 
-# tree_files FOLDER...: what git has there; without git, the sources there.
+# tree_files FOLDER...: what git has there; without git, the sources there that make has not made.
 tree_files()
 {
     if [ -e .git ] && git ls-files >/dev/null 2>&1; then
         git ls-files -- "$@"
     else
-        find "$@" -type f -regextype posix-extended -regex '.*\.(am|cpp|h|md|pod|py|sh|syms)'
+        find "$@" -regextype posix-extended -name unity -prune -o \
+            -type f -regex '.*\.(am|cpp|h|md|pod|py|sh|syms)' -print
     fi | LC_ALL=C sort
 }
