@@ -7,6 +7,7 @@
 # Runs one test in the folder tests/ of the build tree. What it says goes to
 # BASE.log, its results to BASE.trs (BASE is NAME without .sh or .py), in the
 # format of automake's .trs files. It always exits 0: summary.sh counts.
+# NAME@2of3 is the second of three parts of a program.
 #
 # A script or plain program is one result, by its exit code: 0 passed, 77
 # skipped, all else failed. A Boost.Test program is one result for each test
@@ -26,7 +27,8 @@ case $name in
         # megabytes again and again takes longer than most tests.
         base=$name
         command=(env MALLOC_PERTURB_="$perturb" MALLOC_MMAP_THRESHOLD_=1000000000
-            MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_TOP_PAD_=64000000 "$builddir/$name") ;;
+            MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_TOP_PAD_=64000000 "$builddir/${name%@*}")
+        case $name in *@*) export QCOW2_PART=${name#*@} ;; esac ;;
 esac
 log=$base.log
 report=$base.report

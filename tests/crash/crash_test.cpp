@@ -736,12 +736,8 @@ void run(std::uint64_t seed, const Kind &kind, Figures &figures)
     figures.changes += lives.changes();
 }
 
-// Of all cases that ran.
-struct Sum {
-    std::set<std::string> cases;
-    unsigned kinds = 0;
-    std::uint64_t states = 0;
-} sum;
+// Of each seed, on average: fewer would be too few to find much.
+constexpr std::uint64_t states_min = 200;
 
 void run_all(unsigned smoke, const Kind &kind)
 {
@@ -752,15 +748,11 @@ void run_all(unsigned smoke, const Kind &kind)
     Figures figures;
     for (const std::uint64_t seed : seeds(smoke))
         run(seed, kind, figures);
-    const std::string name = boost::unit_test::framework::current_test_case().full_name();
-    sum.cases.insert(name);
-    ++sum.kinds;
-    sum.states += figures.states;
-    std::printf("%s: %llu crash states, %llu structural changes; %llu states so far\n",
-                name.c_str(), static_cast<unsigned long long>(figures.states),
-                static_cast<unsigned long long>(figures.changes),
-                static_cast<unsigned long long>(sum.states));
-    BOOST_TEST(figures.states > 0u);
+    std::printf("%s: %llu crash states, %llu structural changes\n",
+                boost::unit_test::framework::current_test_case().full_name().c_str(),
+                static_cast<unsigned long long>(figures.states),
+                static_cast<unsigned long long>(figures.changes));
+    BOOST_TEST((figures.states >= states_min * smoke || std::getenv("QCOW2_SEED")));
     BOOST_TEST((figures.changes > 0u || !(kind.restructured || kind.bitmaps_change)));
 }
 
@@ -893,19 +885,6 @@ BOOST_AUTO_TEST_CASE(resized_and_reverted_of_what_qemu_made)
     run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::compressed});
     run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::subclusters});
     run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::backing});
-}
-
-// The last one: whether there was enough of it, if all the others have run.
-BOOST_AUTO_TEST_CASE(there_were_twenty_thousand_states_of_twelve_kinds)
-{
-    const auto &suite = boost::unit_test::framework::get<boost::unit_test::test_suite>(
-        boost::unit_test::framework::current_test_case().p_parent_id);
-    if (sum.cases.size() + 1 < suite.size() || std::getenv("QCOW2_SEED")) {
-        BOOST_TEST_MESSAGE("not all of them have run");
-        return;
-    }
-    BOOST_TEST(sum.states >= 20000u);
-    BOOST_TEST(sum.kinds >= 12u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
