@@ -250,7 +250,7 @@ BOOST_AUTO_TEST_CASE(what_was_seen_in_the_look_for_a_free_cluster_is_not_read_ag
 BOOST_AUTO_TEST_CASE(C9_a_settle_that_ends_in_the_middle_hands_nothing_out_twice)
 {
     StoreImage full = full_image(12);
-    const HostCluster near(5), far(10 * cluster / 2 + 7);
+    const HostCluster near(5);  // the other is 10 * cluster / 2 + 7
     {
         MemoryStore memory(full);
         Buffer word(8);
@@ -272,7 +272,7 @@ BOOST_AUTO_TEST_CASE(C9_a_settle_that_ends_in_the_middle_hands_nothing_out_twice
     BOOST_REQUIRE((taken.first == near && taken.count == 1));
     allocator.give_back(taken);
     for (std::uint64_t other = cluster / 2; other < 10 * cluster / 2; other += 256)
-        must(allocator.refcount(HostCluster(other)));  // in the place of what counts `far`
+        must(allocator.refcount(HostCluster(other)));  // in the place of what counts that
     must(allocator.refcount(near));
     plan.arm({.kinds = Fault::reads, .nth = 1});
     set_log_sink(no_memory_for_warnings);
