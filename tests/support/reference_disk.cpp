@@ -124,19 +124,21 @@ std::string GuestHistory::verdict(std::uint64_t event, const ReferenceDisk &befo
     const std::lock_guard<std::mutex> lock(mutex_);
     // Sectors side by side are read at once, as most of what is written is.
     constexpr std::uint64_t run_max = 64;
-    Buffer found;
+    Buffer buffer(run_max * limits::sector);
     for (auto run = versions_.begin(); run != versions_.end();) {
         auto end = run;
         std::uint64_t sectors = 0;
         while (end != versions_.end() && sectors < run_max && end->first == run->first + sectors)
             ++end, ++sectors;
         const GuestOffset offset(run->first * limits::sector);
-        found.assign(sectors * limits::sector, 0);
-        const std::uint64_t inside = offset.value < before.size() ? before.size() - offset.value : 0;
+        const MutableBytes found = sub(MutableBytes(buffer), 0, sectors * limits::sector);
+        const std::uint64_t left = offset.value < before.size() ? before.size() - offset.value : 0;
+        const std::uint64_t inside = std::min<std::uint64_t>(found.size(), left);
         if (inside != 0)
-            read(offset, sub(MutableBytes(found), 0, std::min<std::uint64_t>(found.size(), inside)));
+            read(offset, sub(found, 0, inside));
+        std::ranges::fill(sub(found, inside, found.size() - inside), std::uint8_t(0));
         for (std::uint64_t i = 0; run != end; ++run, ++i) {
-            const Bytes content = sub(Bytes(found), i * limits::sector, limits::sector);
+            const Bytes content = sub(found, i * limits::sector, limits::sector);
             if (!may_be(content, run->first, run->second, event, before))
                 return "guest offset " + hex(run->first * limits::sector) + ": found " +
                        describe_payload(sub(content, 0, 16)) + "; " + describe(run->first, event);

@@ -27,14 +27,40 @@ void for_pieces(std::uint64_t offset, std::uint64_t length, Function function)
 
 }  // namespace
 
+const SparseBytes::Page *SparseBytes::page(std::uint64_t index) const
+{
+    const auto folder = folders_.find(index / folder_pages);
+    return folder == folders_.end() ? nullptr : (*folder->second)[index % folder_pages].get();
+}
+
+std::shared_ptr<SparseBytes::Page> &SparseBytes::slot(std::uint64_t index)
+{
+    std::shared_ptr<Folder> &folder = folders_[index / folder_pages];
+    if (!folder)
+        folder = std::make_shared<Folder>();
+    else if (folder.use_count() != 1)
+        folder = std::make_shared<Folder>(*folder);
+    return (*folder)[index % folder_pages];
+}
+
 SparseBytes::Page &SparseBytes::writable(std::uint64_t index)
 {
-    std::shared_ptr<Page> &page = pages_[index];
+    std::shared_ptr<Page> &page = slot(index);
     if (!page)
         page = std::make_shared<Page>();
     else if (page.use_count() != 1)
         page = std::make_shared<Page>(*page);
     return *page;
+}
+
+// Ascending.
+std::vector<std::uint64_t> SparseBytes::folders() const
+{
+    std::vector<std::uint64_t> numbers;
+    for (const auto &folder : folders_)
+        numbers.push_back(folder.first);
+    std::ranges::sort(numbers);
+    return numbers;
 }
 
 const std::shared_ptr<SparseBytes::Page> &SparseBytes::garbage()
@@ -51,11 +77,10 @@ void SparseBytes::read(std::uint64_t offset, MutableBytes bytes) const
 {
     for_pieces(offset, bytes.size(),
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
-                   const auto page = pages_.find(index);
-                   if (page == pages_.end())
-                       std::memset(bytes.data() + at, 0, n);
+                   if (const Page *there = page(index))
+                       std::memcpy(bytes.data() + at, there->data() + in_page, n);
                    else
-                       std::memcpy(bytes.data() + at, page->second->data() + in_page, n);
+                       std::memset(bytes.data() + at, 0, n);
                });
 }
 
@@ -63,7 +88,7 @@ void SparseBytes::write(std::uint64_t offset, Bytes bytes)
 {
     for_pieces(offset, bytes.size(),
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
-                   if (pages_.count(index) == 0 && all_zero(sub(bytes, at, n)))
+                   if (!page(index) && all_zero(sub(bytes, at, n)))
                        return;
                    std::memcpy(writable(index).data() + in_page, bytes.data() + at, n);
                });
@@ -71,23 +96,22 @@ void SparseBytes::write(std::uint64_t offset, Bytes bytes)
 
 void SparseBytes::zero(std::uint64_t offset, std::uint64_t length)
 {
-    // Long ranges: only the pages that are there.
-    if (length / page_size > pages_.size()) {
-        const Range whole = Range::of(offset, length).whole(page_size);
-        std::erase_if(pages_, [&](const auto &page) {
-            return page.first >= whole.begin && page.first < whole.end;
-        });
-        if (!whole.empty()) {
-            zero(offset, whole.begin * page_size - offset);
-            zero(whole.end * page_size, offset + length - whole.end * page_size);
-            return;
-        }
+    const Range range = Range::of(offset, length);
+    constexpr std::uint64_t folder_bytes = folder_pages * page_size;
+    const Range whole = range.whole(folder_bytes);
+    if (!whole.empty()) {
+        std::erase_if(folders_, [&](const auto &folder) { return whole.contains({folder.first, folder.first + 1}); });
+        zero(range.begin, whole.begin * folder_bytes - range.begin);
+        zero(whole.end * folder_bytes, range.end - whole.end * folder_bytes);
+        return;
     }
     for_pieces(offset, length,
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t, std::uint64_t n) {
+                   if (!page(index))
+                       return;
                    if (n == page_size)
-                       pages_.erase(index);
-                   else if (pages_.count(index) != 0)
+                       slot(index) = nullptr;
+                   else
                        std::memset(writable(index).data() + in_page, 0, n);
                });
 }
@@ -97,7 +121,7 @@ void SparseBytes::fill_garbage(std::uint64_t offset, std::uint64_t length)
     for_pieces(offset, length,
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t, std::uint64_t n) {
                    if (n == page_size)
-                       pages_[index] = garbage();
+                       slot(index) = garbage();
                    else
                        std::memcpy(writable(index).data() + in_page, garbage()->data(), n);
                });
@@ -108,10 +132,9 @@ bool SparseBytes::holds(std::uint64_t offset, Bytes bytes) const
     bool all = true;
     for_pieces(offset, bytes.size(),
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
-                   const auto page = pages_.find(index);
-                   all = all && (page == pages_.end()
-                                     ? all_zero(sub(bytes, at, n))
-                                     : std::memcmp(bytes.data() + at, page->second->data() + in_page, n) == 0);
+                   const Page *there = page(index);
+                   all = all && (there ? std::memcmp(bytes.data() + at, there->data() + in_page, n) == 0
+                                       : all_zero(sub(bytes, at, n)));
                });
     return all;
 }
@@ -126,25 +149,26 @@ Buffer SparseBytes::copy(std::uint64_t offset, std::uint64_t length) const
 void SparseBytes::for_each_page(
     const std::function<void(std::uint64_t offset, Bytes)> &function) const
 {
-    std::vector<std::uint64_t> indices;
-    for (const auto &page : pages_)
-        indices.push_back(page.first);
-    std::sort(indices.begin(), indices.end());
-    for (const std::uint64_t index : indices)
-        function(index * page_size, *pages_.at(index));
+    for (const std::uint64_t folder : folders())
+        for (std::uint64_t index = folder * folder_pages; index < (folder + 1) * folder_pages; ++index)
+            if (const Page *there = page(index))
+                function(index * page_size, *there);
 }
 
 std::uint64_t SparseBytes::first_difference(const SparseBytes &a, const SparseBytes &b)
 {
     std::uint64_t first = ~std::uint64_t(0);
     const auto look = [&](const SparseBytes &here, const SparseBytes &there) {
-        for (const auto &[index, page] : here.pages_) {
-            const auto other = there.pages_.find(index);
-            const bool same = other == there.pages_.end()
-                                  ? all_zero(*page)
-                                  : other->second == page || *other->second == *page;
-            if (!same)
-                first = std::min(first, index * page_size);
+        for (const auto &[number, folder] : here.folders_) {
+            const auto twin = there.folders_.find(number);
+            if (twin != there.folders_.end() && twin->second == folder)
+                continue;
+            for (std::uint64_t i = 0; i < folder_pages; ++i) {
+                const Page *page = (*folder)[i].get();
+                const Page *other = twin == there.folders_.end() ? nullptr : (*twin->second)[i].get();
+                if (page && page != other && !(other ? *other == *page : all_zero(*page)))
+                    first = std::min(first, (number * folder_pages + i) * page_size);
+            }
         }
     };
     look(a, b);

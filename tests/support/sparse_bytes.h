@@ -2,8 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // SparseBytes: 2^64 bytes, zero where nothing was written. A copy shares its
-// pages with the original until one of them is written to, so that a thousand
-// slightly different images cost little.
+// pages, and the folders that hold 64 of them, with the original until one of
+// them is written to, so that a thousand slightly different images cost little.
 //
 // No lock: one thread at a time; copies may go to other threads.
 
@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "core/base/bytes.h"
 #include "core/base/range.h"
@@ -48,11 +49,17 @@ public:
 
 private:
     using Page = std::array<std::uint8_t, page_size>;
+    static constexpr std::uint64_t folder_pages = 64;
+    using Folder = std::array<std::shared_ptr<Page>, folder_pages>;
 
+    // Null where all is zero.
+    const Page *page(std::uint64_t index) const;
+    std::shared_ptr<Page> &slot(std::uint64_t index);
     Page &writable(std::uint64_t index);
     static const std::shared_ptr<Page> &garbage();
+    std::vector<std::uint64_t> folders() const;
 
-    std::unordered_map<std::uint64_t, std::shared_ptr<Page>> pages_;
+    std::unordered_map<std::uint64_t, std::shared_ptr<Folder>> folders_;
 };
 
 }  // namespace qcow2::test
