@@ -72,7 +72,8 @@ BOOST_DATA_TEST_CASE(W6_in_place_it_takes_place_wholly_or_not_at_all, data::make
                 in_place_is_harmless(cut, operation);
                 const DiskState state = must(state_of(cut));
                 BOOST_REQUIRE_MESSAGE(state == before || state == after, state.text());
-                goes_on_with_room(cut, random);
+                if (random.one_in(8))
+                    goes_on_with_room(cut, random);
             }
         }
     }

@@ -9,6 +9,8 @@
 #include "core/check/check.h"
 #include "core/image/aside.h"
 #include "tests/order/order.h"
+#include "tests/support/patient.h"
+#include "tests/support/verdict.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -447,6 +449,36 @@ BOOST_AUTO_TEST_CASE(sizes_in_the_header_that_are_no_multiple_of_512_are_resized
             BOOST_TEST((written == size || written == in_header), written);
             BOOST_TEST(must(check(view)).sound(), must(check(view)).text());
         }
+}
+
+// W6. As the power leaves it in the middle of a snapshot that is made in place: bits 63 are
+// clear, the table's count was raised, those of what it names were not. The count tells of a
+// name that is not there: snapshots change all the same, and the bits stay clear.
+BOOST_AUTO_TEST_CASE(W6_a_count_that_is_too_high_keeps_no_snapshot)
+{
+    ImageSpec spec = order_spec();
+    spec.snapshot = true;
+    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {7, Preset::shared_data}, {8, Preset::snapshot_data}};
+    constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+    const auto harmless = [](Patient &patient) {
+        const CheckReport report = must(check(patient.store()));
+        BOOST_TEST(harmless_in_place(report), report.text());
+    };
+    for (const bool made_first : {false, true}) {
+        Patient patient(spec);
+        for (const std::uint64_t name : {patient.l1(0), patient.l2(0), patient.l2(1)})
+            patient.put(name, patient.word(name) & ~copied);
+        patient.set_refcount(patient.word(patient.l1(0)) & entry_offset_mask, 2);
+        harmless(patient);
+        const auto disk = must(Disk::open(patient.store(), {}));
+        const std::string there = must(disk->snapshots()).at(0).id;
+        if (made_first)
+            must(disk->create_snapshot({"made", 1, 0}));
+        must(disk->delete_snapshot(there));
+        must(disk->write(GuestOffset(0), Buffer(cluster, 0x33), false));
+        must(disk->close());
+        harmless(patient);
+    }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
