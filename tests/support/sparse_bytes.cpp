@@ -53,16 +53,6 @@ SparseBytes::Page &SparseBytes::writable(std::uint64_t index)
     return *page;
 }
 
-// Ascending.
-std::vector<std::uint64_t> SparseBytes::folders() const
-{
-    std::vector<std::uint64_t> numbers;
-    for (const auto &folder : folders_)
-        numbers.push_back(folder.first);
-    std::ranges::sort(numbers);
-    return numbers;
-}
-
 const std::shared_ptr<SparseBytes::Page> &SparseBytes::garbage()
 {
     static const std::shared_ptr<Page> page = [] {
@@ -149,10 +139,14 @@ Buffer SparseBytes::copy(std::uint64_t offset, std::uint64_t length) const
 void SparseBytes::for_each_page(
     const std::function<void(std::uint64_t offset, Bytes)> &function) const
 {
-    for (const std::uint64_t folder : folders())
-        for (std::uint64_t index = folder * folder_pages; index < (folder + 1) * folder_pages; ++index)
-            if (const Page *there = page(index))
-                function(index * page_size, *there);
+    std::vector<std::uint64_t> numbers;
+    for (const auto &folder : folders_)
+        numbers.push_back(folder.first);
+    std::ranges::sort(numbers);
+    for (const std::uint64_t number : numbers)
+        for (std::uint64_t i = 0; i < folder_pages; ++i)
+            if (const auto &there = (*folders_.at(number))[i])
+                function((number * folder_pages + i) * page_size, *there);
 }
 
 std::uint64_t SparseBytes::first_difference(const SparseBytes &a, const SparseBytes &b)

@@ -14,7 +14,6 @@
 #include <functional>
 #include <memory>
 #include <unordered_map>
-#include <vector>
 
 #include "core/base/bytes.h"
 #include "core/base/range.h"
@@ -57,7 +56,6 @@ private:
     std::shared_ptr<Page> &slot(std::uint64_t index);
     Page &writable(std::uint64_t index);
     static const std::shared_ptr<Page> &garbage();
-    std::vector<std::uint64_t> folders() const;
 
     std::unordered_map<std::uint64_t, std::shared_ptr<Folder>> folders_;
 };
