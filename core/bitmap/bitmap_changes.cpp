@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/new_bitmap_directory.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -238,7 +239,7 @@ Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside) const
     BitmapDirectory directory = directory_;
     for (std::size_t i = 0; i < planned_.size(); ++i)
         TRY(write(aside, planned_[i], directory.entries[i]));
-    return directory.replace(aside);
+    return write_bitmap_directory(aside, std::move(directory.entries), directory.clusters());
 }
 
 std::vector<std::optional<std::size_t>> BitmapChanges::kept_tables() const

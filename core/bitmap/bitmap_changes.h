@@ -25,6 +25,7 @@
 #include "core/base/bit_vector.h"
 #include "core/bitmap/bitmap_data.h"
 #include "core/bitmap/directory.h"
+#include "core/image/aside.h"
 
 namespace qcow2 {
 

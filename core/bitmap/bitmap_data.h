@@ -16,6 +16,7 @@
 #include "core/bitmap/directory.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/table_entry.h"
+#include "core/image/aside.h"
 
 namespace qcow2 {
 

@@ -8,7 +8,6 @@
 #include "core/base/log.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
-#include "core/format/limits.h"
 #include "core/format/table_entry.h"
 
 namespace qcow2 {
@@ -103,30 +102,6 @@ Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)
     TRY(check_up_to_date().in(words));
     BitmapDirectoryEntry *entry = find(name);
     return entry ? Result<BitmapDirectoryEntry *>(entry) : Error(Errc::not_found, "there is no " + words);
-}
-
-Result<ImageHeader::Change> BitmapDirectory::replace(Aside &aside) const
-{
-    aside.replace(clusters_);
-    if (entries.empty())
-        return ImageHeader::Change([](HeaderArea &area) {
-            area.extensions = with_bitmaps_extension(area.extensions, std::nullopt);
-            area.header.autoclear_features &= ~autoclear::bitmaps;
-        });
-    if (entries.size() > limits::bitmaps_max)
-        return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
-    std::vector<BitmapDirectoryEntry> placed = entries;
-    Buffer bytes = encode_bitmap_directory(placed);
-    if (bytes.size() > limits::bitmap_directory_bytes_max)
-        return Error(Errc::invalid, "the bitmap directory would be larger than 64 MiB");
-    BitmapsExtension bitmaps;
-    bitmaps.nb_bitmaps = static_cast<std::uint32_t>(placed.size());
-    bitmaps.bitmap_directory_size = bytes.size();
-    bitmaps.bitmap_directory_offset = TRY(aside.write(std::move(bytes)).in("bitmap directory"));
-    return ImageHeader::Change([bitmaps](HeaderArea &area) {
-        area.extensions = with_bitmaps_extension(area.extensions, bitmaps);
-        area.header.autoclear_features |= autoclear::bitmaps;
-    });
 }
 
 }  // namespace qcow2

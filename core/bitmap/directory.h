@@ -2,13 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // BitmapDirectory: the bitmaps extension and the directory that it names, as
-// they stand in the file; and how a structural change puts others in their
-// place (H1):
-//
-//     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-//     ...change directory.entries, with tables written aside...
-//     const auto change = TRY(directory.replace(aside));
-//     TRY(aside.commit([&](HeaderArea &area) { change(area); ...more... }));
+// they stand in the file. (new_bitmap_directory.h puts others in their place.)
 //
 // One thread; for a change, inside Disk::restructure().
 
@@ -20,7 +14,7 @@
 #include <vector>
 
 #include "core/format/bitmap_directory.h"
-#include "core/image/aside.h"
+#include "core/image/image.h"
 
 namespace qcow2 {
 
@@ -76,10 +70,6 @@ public:
     // Whether QEMU, which ends names at a NUL, would take one for this name.
     bool has_for_qemu(std::string_view name) const;
 
-    // Writes the entries aside, as a new directory, and lets the old one go; one
-    // that is out of date leaks. Done to the header area, the change makes the
-    // header name it; without entries, extension and autoclear bit 0 go (H4).
-    Result<ImageHeader::Change> replace(Aside &aside) const;
     // The old one may be somebody else's: it is to leak.
     void leak_old() { clusters_ = {}; }
 

@@ -7,6 +7,7 @@
 
 #include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"
+#include "core/bitmap/new_bitmap_directory.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -25,7 +26,7 @@ void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapD
 
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
 {
-    return aside.commit(TRY(directory.replace(aside)));
+    return aside.commit(TRY(write_bitmap_directory(aside, directory.entries, directory.clusters())));
 }
 
 void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how)

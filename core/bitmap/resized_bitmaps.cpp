@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/new_bitmap_directory.h"
 
 namespace qcow2 {
 
@@ -57,21 +58,14 @@ Result<void> ResizedBitmaps::prepare(Aside &aside)
             TRY(resize(entries_[i], aside).in("bitmap " + quote(entries_[i].name)));
     if (entries_ == tracker_.entries())
         return {};
-
-    const Buffer bytes = encode_bitmap_directory(entries_);
-    BitmapsExtension extension;
-    extension.nb_bitmaps = static_cast<std::uint32_t>(entries_.size());
-    extension.bitmap_directory_size = bytes.size();
-    extension.bitmap_directory_offset = TRY(aside.write(bytes).in("bitmap directory"));
-    aside.replace(tracker_.directory_clusters());
-    extension_ = extension;
+    change_ = TRY(write_bitmap_directory(aside, entries_, tracker_.directory_clusters()));
     return {};
 }
 
 void ResizedBitmaps::apply(HeaderArea &area) const
 {
-    if (extension_)
-        area.extensions = with_bitmaps_extension(area.extensions, extension_);
+    if (change_)
+        change_(area);
 }
 
 Result<ResizedBitmaps::Table> ResizedBitmaps::load_table(const BitmapDirectoryEntry &e)

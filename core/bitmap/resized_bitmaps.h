@@ -54,7 +54,7 @@ private:
     bool set_enabled_ = false;
 
     std::vector<BitmapDirectoryEntry> entries_;
-    std::optional<BitmapsExtension> extension_;  // if the directory was written anew
+    ImageHeader::Change change_;  // if the directory was written anew
 };
 
 }  // namespace qcow2
