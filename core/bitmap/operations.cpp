@@ -39,66 +39,12 @@ void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntr
                   valid_again);
 }
 
-// As the entry would be; nullopt if it would not be sound even then.
-std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry, const Image &image)
-{
-    const Geometry &geometry = image.geometry();
-    BitmapDirectoryEntry e = entry;
-    e.flags &= ~bitmap_flags::in_use;
-    if (!check_bitmap_limits(image.disk_size(), e.granularity_bits, geometry))
-        return std::nullopt;
-    // Another table, wherever; then whatever is wrong lies in what is kept.
-    e.bitmap_table_offset = geometry.offset_of(HostCluster(1));
-    e.bitmap_table_size = 1;
-    std::vector<BitmapDirectoryEntry> alone = {e};
-    const auto decoded = decode_bitmap_directory(encode_bitmap_directory(alone), 1, geometry);
-    if (!decoded || decoded->front().finding)
-        return std::nullopt;
-    return e;
-}
-
-enum class Which { all, given_up };
-
-// Calls function(entry, as it would be) for all that can be recovered: of one
-// name only one may be valid. What is out of date is so as a whole.
-template <class Function>
-Result<void> for_each_recoverable(const BitmapDirectory &directory, const Image &image, Which which,
-                                  Function function)
-{
-    const bool out_of_date = directory.out_of_date().has_value();
-    const auto &entries = out_of_date ? directory.out_of_date()->entries : directory.entries;
-    std::unordered_set<std::string_view> names;
-    for (const BitmapDirectoryEntry &entry : entries)
-        if (!out_of_date && !entry.in_use())
-            names.insert(entry.name);
-    for (const BitmapDirectoryEntry &entry : entries) {
-        if (!out_of_date && !entry.in_use())
-            continue;
-        if (which == Which::given_up && !directory.given_up(entry))
-            continue;
-        auto as_it_would_be = recovered(entry, image);
-        if (as_it_would_be && names.insert(entry.name).second)
-            TRY(function(entry, *as_it_would_be));
-    }
-    return {};
-}
-
 Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
 {
     BitmapDirectoryEntry entry = TRY(new_bitmap_entry(image, directory, bitmap));
     TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
-}
-
-bool has_recoverable(const BitmapDirectory &directory, const Image &image, Which which)
-{
-    bool some = false;
-    const auto done = for_each_recoverable(directory, image, which, [&](const auto &, const auto &) {
-        some = true;
-        return Result<void>();
-    });
-    return done && some;
 }
 
 void say_what_is_gone(const BitmapDirectory &directory)
@@ -110,20 +56,20 @@ void say_what_is_gone(const BitmapDirectory &directory)
 }
 
 // H4: what an extension names that is out of date is not let go of.
-Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Which which)
+Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Recoverable which)
 {
     const BitmapDirectory old = directory;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
-    return for_each_recoverable(old, image, which, [&](const auto &entry, auto as_it_would_be) -> Result<void> {
-        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for_bitmap(entry.name)));
+    for (auto &[entry, as_it_would_be] : list_recoverable(old, image, which)) {
+        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for_bitmap(entry->name)));
         if (old.out_of_date()) {
             directory.entries.push_back(std::move(as_it_would_be));
         } else {
-            clusters.release(aside, entry);
-            directory.entries[&entry - old.entries.data()] = std::move(as_it_would_be);
+            clusters.release(aside, *entry);
+            directory.entries[entry - old.entries.data()] = std::move(as_it_would_be);
         }
-        return {};
-    });
+    }
+    return {};
 }
 
 }  // namespace
@@ -184,57 +130,34 @@ Result<void> merge_bitmap(Image &image, const std::string &target, const std::st
     return change_bitmaps(image, {MergeBitmaps{target, {source}}});
 }
 
-RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image)
-{
-    RecoverableBitmaps found;
-    const auto done = for_each_recoverable(directory, image, Which::all, [&](const auto &entry, const auto &) {
-        found.insert(&entry);
-        return Result<void>();
-    });
-    INVARIANT(done);
-    return found;
-}
-
-bool has_recoverable(const BitmapDirectory &directory, const Image &image)
-{
-    return has_recoverable(directory, image, Which::all);
-}
-
-bool has_recoverable_given_up(const BitmapDirectory &directory, const Image &image)
-{
-    return has_recoverable(directory, image, Which::given_up);
-}
-
 Result<void> recover_all_dirty(Image &image) { return recover_and_add(image, true, {}); }
 
 namespace {
 
 // While it is in_use nobody looks at what it says. Then the flags word makes it
 // valid, each bitmap for itself. Returns how many are.
-Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory, Which which)
+Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory, Recoverable which)
 {
     std::size_t recovered = 0;
     const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
-    TRY(for_each_recoverable(directory, image, which,
-                             [&](const auto &entry, const auto &as_it_would_be) -> Result<void> {
-        auto table = clusters.own_table(entry);
-        Result<void> set = table ? set_bits_in_place(image, entry, std::move(*table)) : Result<void>(table.error());
+    for (const auto &[entry, as_it_would_be] : list_recoverable(directory, image, which)) {
+        auto table = clusters.own_table(*entry);
+        Result<void> set = table ? set_bits_in_place(image, *entry, std::move(*table)) : Result<void>(table.error());
         if (set)
-            set = change_bitmap_flags(image, directory, entry, as_it_would_be.flags);
+            set = change_bitmap_flags(image, directory, *entry, as_it_would_be.flags);
         if (!set && set.error().code != Errc::no_space)
-            return set;
+            return set.error();
         recovered += set.has_value();
         if (set)
-            say_valid_again(directory, entry, ", in place");
-        else if (!directory.given_up(entry))
-            log_warning(words_for_bitmap(entry.name) + " stays inconsistent: " + set.error().what);
-        return {};
-    }));
+            say_valid_again(directory, *entry, ", in place");
+        else if (!directory.given_up(*entry))
+            log_warning(words_for_bitmap(entry->name) + " stays inconsistent: " + set.error().what);
+    }
     return recovered;
 }
 
 // Of the one by the commit of the other, too.
-Result<void> recover_and_add(Image &image, std::optional<Which> which, const std::vector<NewBitmap> &bitmaps)
+Result<void> recover_and_add(Image &image, std::optional<Recoverable> which, const std::vector<NewBitmap> &bitmaps)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     if (!which && bitmaps.empty())
@@ -270,7 +193,7 @@ Result<void> recover_in_place(Image &image)
     if (directory.out_of_date())
         log_warning(directory.stale() + ", and stay so: there is no room for a new directory");
     else
-        TRY(recover_in_place(image, directory, Which::all));
+        TRY(recover_in_place(image, directory, Recoverable::all));
     return {};
 }
 
@@ -278,16 +201,16 @@ Result<void> recover_given_up(Image &image)
 {
     if (!has_recoverable_given_up(TRY(BitmapDirectory::load(image)), image))
         return {};
-    Result<void> done = recover_and_add(image, Which::given_up, {});
+    Result<void> done = recover_and_add(image, Recoverable::given_up, {});
     if (done || done.error().code != Errc::no_space)
         return done;
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    return TRY(recover_in_place(image, directory, Which::given_up)) != 0 ? Result<void>() : done;
+    return TRY(recover_in_place(image, directory, Recoverable::given_up)) != 0 ? Result<void>() : done;
 }
 
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps)
 {
-    return recover_and_add(image, recover ? std::optional(Which::all) : std::nullopt, bitmaps);
+    return recover_and_add(image, recover ? std::optional(Recoverable::all) : std::nullopt, bitmaps);
 }
 
 }  // namespace qcow2

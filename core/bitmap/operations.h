@@ -14,10 +14,10 @@
 
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "core/bitmap/bitmap_changes.h"
+#include "core/bitmap/recoverable.h"
 
 namespace qcow2 {
 
@@ -50,20 +50,14 @@ Result<void> merge_bitmap(Image &image, const std::string &target, const std::st
 // set: a superset of whatever changed. Those that cannot be (an unknown type,
 // another bitmap of the same name) stay as they are if they are inconsistent, and
 // are gone if they are out of date: they leak, with the tables of those that
-// became valid again (H4).
+// became valid again (H4). Which they are: recoverable.h.
 Result<void> recover_all_dirty(Image &image);
-// Which they are: entries of the directory, or of those that are out of date. All at
-// once, since an image may have thousands.
-using RecoverableBitmaps = std::unordered_set<const BitmapDirectoryEntry *>;
-RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image);
-bool has_recoverable(const BitmapDirectory &directory, const Image &image);
 
 // Where there is no room for another table: in the clusters they have, one after
 // the other. What cannot be recovered so stays as it is, with a warning; what is
 // out of date has no clusters.
 Result<void> recover_in_place(Image &image);
 
-bool has_recoverable_given_up(const BitmapDirectory &directory, const Image &image);
 // Those alone that were given up for lack of room, by one commit or, if the room
 // does not suffice, in place. no_space: not one could be.
 Result<void> recover_given_up(Image &image);

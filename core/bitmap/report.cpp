@@ -4,7 +4,7 @@
 #include "core/bitmap/report.h"
 
 #include "core/bitmap/bitmap_data.h"
-#include "core/bitmap/operations.h"
+#include "core/bitmap/recoverable.h"
 #include "core/format/findings.h"
 
 namespace qcow2 {

@@ -8,7 +8,7 @@
 #include "core/base/log.h"
 #include "core/base/notice.h"
 #include "core/bitmap/directory.h"
-#include "core/bitmap/operations.h"
+#include "core/bitmap/recoverable.h"
 #include "core/format/findings.h"
 
 namespace qcow2 {
