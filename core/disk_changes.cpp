@@ -15,6 +15,7 @@
 #include <new>
 
 #include "core/base/log.h"
+#include "core/bitmap/bitmap_data.h"
 #include "core/bitmap/tracker.h"
 #include "core/disk.h"
 #include "core/image/image.h"

@@ -6,9 +6,11 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/bitmap/bitmap_clusters.h"
+#include "core/bitmap/bitmap_data.h"
+#include "core/bitmap/new_bitmap_data.h"
 #include "core/bitmap/new_bitmap_directory.h"
 #include "core/format/findings.h"
-#include "core/format/limits.h"
 
 namespace qcow2 {
 

@@ -23,7 +23,6 @@
 #include <vector>
 
 #include "core/base/bit_vector.h"
-#include "core/bitmap/bitmap_data.h"
 #include "core/bitmap/directory.h"
 #include "core/image/aside.h"
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string_view>
 
+#include "core/format/bitmap_table.h"
+
 namespace qcow2 {
 
 namespace {
