@@ -5,12 +5,12 @@
 
 
 #include "core/base/log.h"
-#include "core/bitmap/operations.h"
-#include "core/bitmap/request.h"
 #include "core/bitmap/tracker.h"
 #include "core/check/lost_names.h"
 #include "core/disk_live.h"
 #include "core/image/image.h"
+#include "core/structure/operations.h"
+#include "core/structure/request.h"
 
 namespace qcow2 {
 

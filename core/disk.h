@@ -33,13 +33,13 @@
 #include "core/base/lane.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
-#include "core/bitmap/bitmap_changes.h"
 #include "core/bitmap/bitmap_sync.h"
 #include "core/bitmap/report.h"
 #include "core/disk_backups.h"
 #include "core/format/units.h"
 #include "core/image/backing.h"
 #include "core/image/snapshot_reader.h"
+#include "core/structure/bitmap_changes.h"
 
 namespace qcow2 {
 
@@ -188,7 +188,7 @@ public:
 
     // Changes the structure of the image: its size, snapshots, bitmaps (H1).
     // Requests wait. The operation finds the file as a clean stop leaves it and
-    // takes effect by one commit (core/image/aside.h). Then image and bitmaps
+    // takes effect by one commit (core/structure/aside.h). Then image and bitmaps
     // are opened anew, as a restart would, so that it need not keep right what
     // is known of them in memory. May be called before begin_writing() and with
     // requests under way.
@@ -228,7 +228,7 @@ public:
     Result<std::vector<BitmapState>> bitmap_states(bool how_much = true);
 
     // Internal snapshots, as the file has them. The operations are structural
-    // changes (image/snapshot_change.h tells what they refuse). not_found.
+    // changes (structure/snapshot_change.h tells what they refuse). not_found.
     Result<std::vector<Snapshot>> snapshots();
     Result<void> create_snapshot(const NewSnapshot &snapshot);
     // To be read beside the disk. As long as somebody has it the snapshot can neither be

@@ -19,7 +19,7 @@
 #include "core/bitmap/tracker.h"
 #include "core/disk.h"
 #include "core/image/image.h"
-#include "core/image/snapshot_change.h"
+#include "core/structure/snapshot_change.h"
 
 namespace qcow2 {
 

@@ -11,14 +11,14 @@
 #include <new>
 
 #include "core/base/log.h"
-#include "core/bitmap/resized_bitmaps.h"
 #include "core/bitmap/tracker.h"
 #include "core/disk.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
-#include "core/image/resize.h"
-#include "core/image/snapshot_change.h"
 #include "core/image/snapshots.h"
+#include "core/structure/resize.h"
+#include "core/structure/resized_bitmaps.h"
+#include "core/structure/snapshot_change.h"
 
 namespace qcow2 {
 

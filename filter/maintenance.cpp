@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "core/base/log.h"
-#include "core/bitmap/operations.h"
 #include "core/check/check.h"
+#include "core/structure/operations.h"
 
 namespace qcow2 {
 

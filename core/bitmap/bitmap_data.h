@@ -2,8 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // The table and the data of one bitmap as a whole, read from the file.
-// (StoredBitmap is for what changes while the disk is served, new_bitmap_data.h
-// for writing all bits anew.)
+// (StoredBitmap is for what changes while the disk is served,
+// structure/new_bitmap_data.h for writing all bits anew.)
 //
 // Any thread, while nobody else writes to the bitmap.
 

@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // BitmapDirectory: the bitmaps extension and the directory that it names, as
-// they stand in the file. (new_bitmap_directory.h puts others in their place.)
+// they stand in the file. (structure/new_bitmap_directory.h puts others in their place.)
 //
 // One thread; for a change, inside Disk::restructure().
 

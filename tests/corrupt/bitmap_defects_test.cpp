@@ -6,9 +6,9 @@
 // core/check tells each one; the disk is read as if nothing were wrong, is not
 // written, and not one byte of the file changes.
 
-#include "core/bitmap/operations.h"
 #include "core/check/check.h"
 #include "core/disk.h"
+#include "core/structure/operations.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/must.h"
 #include "tests/support/patient.h"

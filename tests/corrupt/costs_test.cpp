@@ -7,8 +7,8 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "core/bitmap/operations.h"
 #include "core/disk.h"
+#include "core/structure/operations.h"
 #include "tests/support/fault_store.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/image_reader.h"

@@ -13,10 +13,10 @@
 #include <sstream>
 
 #include "core/base/log.h"
-#include "core/bitmap/operations.h"
 #include "core/check/check.h"
 #include "core/check/repair.h"
 #include "core/disk.h"
+#include "core/structure/operations.h"
 #include "tests/support/must.h"
 #include "tests/support/patient.h"
 

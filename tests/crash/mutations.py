@@ -149,7 +149,7 @@ MUTATIONS = [
      {"core/image/data_path.cpp": [("    return data && data->copied;\n", "    return data != nullptr;\n")]},
      ["resized_and_reverted"]),
     ("W6: bit 63 is set while the refcount is not 1 yet",
-     {"core/image/snapshot_change.cpp": [("    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n",
+     {"core/structure/snapshot_change.cpp": [("    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n",
        "    CountChanges early;\n    TRY(gone.count_names(-1, early));\n    TRY(put_right_in_place(active, early));\n"
        "    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n")]},
      ["resized_and_reverted_without_room"]),
@@ -158,7 +158,7 @@ MUTATIONS = [
        "    if (end == 0 || length != 0)\n        return {};\n")]},
      ["a_file_that_ends_inside_a_sector"]),
     ("H1: the header names what is not there yet",
-     {"core/image/aside.cpp": [("    TRY(image_.store().flush());\n    TRY(image_.header().commit(change));",
+     {"core/structure/aside.cpp": [("    TRY(image_.store().flush());\n    TRY(image_.header().commit(change));",
        "    TRY(image_.header().commit(change));")]},
      ["any_image", "small_clusters"]),
 ]

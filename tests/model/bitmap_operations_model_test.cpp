@@ -3,7 +3,7 @@
 //
 // Operations on bitmaps against vectors of bools, while the disk is written to.
 
-#include "core/bitmap/operations.h"
+#include "core/structure/operations.h"
 
 #include <atomic>
 #include <map>

@@ -5,7 +5,7 @@
 // write they take effect. That they take place wholly or not at all is shown by
 // tests/crash and tests/fault; what the bits are, by tests/model.
 
-#include "core/bitmap/operations.h"
+#include "core/structure/operations.h"
 
 #include "core/bitmap/bitmap_data.h"
 #include "core/check/check.h"

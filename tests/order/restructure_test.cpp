@@ -7,7 +7,7 @@
 
 #include "core/bitmap/directory.h"
 #include "core/check/check.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 #include "tests/order/order.h"
 #include "tests/support/patient.h"
 #include "tests/support/verdict.h"

@@ -8,7 +8,7 @@
 
 #include <set>
 
-#include "core/bitmap/operations.h"
+#include "core/structure/operations.h"
 #include "tests/order/order.h"
 #include "tests/support/frozen_disk_driver.h"
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/bitmap/operations.h"
+#include "core/structure/operations.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/must.h"
 #include "tests/support/structural.h"

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "core/bitmap/operations.h"
 #include "core/disk.h"
+#include "core/structure/operations.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
 

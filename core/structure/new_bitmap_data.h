@@ -14,7 +14,7 @@
 #include "core/format/bitmap_directory.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/table_entry.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

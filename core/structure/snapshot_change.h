@@ -28,8 +28,8 @@
 #include <string>
 #include <string_view>
 
-#include "core/image/aside.h"
 #include "core/image/snapshots.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Resize: an image gets another disk size. The bitmaps are somebody else's
-// (bitmap/resized_bitmaps.h); both take effect by one header (H1).
+// (structure/resized_bitmaps.h); both take effect by one header (H1).
 //
 //     Resize resize(image, size);
 //     Aside aside(image);
@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "core/format/l2_table.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

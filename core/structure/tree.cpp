@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/image/tree.h"
+#include "core/structure/tree.h"
 
 #include <algorithm>
 #include <unordered_set>

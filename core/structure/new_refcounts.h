@@ -15,8 +15,8 @@
 #include <set>
 #include <vector>
 
-#include "core/image/aside.h"
-#include "core/image/count_changes.h"
+#include "core/structure/aside.h"
+#include "core/structure/count_changes.h"
 
 namespace qcow2 {
 

@@ -24,7 +24,7 @@
 
 #include "core/base/bit_vector.h"
 #include "core/bitmap/directory.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

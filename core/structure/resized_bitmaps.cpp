@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/bitmap/resized_bitmaps.h"
+#include "core/structure/resized_bitmaps.h"
 
 #include <algorithm>
 
 #include "core/base/log.h"
-#include "core/bitmap/new_bitmap_directory.h"
+#include "core/structure/new_bitmap_directory.h"
 
 namespace qcow2 {
 

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "core/format/l2_table.h"
-#include "core/image/count_changes.h"
 #include "core/image/image.h"
+#include "core/structure/count_changes.h"
 
 namespace qcow2 {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/image/snapshot_change.h"
+#include "core/structure/snapshot_change.h"
 
 #include <algorithm>
 #include <deque>
@@ -10,9 +10,9 @@
 #include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
-#include "core/image/new_refcounts.h"
 #include "core/image/snapshots.h"
-#include "core/image/tree.h"
+#include "core/structure/new_refcounts.h"
+#include "core/structure/tree.h"
 
 namespace qcow2 {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/bitmap/bitmap_clusters.h"
+#include "core/structure/bitmap_clusters.h"
 
 #include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "core/format/bitmap_directory.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/bitmap/request.h"
+#include "core/structure/request.h"
 
 #include <algorithm>
 
 #include "core/base/log.h"
-#include "core/bitmap/operations.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
+#include "core/structure/operations.h"
 
 namespace qcow2 {
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/bitmap/operations.h"
+#include "core/structure/operations.h"
 
 #include <algorithm>
 
 #include "core/base/log.h"
-#include "core/bitmap/bitmap_clusters.h"
-#include "core/bitmap/new_bitmap_data.h"
-#include "core/bitmap/new_bitmap_directory.h"
+#include "core/structure/bitmap_clusters.h"
+#include "core/structure/new_bitmap_data.h"
+#include "core/structure/new_bitmap_directory.h"
 
 namespace qcow2 {
 

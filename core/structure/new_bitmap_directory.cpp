@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/bitmap/new_bitmap_directory.h"
+#include "core/structure/new_bitmap_directory.h"
 
 #include "core/format/limits.h"
 

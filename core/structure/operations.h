@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "core/bitmap/bitmap_changes.h"
 #include "core/bitmap/recoverable.h"
+#include "core/structure/bitmap_changes.h"
 
 namespace qcow2 {
 

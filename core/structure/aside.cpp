@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 #include <new>
 

@@ -3,7 +3,7 @@
 //
 // ResizedBitmaps: all bitmaps of an image follow its disk to another size, the
 // disabled ones and the inconsistent ones too, which stay inconsistent. Part of
-// one structural change with image/resize.h; see there how it is used.
+// one structural change with structure/resize.h; see there how it is used.
 //
 // Bits of granules that both sizes have stay; new ones are 0, whatever stood
 // behind the last bit before. What is right as it is stays where it is.
@@ -18,7 +18,7 @@
 
 #include "core/bitmap/tracker.h"
 #include "core/format/bitmap_table.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 

@@ -13,7 +13,7 @@
 
 #include "core/bitmap/directory.h"
 #include "core/format/table_entry.h"
-#include "core/image/aside.h"
+#include "core/structure/aside.h"
 
 namespace qcow2 {
 
