@@ -3,6 +3,8 @@
 
 #include "core/bitmap/report.h"
 
+#include <algorithm>
+
 #include "core/bitmap/bitmap_data.h"
 #include "core/bitmap/recoverable.h"
 #include "core/format/findings.h"
@@ -70,8 +72,11 @@ std::string stale(const BitmapDirectory &directory, bool will_recover)
         return text + ", and cannot be read: " + directory.out_of_date()->unreadable->what +
                "; bitmap-remove-all=yes removes them";
     std::string names;
-    for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
-        names += (names.empty() ? "" : ", ") + quote(entry.name);
+    const auto &entries = directory.out_of_date()->entries;
+    for (std::size_t i = 0; i < std::min(entries.size(), warnings_max); ++i)
+        names += (names.empty() ? "" : ", ") + quote(entries[i].name);
+    if (entries.size() > warnings_max)
+        names += " and " + std::to_string(entries.size() - warnings_max) + " more";
     if (will_recover)
         return text + ": " + names + "; " + will_be_valid_words;
     return text + ", kept as they are and not tracked: " + names + "; " + std::string(out_of_date_cure);

@@ -194,28 +194,34 @@ Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
         return finding(Finding::refcount_too_low,
                        "a table in one of the clusters at " +
                            hex(geometry_.offset_of(run.first).value));
-    TRY(raise_durably({run}));
+    TRY(raise_all({run}));
     not_fresh_before(run.end());
     return run;
 }
 
+// What was looked at is not looked at again: there may be many to be taken.
 Result<HostRun> Allocator::find_contiguous(std::uint64_t count)
 {
+    Searched &searched = count == 1 ? searched_for_one_ : searched_;
     HostCluster at = free_hint_;
+    if (count >= searched.count)
+        at = std::max(at, searched.end);
     // (A store of holes may be far longer than what is counted.)
     const HostCluster end = std::min(store_end(), refcounts_.reach_end());
-    while (at < end) {
+    HostRun found;
+    while (at < end && found.count == 0) {
         const HostRun run = TRY(refcounts_.find_free(at, end, count));
         if (run.count == count)
-            return run;
-        if (run.count != 0)
+            found = run;
+        else if (run.count != 0)
             at = run.end();
-        else if (run.first < end)
-            at = refcounts_.block_end(run.first);
         else
-            break;
+            at = run.first < end ? refcounts_.block_end(run.first) : end;
     }
-    return HostRun{};
+    if (found.count != 0)
+        at = found.first;
+    searched = {count, at};
+    return found;
 }
 
 // A run behind everything in use. The blocks that are to count it are put in
@@ -270,8 +276,10 @@ void Allocator::lower_locked(HostRun run)
     if (!result)
         log_warning("clusters at " + hex(geometry_.offset_of(run.first).value) +
                     " are not given back: " + result.error().what);
-    else
+    else {
         free_hint_ = std::min(free_hint_, run.first);
+        searched_ = searched_for_one_ = {};
+    }
 }
 
 Result<std::uint64_t> Allocator::refcount(HostCluster cluster)

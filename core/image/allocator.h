@@ -46,7 +46,7 @@ public:
     // the file there has to be a flush.
     Result<Taken> take(std::uint64_t count_max) EXCLUDES(mutex_);
     // Takes exactly so many side by side, for tables. no_space. They are not
-    // fresh: write all of them.
+    // fresh: write all of them. Before they are named there has to be a flush, too.
     Result<HostRun> take_contiguous(std::uint64_t count) EXCLUDES(mutex_);
     // The first look for a free cluster reads all refcounts of a full image: it need not be
     // made while others wait. Nothing is taken.
@@ -109,6 +109,14 @@ private:
     std::deque<HostRun> reserve_ GUARDED_BY(mutex_);
     // No cluster before it is free.
     HostCluster free_hint_ GUARDED_BY(mutex_);
+    // What take_contiguous() has looked at: before `end` it finds no so many side by
+    // side. Data and tables come in turns: each has its own.
+    struct Searched {
+        std::uint64_t count = 0;
+        HostCluster end;
+    };
+    Searched searched_for_one_ GUARDED_BY(mutex_);
+    Searched searched_ GUARDED_BY(mutex_);
     // From here on nothing was ever handed out, or written for refcounts.
     HostCluster fresh_mark_ GUARDED_BY(mutex_);
     std::uint64_t chunk_bytes_ GUARDED_BY(mutex_) = chunk_bytes_min;

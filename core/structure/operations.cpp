@@ -48,10 +48,14 @@ Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const N
 
 void say_what_is_gone(const BitmapDirectory &directory)
 {
-    if (directory.out_of_date())
-        for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
-            if (!directory.find(entry.name))
-                log_warning(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
+    if (!directory.out_of_date())
+        return;
+    std::unordered_set<std::string_view> names;
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        names.insert(entry.name);
+    for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
+        if (!names.contains(entry.name))
+            log_warning(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
 }
 
 // H4: what an extension names that is out of date is not let go of.

@@ -7,8 +7,10 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "core/check/check.h"
 #include "core/disk.h"
 #include "core/structure/operations.h"
+#include "tests/support/counting_store.h"
 #include "tests/support/fault_store.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/image_reader.h"
@@ -105,6 +107,50 @@ BOOST_AUTO_TEST_CASE(a_write_after_begin_writing_has_failed)
     must(disk->read(GuestOffset(0), bytes));
     disk.reset();
     BOOST_TEST(clean_stop_verdict(memory.image(), built.reference) == "");
+}
+
+// One line named them all: 64 MiB, if names are long.
+BOOST_AUTO_TEST_CASE(a_report_on_many_bitmaps_that_are_out_of_date)
+{
+    ImageSpec spec = spec_of(16, 1 << 20);
+    for (unsigned i = 0; i < 1000; ++i) {
+        BitmapSpec bitmap;
+        bitmap.name = "b" + std::to_string(i);
+        spec.bitmaps.push_back(bitmap);
+    }
+    MemoryStore store(build_image(spec).image);
+    must(store.write(offsetof(on_disk::Header, autoclear_features), Buffer(8)));
+    auto disk = must(Disk::open(store, {}));
+    const auto lines = disk->report(false);
+    BOOST_REQUIRE(lines.size() == 1u);
+    BOOST_TEST(lines[0].text.find("'b19' and 980 more; ") != std::string::npos, lines[0].text);
+    BOOST_TEST(lines[0].text.size() < 1000u);
+}
+
+// For each new table all refcounts were gone through, and each waited for flushes
+// of its own: with 65,000 bitmaps that was two hours of a disk.
+BOOST_AUTO_TEST_CASE(many_bitmaps_become_valid_again)
+{
+    ImageSpec spec = spec_of(9, 1 << 20);
+    spec.refcount_order = 6;
+    for (unsigned i = 0; i < 4000; ++i) {
+        BitmapSpec bitmap;
+        bitmap.name = "b" + std::to_string(i);
+        bitmap.in_use = true;
+        spec.bitmaps.push_back(bitmap);
+    }
+    BuiltImage built = build_image(spec);
+    CountingStore store(built.image);
+    DiskOptions options;
+    options.recover_all_dirty = true;
+    options.cache_bytes = 1;  // the least that there is
+    auto disk = must(Disk::open(store, options));
+    store.forget();
+    must(disk->begin_writing());
+    BOOST_TEST(store.flushes < 400u);  // some for each refcount block
+    BOOST_TEST(store.reads < 10u * 4000);
+    must(disk->close());
+    BOOST_TEST(must(check(store)).sound());
 }
 
 BOOST_AUTO_TEST_SUITE_END()
