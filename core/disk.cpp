@@ -8,7 +8,7 @@
 #include "core/bitmap/tracker.h"
 #include "core/check/lost_names.h"
 #include "core/disk_live.h"
-#include "core/image/image.h"
+#include "core/image/open_image.h"
 #include "core/structure/operations.h"
 #include "core/structure/request.h"
 
@@ -72,11 +72,11 @@ Disk::Disk(ByteStore &store, const DiskOptions &options, Opened opened)
 
 Disk::~Disk() = default;
 
-Result<Disk::Opened> Disk::open_image(ByteStore &store, const DiskOptions &options,
-                                      std::optional<ImageFiles> files)
+Result<Disk::Opened> Disk::open_with_bitmaps(ByteStore &store, const DiskOptions &options,
+                                             std::optional<ImageFiles> files)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
-    auto image = TRY(Image::open(
+    auto image = TRY(open_image(
         store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
                 options.snapshot, options.repaired_first},
         std::move(files)));
@@ -94,7 +94,7 @@ Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStor
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
 {
-    Opened opened = TRY(open_image(store, options, {}));
+    Opened opened = TRY(open_with_bitmaps(store, options, {}));
     // A directory that cannot be read makes the disk read-only; that is told below.
     const BitmapRequest request = request_of(options);
     const auto directory = BitmapDirectory::load(*opened.image);

@@ -37,7 +37,7 @@
 #include "core/bitmap/report.h"
 #include "core/disk_backups.h"
 #include "core/format/units.h"
-#include "core/image/backing.h"
+#include "core/image/named_file.h"
 #include "core/image/snapshot_reader.h"
 #include "core/structure/bitmap_changes.h"
 
@@ -253,8 +253,8 @@ private:
     };
     Disk(ByteStore &store, const DiskOptions &options, Opened opened);
 
-    static Result<Opened> open_image(ByteStore &store, const DiskOptions &options,
-                                     std::optional<ImageFiles> files);
+    static Result<Opened> open_with_bitmaps(ByteStore &store, const DiskOptions &options,
+                                            std::optional<ImageFiles> files);
 
     static Result<std::unique_ptr<Tracker>> make_tracker(Image &image, const ByteStore &store,
                                                          const DiskOptions &options);

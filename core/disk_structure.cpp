@@ -126,7 +126,7 @@ Result<void> Disk::open_what_is_there()
     ImageFiles files = image_->release_files();
     tracker_.reset();
     image_.reset();
-    auto opened = open_image(store_, options_, std::move(files));
+    auto opened = open_with_bitmaps(store_, options_, std::move(files));
     if (!opened) {
         broken_ = std::move(opened).error().in("the image could not be opened anew");
         return *broken_;

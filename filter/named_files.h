@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "core/image/backing.h"
+#include "core/image/named_file.h"
 
 namespace qcow2 {
 

@@ -15,62 +15,8 @@ namespace qcow2 {
 
 namespace {
 
-// An L2 entry for every cluster of 210 GiB at 64K, where to find them, and refcounts.
-constexpr std::uint64_t default_cache_bytes = 31 << 20;
-constexpr std::uint64_t cache_bytes_min = 256 << 10;
-
 // One part in eight for refcount blocks, which are read in order.
 std::uint64_t refcount_share(std::uint64_t cache_bytes) { return cache_bytes / 8; }
-
-// Each image of a chain takes half of what the one above has, so that the whole
-// chain takes twice the first at most.
-std::uint64_t backing_share(std::uint64_t cache_bytes)
-{
-    return std::max(cache_bytes / 2, cache_bytes_min);
-}
-
-// With what to do: the file is new, or raw. What is to be typed comes last.
-Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &path)
-{
-    Error error = finding(Finding::not_qcow2).in("header");
-    if (all_zero(beginning))
-        error.what += "; where there is nothing but zeros qcow2-create=SIZE makes an image";
-    if (store.size() != 0)
-        error.what += "; if it is a raw disk, this makes an image of it: "
-                      "qemu-img convert -f raw -O qcow2 " +
-                      (path.empty() ? "FILE NEW"
-                                    : shell_word(path) + " " + shell_word(path + ".qcow2"));
-    return error;
-}
-
-Result<Buffer> read_header_cluster(ByteStore &store, const std::string &path)
-{
-    // More than the header: the image may name a feature that we do not know.
-    Buffer bytes(std::min<std::uint64_t>(store.size(), 4096));
-    TRY(store.read(0, bytes).in("header"));
-    if (!has_magic(bytes))
-        return not_an_image(store, bytes, path);
-    const auto header = decode_header(bytes);
-    if (!header)
-        return decode_header_area(bytes).error().in("header");
-    bytes.resize(header->geometry().cluster_size());
-    TRY(store.read(0, bytes).in("header"));
-    return bytes;
-}
-
-Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const ImageOptions &options)
-{
-    if (!area.header.geometry().data_file)
-        return std::optional<NamedFile>();
-    const Extension *extension = area.find(ExtensionType::data_file);
-    if (!extension || extension->data.empty())
-        return finding(Finding::data_file_name_missing);
-    const std::string name(extension->data.begin(), extension->data.end());
-    if (!options.place.opener)
-        return finding(Finding::external_data_file, quote(name));
-    auto file = options.place.opener->open(name, options.place, !options.read_only);
-    return std::optional<NamedFile>(TRY(std::move(file).in("external data file")));
-}
 
 }  // namespace
 
@@ -89,26 +35,13 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
 {
 }
 
-Result<std::unique_ptr<Image>> Image::open(ByteStore &store, const ImageOptions &options,
-                                           std::optional<ImageFiles> files)
+Result<std::unique_ptr<Image>> Image::open(ByteStore &store, Beginning beginning, ImageFiles files,
+                                           const ImageOptions &options)
 {
-    Buffer cluster = TRY(read_header_cluster(store, options.place.path));
-    const HeaderArea area = TRY(
-        decode_header_area(sub(Bytes(cluster), 0, std::min<std::uint64_t>(store.size(), cluster.size())))
-            .in("header"));
-    if (auto error = unsupported_feature(area.header))
-        return *std::move(error);
-    const std::uint64_t cache_bytes =
-        std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
-    if (!files) {
-        files.emplace();
-        files->backing = TRY(open_backing(area, options.place, backing_share(cache_bytes)));
-        files->data_file = TRY(open_data_file(area, options));
-    }
-    const State state = TRY(find_state(store, area.header, options));
-    std::unique_ptr<Image> image(
-        new Image(store, std::move(files->data_file), area, std::move(cluster), state, cache_bytes));
-    image->data_.set_backing(std::move(files->backing));
+    const State state = TRY(find_state(store, beginning.area.header, options));
+    std::unique_ptr<Image> image(new Image(store, std::move(files.data_file), beginning.area,
+                                           std::move(beginning.cluster), state, options.cache_bytes));
+    image->data_.set_backing(std::move(files.backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();
     TRY(image->open_tables(state, options));

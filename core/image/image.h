@@ -34,6 +34,7 @@
 #include "core/base/cycles.h"
 #include "core/image/data_path.h"
 #include "core/image/guarded_store.h"
+#include "core/image/named_file.h"
 #include "core/image/snapshots.h"
 
 namespace qcow2 {
@@ -63,10 +64,15 @@ struct ImageFiles {
 
 class Image {
 public:
-    // Fails if the disk cannot even be read. files: those of the image that was
-    // open before, which names the same; nullopt: they are opened.
-    static Result<std::unique_ptr<Image>> open(ByteStore &store, const ImageOptions &options,
-                                               std::optional<ImageFiles> files = {});
+    // What the file begins with: the first cluster, and what it says.
+    struct Beginning {
+        HeaderArea area;
+        Buffer cluster;
+    };
+    // For open_image(): with all that it takes at hand. Fails if the disk cannot even be
+    // read. options: cache_bytes are said.
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, Beginning beginning, ImageFiles files,
+                                               const ImageOptions &options);
     // The image must not be used any more.
     ImageFiles release_files();
 

@@ -5,7 +5,7 @@
 // and the change that it was for finds all the room that it needs, even if not a
 // cluster is free any more (B7).
 
-#include "core/image/image.h"
+#include "core/image/open_image.h"
 
 #include "core/base/log.h"
 #include "core/check/check.h"
@@ -32,7 +32,7 @@ public:
         ImageOptions options;
         options.place = {files, files ? "/disk.qcow2" : "", {}};
         options.keep_clusters = random.one_in(4);
-        image_ = must(Image::open(store_, options));
+        image_ = must(open_image(store_, options));
         BOOST_REQUIRE(!image_->why_read_only());
         must(image_->begin_writing());
     }

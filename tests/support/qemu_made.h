@@ -8,7 +8,7 @@
 
 #include <memory>
 
-#include "core/image/backing.h"
+#include "core/image/named_file.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/random.h"
 #include "tests/support/reference_disk.h"

@@ -11,6 +11,7 @@
 
 #include "core/disk.h"
 #include "core/image/create.h"
+#include "core/image/open_image.h"
 #include "tests/support/fault_store.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/memory_store.h"
@@ -82,7 +83,7 @@ public:
           memory_(build_image(spec).image,
                   {.growth_step = random.pick<std::uint64_t>({512, 65536, 1 << 20}),
                    .size_limit = random.pick<std::uint64_t>({1 << 19, 3 << 20, 6 << 20, 40 << 20})}),
-          faults_(memory_, plan_), store_(faults_), image_(must(Image::open(store_, {})))
+          faults_(memory_, plan_), store_(faults_), image_(must(open_image(store_, {})))
     {
         must(image_->begin_writing());
         for (const unsigned most : {60, 10, 10, 30, 6})
@@ -233,7 +234,7 @@ BOOST_AUTO_TEST_CASE(what_was_seen_in_the_look_for_a_free_cluster_is_not_read_ag
     MemoryStore memory(full_image(blocks));
     put(memory, (blocks - 1) * block_reach + 2 * 9, 0, 2);
     RecordingStore store(memory, true);
-    const auto image = must(Image::open(store, {}));
+    const auto image = must(open_image(store, {}));
     must(image->begin_writing());
     must(image->allocator().look_for_free());
     const std::uint64_t seen = bytes_read(store.recording());
@@ -265,7 +266,7 @@ BOOST_AUTO_TEST_CASE(C9_a_settle_that_ends_in_the_middle_hands_nothing_out_twice
     FaultStore store(memory, plan);
     ImageOptions options;
     options.cache_bytes = 1;  // as little as there can be
-    const auto image = must(Image::open(store, options));
+    const auto image = must(open_image(store, options));
     must(image->begin_writing());
     Allocator &allocator = image->allocator();
     const HostRun taken = must(allocator.take(1)).run;

@@ -1,18 +1,57 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "core/image/backing.h"
+#include "core/image/open_image.h"
 
 #include <algorithm>
 #include <array>
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
-#include "core/image/image.h"
 
 namespace qcow2 {
 
 namespace {
+
+// An L2 entry for every cluster of 210 GiB at 64K, where to find them, and refcounts.
+constexpr std::uint64_t default_cache_bytes = 31 << 20;
+constexpr std::uint64_t cache_bytes_min = 256 << 10;
+
+// Each image of a chain takes half of what the one above has, so that the whole
+// chain takes twice the first at most.
+std::uint64_t backing_share(std::uint64_t cache_bytes)
+{
+    return std::max(cache_bytes / 2, cache_bytes_min);
+}
+
+// With what to do: the file is new, or raw. What is to be typed comes last.
+Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &path)
+{
+    Error error = finding(Finding::not_qcow2).in("header");
+    if (all_zero(beginning))
+        error.what += "; where there is nothing but zeros qcow2-create=SIZE makes an image";
+    if (store.size() != 0)
+        error.what += "; if it is a raw disk, this makes an image of it: "
+                      "qemu-img convert -f raw -O qcow2 " +
+                      (path.empty() ? "FILE NEW"
+                                    : shell_word(path) + " " + shell_word(path + ".qcow2"));
+    return error;
+}
+
+Result<Buffer> read_header_cluster(ByteStore &store, const std::string &path)
+{
+    // More than the header: the image may name a feature that we do not know.
+    Buffer bytes(std::min<std::uint64_t>(store.size(), 4096));
+    TRY(store.read(0, bytes).in("header"));
+    if (!has_magic(bytes))
+        return not_an_image(store, bytes, path);
+    const auto header = decode_header(bytes);
+    if (!header)
+        return decode_header_area(bytes).error().in("header");
+    bytes.resize(header->geometry().cluster_size());
+    TRY(store.read(0, bytes).in("header"));
+    return bytes;
+}
 
 // A file whose bytes are the disk's.
 class RawBacking final : public Backing {
@@ -111,14 +150,8 @@ Result<void> check_magic(const NamedFile &file, const std::string &name, const C
     return error;
 }
 
-}  // namespace
-
-bool is_local_path(std::string_view name)
-{
-    const std::size_t colon = name.find(':');
-    return colon == name.npos || name.find('/') < colon;
-}
-
+// nullptr: the header area names nothing. cache_bytes: for a qcow2 image there, and for
+// what is below that one.
 Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const ChainPlace &place,
                                               std::uint64_t cache_bytes)
 {
@@ -143,8 +176,49 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));
     TRY(check_magic(file, name, place).in("backing file " + file.path));
     ImageOptions options{cache_bytes, std::move(below), true, false, {}};
-    auto image = TRY(Image::open(*file.store, options).in("backing file " + file.path));
+    auto image = TRY(open_image(*file.store, options).in("backing file " + file.path));
     return std::unique_ptr<Backing>(new ImageBacking(std::move(file), std::move(image)));
+}
+
+Result<std::optional<NamedFile>> open_data_file(const HeaderArea &area, const ImageOptions &options)
+{
+    if (!area.header.geometry().data_file)
+        return std::optional<NamedFile>();
+    const Extension *extension = area.find(ExtensionType::data_file);
+    if (!extension || extension->data.empty())
+        return finding(Finding::data_file_name_missing);
+    const std::string name(extension->data.begin(), extension->data.end());
+    if (!options.place.opener)
+        return finding(Finding::external_data_file, quote(name));
+    auto file = options.place.opener->open(name, options.place, !options.read_only);
+    return std::optional<NamedFile>(TRY(std::move(file).in("external data file")));
+}
+
+}  // namespace
+
+bool is_local_path(std::string_view name)
+{
+    const std::size_t colon = name.find(':');
+    return colon == name.npos || name.find('/') < colon;
+}
+
+Result<std::unique_ptr<Image>> open_image(ByteStore &store, const ImageOptions &options,
+                                          std::optional<ImageFiles> files)
+{
+    Image::Beginning beginning{{}, TRY(read_header_cluster(store, options.place.path))};
+    const std::uint64_t there = std::min<std::uint64_t>(store.size(), beginning.cluster.size());
+    beginning.area = TRY(decode_header_area(sub(Bytes(beginning.cluster), 0, there)).in("header"));
+    if (auto error = unsupported_feature(beginning.area.header))
+        return *std::move(error);
+    ImageOptions its_own = options;
+    its_own.cache_bytes =
+        std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
+    if (!files) {
+        files.emplace();
+        files->backing = TRY(open_backing(beginning.area, options.place, backing_share(its_own.cache_bytes)));
+        files->data_file = TRY(open_data_file(beginning.area, options));
+    }
+    return Image::open(store, std::move(beginning), *std::move(files), its_own);
 }
 
 }  // namespace qcow2
