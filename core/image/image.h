@@ -4,7 +4,7 @@
 // Image: one open qcow2 image without its bitmaps: the owner of store, header,
 // caches and allocator, and the place where the order of writes is made.
 //
-// The rules W (design, section 4), in short, and who keeps them:
+// The rules W (core/README.md), in short, and who keeps them:
 //
 // W1  The refcount that counts a name is durable before the name is written.
 //     Allocator::take() hands out clusters that are counted durably.

@@ -108,7 +108,7 @@ MUTATIONS = [
        "    Result<void> result;\n    if (!result)\n        for")]},
      ["any_image", "small_clusters"]),
     ("W2: what an entry makes readable is not there yet",
-     {"core/image/image.cpp": [("    TRY(flush_stores());  // W2, W1\n    if (sealed.empty())\n        return {};\n",
+     {"core/image/image_write_back.cpp": [("    TRY(flush_stores());  // W2, W1\n    if (sealed.empty())\n        return {};\n",
        "    if (sealed.empty())\n        return flush_stores();\n")]},
      ["any_image"]),
     ("W2: what changes while tables are written goes down with them",
@@ -119,7 +119,7 @@ MUTATIONS = [
        "    return cluster.value != 0;")]},
      ["any_image"]),
     ("W3: refcounts fall before the names are gone",
-     {"core/image/image.cpp": [("        released = sealed.released;\n", ""),
+     {"core/image/image_write_back.cpp": [("        released = sealed.released;\n", ""),
       ("    TRY(mapping_.write(sealed));\n",
        "    for (const HostRun &run : sealed.released)\n        give_back(run);\n"
        "    TRY(mapping_.write(sealed));\n")]},
@@ -132,7 +132,7 @@ MUTATIONS = [
      {"core/image/mapping.cpp": [("        lookaside_.forget(first + i, 1);\n", "")]},
      ["any_image", "small_clusters"]),
     ("W3: a hole is punched before the name is gone",
-     {"core/image/image.cpp": [("    TRY(flush_stores());  // W2, W1\n",
+     {"core/image/image_write_back.cpp": [("    TRY(flush_stores());  // W2, W1\n",
        "    for (const HostRun &run : sealed.released)\n"
        "        for (const HostRun &last : allocator_.last_references(run))\n"
        "            (void)store_.discard(geometry_.offset_of(last.first).value,\n"
@@ -140,7 +140,7 @@ MUTATIONS = [
        "    TRY(flush_stores());  // W2, W1\n")]},
      ["any_image"]),
     ("W4: a guest flush does not wait for the mapping",
-     {"core/image/image.cpp": [("    return store_.flush();  // W4\n", "    return {};\n")]},
+     {"core/image/image_write_back.cpp": [("    return store_.flush();  // W4\n", "    return {};\n")]},
      ["any_image"]),
     ("W5: a failed flush is believed later",
      {"core/image/guarded_store.cpp": [("    failed_ = true;  // W5\n", "")]},
