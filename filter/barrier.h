@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Barrier: makes a few bytes durable that went through the layer below, without
-// a flush of the whole file (design, section 3). A flush waits for everything
+// a flush of the whole file. A flush waits for everything
 // that anybody has written; msync of a page for that page alone.
 //
 // It is right only if the layer's write has changed this very file, and has

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// When an enabled bitmap in the file is true (design, section 5).
+// When an enabled bitmap in the file is true (core/README.md, "How a bitmap survives").
 
 #pragma once
 

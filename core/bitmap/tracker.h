@@ -3,7 +3,7 @@
 //
 // Tracker: the dirty bitmaps of an image, and which of them see a change.
 //
-// The rules B (design, section 4):
+// The rules B (core/README.md):
 //
 // B1  on-close: in_use is durable in every enabled bitmap before the first
 //     tracked change goes down; by a write of the flags word, which can cost

@@ -101,7 +101,7 @@ struct Header {
     Geometry geometry() const;
 
     // What NBD clients and bitmaps see: `size` rounded down to 512, as QEMU
-    // does (design section 6).
+    // does (core/README.md, "Where we differ").
     std::uint64_t disk_size() const { return size & ~std::uint64_t(511); }
 
     friend bool operator==(const Header &, const Header &) = default;
