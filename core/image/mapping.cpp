@@ -1,5 +1,39 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
+//
+// Mapping: looking things up. (mapping_changes.cpp changes them.)
+//
+// One lock, that of the table cache, covers the L1 table and all pieces of L2 tables:
+// who follows an L1 entry to an L2 entry sees both as of one moment. Three things make that
+// harder, and faster, than it sounds.
+//
+// The lock is let go of while a piece is read from the file (TableCache::get). Then all that
+// was known under it may have changed, the L1 entry, too. So load() is a loop: it looks up the
+// L1 entry, and if the piece is not in its window, gets it and begins again. It ends when
+// entry and piece were seen without letting go in between. A Window is the piece that was
+// seen last; its bytes are good while nobody else gets the lock, so it lives on the stack of
+// one map() and is thrown away whenever load() has to get another piece.
+//
+// A request wants runs, not clusters: one call to the file below for what lies side by side
+// there. map_locked() walks part by part (a part is a cluster, or with extended L2 entries a
+// subcluster) as long as each continues the run, and takes two short cuts: where an L1
+// entry is empty it skips all that the entry would lead to, and inside a window it compares
+// words, without decoding (alike_behind). A run ends early, and never wrongly, where an entry
+// cannot be decoded: whoever asks for that place itself is told what is wrong.
+//
+// Most requests are for a part of one cluster that somebody looked up lately. For them there
+// is the Lookaside: one word for each of many clusters, read without the lock. It may say
+// nothing, but never anything untrue of the moment when it is read: put() happens under the
+// lock under which the entry was read, and forget() under the lock under which the entry is
+// changed, before that change is over. Who reads the word just before lands on a
+// cluster whose name is about to go; that is the reader for whom the write-back waits
+// (DataPath::drain, W3).
+//
+// Images lie, and files are cut. An entry that leads behind the end of the file is an error
+// for whoever reads it. But if the file grows it would lead somewhere, and no one could tell
+// any more that the bytes there are not what was lost (W7). So the first lookup that meets
+// it puts it out of reach (bit 55), in the cache, and holds all growth until the write-back
+// has made that durable.
 
 #include "core/image/mapping.h"
 
@@ -13,8 +47,6 @@
 namespace qcow2 {
 
 namespace {
-
-constexpr std::uint64_t l1_entries_per_sector = limits::sector / 8;
 
 // This part of the cache may be dirty.
 constexpr std::uint64_t dirty_share = 2;
@@ -61,22 +93,6 @@ bool continues(const ClusterMapping &run, std::uint64_t bytes, const ClusterMapp
 
 }  // namespace
 
-Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
-                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit)
-{
-    // An L1 table may have 32 MiB: piece by piece.
-    constexpr std::uint32_t piece_entries = 32 << 10;
-    Buffer raw;
-    for (std::uint32_t first = 0; first < l1_size; first += piece_entries) {
-        const std::uint32_t entries = std::min(piece_entries, l1_size - first);
-        raw.resize(entries * 8);
-        TRY(store.read(l1_table_offset.value + std::uint64_t(first) * 8, raw));
-        for (std::uint32_t i = 0; i < entries; ++i)
-            TRY(visit(first + i, L1Entry(load_be64(&raw[i * 8]))));
-    }
-    return {};
-}
-
 Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata,
                  Allocator &allocator, std::uint64_t cache_bytes)
     : store_(store),
@@ -87,34 +103,27 @@ Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata
       dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / dirty_share, 64 << 10)),
       cache_(store, Rank::mapping, std::min<std::uint64_t>(geometry_.cluster_size(), 4096),
              cache_bytes - cache_bytes / lookaside_share),
-      lookaside_(geometry_, geometry_.clusters_for(header.header().size), cache_bytes / lookaside_share)
+      lookaside_(geometry_, geometry_.clusters_for(header.header().size), cache_bytes / lookaside_share),
+      l1_(geometry_)
 {
 }
 
 Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 {
-    const std::uint64_t bytes = std::uint64_t(l1_size) * 8;
-    const std::string where = "L1 table at " + hex(offset.value);
-    if (bytes != 0 && offset.value < geometry_.cluster_size())
-        return finding(Finding::l1_table_missing, where);
-    if (bytes != 0 && !fits(offset.value, bytes, store_.size()))
-        return finding(Finding::l1_table_past_end, where);
-
-    std::vector<L1Entry> l1(l1_size);
-    const auto visit = [&](std::uint32_t i, L1Entry read) -> Result<void> {
-        l1[i] = read;
+    L1Table l1 = TRY(L1Table::load(store_, geometry_, offset, l1_size));
+    for (std::size_t i = 0; i < l1.entries().size(); ++i) {
+        const L1Entry read = l1.entries()[i];
         if (read.raw() == 0)
-            return {};  // as most are of a large disk
-        Result<void> entry = check_l1_entry(read);
+            continue;  // as most are of a large disk
+        Result<void> entry = check_l1_entry(read, geometry_, store_);
         if (entry && read.present() && !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
         if (!entry && !why_read_only_)
-            why_read_only_ = std::move(entry).in(where + ", entry " + std::to_string(i)).error();
-        return {};
-    };
-    TRY(for_each_l1_entry(store_, offset, l1_size, visit).in(where));
+            why_read_only_ = std::move(entry)
+                                 .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
+                                 .error();
+    }
     Locked lock(cache_.mutex);
-    l1_offset_ = offset;
     l1_ = std::move(l1);
     return {};
 }
@@ -122,35 +131,18 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 Result<void> Mapping::reload()
 {
     Locked lock(cache_.mutex);
-    Buffer raw(l1_.size() * 8);
-    TRY(store_.read(l1_offset_.value, raw).in("L1 table at " + hex(l1_offset_.value)));
-    for (std::size_t i = 0; i < l1_.size(); ++i) {
-        if (l1_[i].present())
-            cache_.forget(l1_[i].l2_table(), geometry_.cluster_size());
-        l1_[i] = L1Entry(load_be64(&raw[i * 8]));
-    }
+    L1Table l1 = TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
+    for (const L1Entry &entry : l1_.entries())
+        if (entry.present())
+            cache_.forget(entry.l2_table(), geometry_.cluster_size());
+    l1_ = std::move(l1);
     lookaside_.forget_all();
-    return {};
-}
-
-Result<void> Mapping::check_l1_entry(L1Entry l1) const
-{
-    const L1Entry entry = TRY(decode_l1_entry(l1.raw(), geometry_));
-    if (entry.present() &&
-        !fits(entry.l2_table().value, geometry_.cluster_size(), store_.size()))
-        return finding(Finding::l2_table_past_end, hex(entry.l2_table().value));
     return {};
 }
 
 HostOffset Mapping::entry_place(L1Entry l1, GuestCluster cluster) const
 {
     return l1.l2_table() + geometry_.l2_index(cluster) * geometry_.l2_entry_bytes();
-}
-
-L1Entry Mapping::l1_entry(GuestCluster cluster) const
-{
-    const std::uint64_t index = geometry_.l1_index(cluster);
-    return index < l1_.size() ? l1_[index] : L1Entry();
 }
 
 Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster cluster) const
@@ -183,26 +175,17 @@ void Mapping::encode(const ClusterMapping &mapping, std::uint8_t *entry) const
     store_be64(entry + 8, raw.subclusters);
 }
 
-// Clusters from this one on that have no L2 table.
-std::uint64_t Mapping::absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
-{
-    const GuestCluster first = cluster;
-    while (cluster - first < clusters_max && !l1_entry(cluster).present())
-        cluster += geometry_.l2_entries() - geometry_.l2_index(cluster);
-    return std::min(cluster - first, clusters_max);
-}
-
 // The cluster's entry, decoded, from the window if it is there. Else the lock
 // is let go of while a table is read.
 Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
 {
     for (;;) {
-        const L1Entry l1 = l1_entry(cluster);
+        const L1Entry l1 = l1_.of(cluster);
         if (!l1.present())
             return geometry_.extended_l2 ? ClusterMapping(Subclusters{}) : Unallocated{};
         const HostOffset place = entry_place(l1, cluster);
         if (place < window.begin || place - window.begin >= window.bytes.size()) {
-            if (const auto checked = check_l1_entry(l1); !checked)
+            if (const auto checked = check_l1_entry(l1, geometry_, store_); !checked)
                 return Error(checked.error())
                     .in("guest offset " + hex(geometry_.offset_of(cluster).value));
             window.bytes = TRY(cache_.get(place));
@@ -245,7 +228,7 @@ std::uint64_t Mapping::alike_behind(GuestCluster cluster, std::uint64_t clusters
 {
     if (geometry_.extended_l2)
         return 0;
-    const std::uint64_t at = entry_place(l1_entry(cluster), cluster) - window.begin;
+    const std::uint64_t at = entry_place(l1_.of(cluster), cluster) - window.begin;
     const std::uint64_t bytes = std::min((clusters_max + 1) * 8, window.bytes.size() - at);
     const std::uint64_t host_end = geometry_.data_file
                                        ? limits::host_offset_end
@@ -292,12 +275,12 @@ Result<MappedRun> Mapping::map_locked(GuestOffset offset, std::uint64_t length_m
     bool same = true;
     while (same && at < end) {
         const GuestCluster cluster(at / per_cluster);
-        if (!l1_entry(cluster).present()) {
+        if (!l1_.of(cluster).present()) {
             same = at == first || std::holds_alternative<Unallocated>(run);
             if (!same)
                 break;
             run = Unallocated();
-            at = (cluster.value + absent_length(cluster, div_ceil(end, per_cluster) - cluster.value)) *
+            at = (cluster.value + l1_.absent_length(cluster, div_ceil(end, per_cluster) - cluster.value)) *
                  per_cluster;
             continue;
         }
@@ -338,240 +321,19 @@ Result<void> Mapping::check_own(const ClusterMapping &mapping, std::uint64_t cou
 bool Mapping::has_table(GuestCluster cluster) const
 {
     Locked lock(cache_.mutex);
-    return l1_entry(cluster).present();
+    return l1_.of(cluster).present();
 }
 
 bool Mapping::has_tables() const
 {
     Locked lock(cache_.mutex);
-    return std::ranges::any_of(l1_, &L1Entry::present);
-}
-
-Result<void> Mapping::make_table(GuestCluster cluster)
-{
-    const std::uint64_t index = geometry_.l1_index(cluster);
-    {
-        Locked lock(cache_.mutex);
-        INVARIANT(index < l1_.size());
-        if (l1_[index].own())
-            return {};
-    }
-    RangeLock::Guard guard(tables_, Range::of(index, 1));
-    L1Entry old;
-    {
-        Locked lock(cache_.mutex);
-        old = l1_[index];
-    }
-    if (old.own())
-        return {};
-
-    // W1, W2: refcount and table are written now, and the L1 entry not before the
-    // next flush.
-    const Allocator::Taken taken = TRY(allocator_.take(1));
-    const HostOffset table = geometry_.offset_of(taken.run.first);
-    Result<void> result = fill_table(table, old);
-    if (result && !metadata_.add(taken.run))
-        result = finding(Finding::tables_overlap, "new L2 table at " + hex(table.value));
-    if (!result) {
-        allocator_.give_back(taken.run);
-        return std::move(result).in("new L2 table at " + hex(table.value));
-    }
-
-    Locked lock(cache_.mutex);
-    cache_.forget(table, geometry_.cluster_size());
-    const HostRun released{geometry_.cluster_of(old.l2_table()), 1};
-    l1_dirty_.insert(index / l1_entries_per_sector);
-    if (old.present())
-        released_.push_back(released);
-    // From here on nothing fails: an entry that changed is in a dirty sector.
-    l1_[index] = L1Entry::of(table, true);
-    if (old.present()) {
-        lookaside_.forget(GuestCluster(index * geometry_.l2_entries()), geometry_.l2_entries());
-        metadata_.remove(released);  // it is a snapshot's now, or nobody's
-    }
-    return {};
-}
-
-// The new table says what the old one says. Bit 63 stays only where it is
-// true: under a shared table nobody has kept it so (W6). Nobody counts the
-// clusters of an external data file, and nobody shares them.
-//
-// It is written even where it reads as zeros already: so the file system has
-// given it room, and no flush fails later for the lack of it.
-Result<void> Mapping::fill_table(HostOffset table, L1Entry old)
-{
-    if (!old.present() && geometry_.cluster_size() <= zeros.size())
-        return store_.write(table.value, Bytes(zeros).first(geometry_.cluster_size()));
-    Buffer bytes(geometry_.cluster_size());
-    if (old.present())
-        TRY(store_.read(old.l2_table().value, bytes));
-    if (old.present() && !geometry_.data_file) {
-        for (std::size_t at = 0; at < bytes.size(); at += geometry_.l2_entry_bytes()) {
-            const std::uint64_t raw = load_be64(&bytes[at]);
-            if (!(raw & entry_copied))
-                continue;
-            const HostCluster host = geometry_.cluster_of(HostOffset(raw & entry_offset_mask));
-            if (TRY(allocator_.refcount(host)) != 1)
-                store_be64(&bytes[at], raw & ~entry_copied);
-        }
-    }
-    return store_.write(table.value, bytes);
+    return l1_.has_tables();
 }
 
 std::uint64_t Mapping::l1_entries() const
 {
     Locked lock(cache_.mutex);
     return l1_.size();
-}
-
-Result<void> Mapping::grow_l1(std::uint64_t entries)
-{
-    HostRun old;
-    std::vector<L1Entry> l1;
-    {
-        Locked lock(cache_.mutex);
-        INVARIANT(entries > l1_.size() && l1_dirty_.empty());
-        l1 = l1_;
-        if (!l1_.empty())
-            old = {geometry_.cluster_of(l1_offset_), geometry_.clusters_for(l1_.size() * 8)};
-    }
-    if (entries > limits::l1_bytes_max / 8)
-        return finding(Finding::l1_table_too_large);
-    l1.resize(entries);
-
-    const HostRun run = TRY(allocator_.take_contiguous(geometry_.clusters_for(entries * 8)));
-    const HostOffset offset = geometry_.offset_of(run.first);
-    Buffer bytes(run.count * geometry_.cluster_size());
-    for (std::size_t i = 0; i < l1.size(); ++i)
-        store_be64(&bytes[i * 8], l1[i].raw());
-    const auto publish = [&]() -> Result<void> {
-        TRY(store_.write(offset.value, bytes));
-        TRY(store_.flush());
-        return header_.commit([&](HeaderArea &area) {  // H1
-            area.header.l1_table_offset = offset;
-            area.header.l1_size = static_cast<std::uint32_t>(entries);
-        });
-    };
-    metadata_.add(run);
-    Result<void> result = publish();
-    if (!result) {
-        if (header_.certain()) {
-            metadata_.remove(run);
-            allocator_.give_back(run);
-        }
-        return std::move(result).in("new L1 table at " + hex(offset.value));
-    }
-    {
-        Locked lock(cache_.mutex);
-        l1_ = std::move(l1);
-        l1_offset_ = offset;
-    }
-    metadata_.remove(old);
-    allocator_.lower(old);
-    return {};
-}
-
-Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
-                                      const Change &change)
-{
-    Locked lock(cache_.mutex);
-    const L1Entry l1 = l1_entry(first);
-    INVARIANT(l1.own());  // and stays so while the caller holds the range
-    const HostOffset place = entry_place(l1, first);
-    const MutableBytes piece = TRY(cache_.get(place));
-    const std::uint64_t begin = place.value % cache_.piece_bytes();
-    count = std::min(count, (piece.size() - begin) / geometry_.l2_entry_bytes());
-    const auto word = [&](std::uint64_t i) { return &piece[begin + i * geometry_.l2_entry_bytes()]; };
-
-    struct Step {
-        ClusterMapping was, is;
-    };
-    std::vector<Step> steps;
-    steps.reserve(count);
-    for (std::uint64_t i = 0; i < count; ++i) {
-        ClusterMapping was = TRY(decode(word(i), first + i));
-        ClusterMapping is = change(first + i, was);
-        if (is != was)
-            TRY(check_own(was, 1, geometry_.offset_of(first + i)));
-        steps.push_back({std::move(was), std::move(is)});
-    }
-    if (std::ranges::all_of(steps, [](const Step &step) { return step.is == step.was; }))
-        return count;
-    cache_.before_change(place);
-    // From here on nothing fails.
-    for (std::uint64_t i = 0; i < count; ++i) {
-        if (steps[i].is == steps[i].was)
-            continue;
-        lookaside_.forget(first + i, 1);
-        encode(steps[i].is, word(i));
-        release(steps[i].was, steps[i].is);
-    }
-    return count;
-}
-
-// The clusters whose name is gone.
-void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
-{
-    const HostRun names = named_clusters(was, geometry_);
-    if (names.count == 0)
-        return;
-    if (!std::holds_alternative<Compressed>(was) && host_cluster(was) == host_cluster(is))
-        return;
-    if (!released_.empty() && released_.back().end() == names.first)
-        released_.back().count += names.count;
-    else
-        released_.push_back(names);
-}
-
-// Asked after each change, also of those that make nothing dirty: no lock.
-bool Mapping::wants_write_back() const
-{
-    return cache_.dirty_bytes() > dirty_bytes_max_;
-}
-
-bool Mapping::has_released() const
-{
-    Locked lock(cache_.mutex);
-    return !released_.empty();
-}
-
-Mapping::Sealed Mapping::seal()
-{
-    Locked lock(cache_.mutex);
-    Sealed sealed;
-    for (const std::uint64_t sector : l1_dirty_) {
-        const std::uint64_t first = sector * l1_entries_per_sector;
-        const std::uint64_t end = std::min<std::uint64_t>(first + l1_entries_per_sector, l1_.size());
-        Buffer bytes((end - first) * 8);
-        for (std::uint64_t i = first; i < end; ++i)
-            store_be64(&bytes[(i - first) * 8], l1_[i].raw());
-        sealed.l1.push_back({l1_offset_.value + first * 8, std::move(bytes)});
-    }
-    sealed.lost_names = store_.holds();
-    // From here on there is nothing that could fail.
-    sealed.l2 = cache_.seal();
-    sealed.l1_sectors.swap(l1_dirty_);
-    sealed.released.swap(released_);
-    return sealed;
-}
-
-Result<void> Mapping::write(const Sealed &sealed)
-{
-    TRY(cache_.write(sealed.l2).in("L2"));
-    for (const Sealed::Sector &sector : sealed.l1)
-        TRY(write_table(store_, sector.offset, sector.bytes).in("L1"));
-    return {};
-}
-
-void Mapping::unseal(Sealed &&sealed, bool written)
-{
-    Locked lock(cache_.mutex);
-    cache_.unseal(sealed.l2, written);
-    if (written)
-        return;
-    l1_dirty_.merge(sealed.l1_sectors);
-    // Without memory for it some clusters leak.
-    released_.insert(released_.end(), sealed.released.begin(), sealed.released.end());
 }
 
 }  // namespace qcow2

@@ -24,6 +24,7 @@
 #include "core/base/range_lock.h"
 #include "core/format/cluster_mapping.h"
 #include "core/image/allocator.h"
+#include "core/image/l1_table.h"
 #include "core/image/lookaside.h"
 #include "core/image/table_cache.h"
 
@@ -35,21 +36,12 @@ struct MappedRun {
     std::uint64_t length = 0;  // bytes; Data, and Zero with a cluster: side by side in the file
 };
 
-// Calls visit(index, entry) for each entry of an L1 table in the file, unchecked,
-// until that fails.
-Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
-                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit);
-
 class Mapping {
 public:
     using Change = std::function<ClusterMapping(GuestCluster, const ClusterMapping &)>;
 
     struct Sealed {
-        struct Sector {
-            std::uint64_t offset;
-            Buffer bytes;
-        };
-        std::vector<Sector> l1;
+        std::vector<L1Table::Sector> l1;
         std::set<std::uint64_t> l1_sectors;
         TableCache::Sealed l2;
         std::vector<HostRun> released;
@@ -120,10 +112,8 @@ public:
 
 private:
     // A word of a table, found under the lock.
-    Result<void> check_l1_entry(L1Entry l1) const;
     HostOffset entry_place(L1Entry l1, GuestCluster cluster) const;
     void put_out_of_reach(HostOffset place, std::uint8_t *entry) REQUIRES(cache_.mutex);
-    L1Entry l1_entry(GuestCluster cluster) const REQUIRES(cache_.mutex);
     Result<ClusterMapping> decode(const std::uint8_t *entry, GuestCluster cluster) const;
     void encode(const ClusterMapping &mapping, std::uint8_t *entry) const;
     // A piece of an L2 table that is looked at; good while the lock is held.
@@ -135,8 +125,6 @@ private:
     Result<MappedRun> map_locked(GuestOffset offset, std::uint64_t length_max) REQUIRES(cache_.mutex);
     std::uint64_t alike_behind(GuestCluster cluster, std::uint64_t clusters_max,
                                const Window &window) const REQUIRES(cache_.mutex);
-    std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
-        REQUIRES(cache_.mutex);
     void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);
 
     Result<void> fill_table(HostOffset table, L1Entry old);
@@ -155,9 +143,7 @@ private:
 
     mutable TableCache cache_;
     Lookaside lookaside_;  // put and forgotten under cache_.mutex
-    HostOffset l1_offset_ GUARDED_BY(cache_.mutex);
-    std::vector<L1Entry> l1_ GUARDED_BY(cache_.mutex);
-    std::set<std::uint64_t> l1_dirty_ GUARDED_BY(cache_.mutex);  // sectors
+    L1Table l1_ GUARDED_BY(cache_.mutex);
     std::vector<HostRun> released_ GUARDED_BY(cache_.mutex);
 };
 
