@@ -8,7 +8,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
+#include "core/base/bytes.h"
 #include "core/base/result.h"
 #include "core/format/geometry.h"
 
@@ -73,5 +75,15 @@ struct BitmapTableEntry {
 };
 
 Result<BitmapTableEntry> decode_bitmap_table_entry(std::uint64_t raw, const Geometry &geometry);
+
+// A table of words, or a part of it, as it is in the file.
+template <class Entry>
+Buffer encode_entries(std::span<const Entry> entries)
+{
+    Buffer bytes(entries.size() * 8);
+    for (std::size_t i = 0; i < entries.size(); ++i)
+        store_be64(&bytes[i * 8], entries[i].raw());
+    return bytes;
+}
 
 }  // namespace qcow2

@@ -87,10 +87,7 @@ void L1Table::move_to(HostOffset offset, std::uint64_t entries)
 
 Buffer L1Table::encode(std::uint64_t first, std::uint64_t end) const
 {
-    Buffer bytes((end - first) * 8);
-    for (std::uint64_t i = first; i < end; ++i)
-        store_be64(&bytes[(i - first) * 8], entries_[i].raw());
-    return bytes;
+    return encode_entries(std::span(entries_).subspan(first, end - first));
 }
 
 std::vector<L1Table::Sector> L1Table::dirty_sectors() const

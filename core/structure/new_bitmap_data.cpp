@@ -29,10 +29,7 @@ Result<std::vector<HostCluster>> take_clusters(Aside &aside, std::uint64_t count
 
 Result<void> write_table(Aside &aside, const std::vector<BitmapTableEntry> &table, BitmapDirectoryEntry &entry)
 {
-    Buffer bytes(table.size() * 8);
-    for (std::size_t i = 0; i < table.size(); ++i)
-        store_be64(&bytes[i * 8], table[i].raw());
-    entry.bitmap_table_offset = TRY(aside.write(std::move(bytes)).in("bitmap table"));
+    entry.bitmap_table_offset = TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
     entry.bitmap_table_size = static_cast<std::uint32_t>(table.size());
     return {};
 }

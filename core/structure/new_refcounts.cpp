@@ -193,4 +193,19 @@ void NewRefcounts::give_back() const
     }
 }
 
+Result<void> commit_with_counts(Image &image, Aside &aside, CountChanges &changes,
+                                const ImageHeader::Change &change)
+{
+    for (const HostRun &run : aside.take_replaced())
+        changes.add(run, -1);
+    NewRefcounts counts(image, aside, changes);
+    TRY(counts.prepare());
+    TRY(aside.commit([&](HeaderArea &area) {
+        change(area);
+        counts.apply(area.header);
+    }));
+    counts.give_back();
+    return {};
+}
+
 }  // namespace qcow2

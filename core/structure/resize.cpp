@@ -303,10 +303,7 @@ Result<void> Resize::prepare_l1(Aside &aside)
             l1_offset_ = HostOffset();
         return {};
     }
-    Buffer bytes(l1_.size() * 8);
-    for (std::size_t i = 0; i < l1_.size(); ++i)
-        store_be64(&bytes[i * 8], l1_[i].raw());
-    l1_offset_ = TRY(aside.write(std::move(bytes)).in("new L1 table"));
+    l1_offset_ = TRY(aside.write(encode_entries<L1Entry>(l1_)).in("new L1 table"));
     aside.replace(old);
     return {};
 }

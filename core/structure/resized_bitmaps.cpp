@@ -120,12 +120,9 @@ Result<void> ResizedBitmaps::set_all(BitmapDirectoryEntry &e, Aside &aside)
 // Instead of the one that is there.
 Result<void> ResizedBitmaps::write_table(BitmapDirectoryEntry &e, const Table &table, Aside &aside)
 {
-    Buffer bytes(table.size() * 8);
-    for (std::size_t i = 0; i < table.size(); ++i)
-        store_be64(&bytes[i * 8], table[i].raw());
     aside.replace({geometry_.cluster_of(e.bitmap_table_offset),
                    geometry_.clusters_for(std::uint64_t(e.bitmap_table_size) * 8)});
-    e.bitmap_table_offset = TRY(aside.write(std::move(bytes)).in("bitmap table"));
+    e.bitmap_table_offset = TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
     e.bitmap_table_size = static_cast<std::uint32_t>(table.size());
     return {};
 }

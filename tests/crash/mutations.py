@@ -149,9 +149,9 @@ MUTATIONS = [
      {"core/image/data_path.cpp": [("    return data && data->copied;\n", "    return data != nullptr;\n")]},
      ["resized_and_reverted"]),
     ("W6: bit 63 is set while the refcount is not 1 yet",
-     {"core/structure/snapshot_change.cpp": [("    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n",
-       "    CountChanges early;\n    TRY(gone.count_names(-1, early));\n    TRY(put_right_in_place(active, early));\n"
-       "    const auto count = [&](CountChanges &changes) -> Result<void> {\n        TRY(gone.count_names(-1, changes));\n")]},
+     {"core/structure/snapshot_change.cpp": [("    gone_ = TRY(tree_of(snapshot));\n",
+       "    gone_ = TRY(tree_of(snapshot));\n    CountChanges early;\n    TRY(gone_->count_names(-1, early));\n"
+       "    TRY(CopiedBits(image_, *active_).put_right_in_place(early));\n")]},
      ["resized_and_reverted_without_room"]),
     ("W8: what crosses the old end of the file does not wait",
      {"core/image/guarded_store.cpp": [("    if (end == 0 || offset >= end || offset + length <= end)\n        return {};\n",
