@@ -1,14 +1,41 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
+//
+// A gate is the kernel's SRCU (sleepable read-copy-update) with a door in front.
+//
+// Who passes counts himself in, and later out. The counters are many, a lane for each
+// processor, so that no two of them write to one cache line; and each lane has two, one for
+// each of two generations. The ticket tells which one was taken, since a thread may be on
+// another processor when it leaves.
+//
+// drain() turns the generation over, so that newcomers count in the other half, and waits
+// until the old half is zero in all lanes. It looks at them one after the other, while people
+// come and go. That is no snapshot, and need not be one: into the old half nobody comes any
+// more, so a lane that was seen empty stays empty. But somebody may have read the generation
+// just before it was turned over, and count himself in just after. Therefore enter() reads it
+// again, after it has counted, and leaves and tries again if it has changed. So whoever passes
+// was counted in what was then the current generation, and any drain that turns it over later
+// waits for him.
+//
+// Two generations are enough, as drains go one at a time: before a half is used again the
+// drain that turned it over has waited until nobody was in it.
+//
+// close() shuts the door and drains. Who finds it shut counts himself out again and sleeps.
+// open() counts all sleepers in, in their name, before it opens the door, and they wake up
+// with a ticket that is theirs already. So a gate that is closed again at once waits for them,
+// and who closes it again and again starves nobody.
+//
+// Who leaves tells the one who waits only if there is one: he takes the counter down and then
+// looks at the flag, and the one who waits has set the flag before he looks at the counters.
+// All atomics are sequentially consistent, as each such argument ("either he sees my flag or I
+// see his count") needs one order for all. tests/unit/base/gate_schedules_test.cpp goes
+// through the schedules of a few threads, one by one.
 
 #include "core/base/gate.h"
 
 #include "core/base/invariant.h"
 
 namespace qcow2 {
-
-// All atomics are sequentially consistent: each of the two arguments below
-// ("either he sees my flag or I see his count") needs one order for all.
 
 Gate::~Gate() { INVARIANT(empty(0) && empty(1)); }
 

@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Gate: many pass at once, and one can wait until all who were inside have
-// left, or keep everybody out.
+// left, or keep everybody out. (The first half is SRCU; gate.cpp tells how.)
 //
 // Passing costs two atomic operations, each in the lane of the processor
 // (lane.h), and never blocks while the gate is open.

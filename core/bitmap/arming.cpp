@@ -1,5 +1,36 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
+//
+// A guest's write waits here when some of its granules are not yet set in the file. All that
+// is done here serves one end: that it seldom has to, and then not for long.
+//
+// Seldom: not the granule is set but the region around it, as bits that the file says too much
+// (extra). While the guest works in a region its writes find their bits durable and do not
+// come here at all. DirtyBits chooses the width of regions, and keeps for each bit what it is
+// to say (precise) and what the file is known to say (durable).
+//
+// Not for long: one barrier is shared by all who wait (group commit). Who comes while a batch
+// is under way joins the one that waits, and one of those leads it: gathers the pages of all
+// ranges, writes them, waits for the barrier, and calls the bits durable.
+//
+// The turn, turn_, is what B3 says: of one sector at most one write is in flight. What a write
+// holds was gathered at one moment, without a lock that keeps changes out. Two of them in
+// flight for one sector could land in either order, and the older one would take out bits that
+// are called durable because of the newer one. Therefore all who write bits have the turn,
+// arming, cooling and storing alike, and an arming keeps it until its barrier has succeeded.
+//
+// A cluster of the bitmap that is not there yet gets its name when its bits are durable: the
+// bits, a flush, then the entry of the table, then a barrier for that. Where there is no room
+// for a cluster the entry alone says that all of it is dirty (B7).
+//
+// Taking bits out (cool) needs no barrier: if the write is lost the file says too much, as it
+// did before. But a change may come at that very moment and rely on the bits. It sets precise
+// and then looks at durable; who cools takes durable away and then looks at precise; so one of
+// them sees the other. Cooling does a few pages a turn, and then lets a waiting batch go
+// first: a mutex is not fair, and what waits there is a guest's write.
+//
+// How much may be extra is bounded for each bitmap. Whoever arms keeps the bound, after his
+// barrier: he takes out as little as is enough, first where nothing came lately.
 
 #include "core/bitmap/arming.h"
 

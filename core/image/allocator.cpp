@@ -1,5 +1,38 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What is hard here is to write little. By the book each new cluster costs a write of its
+// refcount and a flush, before it can be named (W1). Instead there is a reserve.
+//
+// The reserve. refill() raises the refcounts of a whole chunk of free clusters, 1 to 64 MiB,
+// writes them, and keeps the chunk in memory as runs that anybody may take from. It does not
+// flush: who takes a cluster must flush anyway before he names it, for the bytes in it (W2),
+// and that flush makes the refcounts durable as well. A crash leaks what is left of the chunk,
+// so it begins small, doubles with each refill, and is small again after each settling, which
+// gives the reserve back. Clusters for tables that must lie side by side (take_contiguous) do
+// not come from the reserve; their refcounts are made durable at once.
+//
+// Looking for free clusters. free_hint_ says that nothing before it is free: it moves forward
+// with what is found, and back with what is lowered. The first free cluster is looked for
+// everywhere, from the hint on; more for the same chunk only nearby. In an image that is
+// nearly full, where free clusters are few and far between, a search for a whole chunk would
+// read all refcounts each time a few clusters become free.
+//
+// When nothing is free the file grows; when the clusters there have no refcount block one is
+// made, and it takes the first of the clusters that it counts; when the refcount table has no
+// entry for the block it moves to a larger one behind everything (Refcounts). Each of the
+// three may need one of the others, so find_chunk() does one at a time and looks again. A run
+// that must lie in one piece cannot have a block in the middle: make_room_at_end() puts the
+// blocks in front of it, and since each block moves the run one cluster further, which may
+// need another block, it counts until that is settled.
+//
+// Fresh clusters (W2). Space that this process has added to the file reads as zeros, after a
+// crash, too, as long as nothing was sent to it. So a cluster that is taken there need not be
+// filled around the guest's bytes. fresh_mark_ is the end of all that was ever handed out or
+// sent something; it only grows, and it grows before the write, for a write that fails may
+// land.
+//
+// Lowering never fails its caller: what cannot be lowered leaks, and the log says so.
 
 #include "core/image/allocator.h"
 

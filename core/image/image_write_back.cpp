@@ -3,8 +3,8 @@
 //
 // Image: the write-back, which makes what was changed in memory true in the file.
 //
-// Requests change the mapping in memory alone. What they made there may reach the file
-// in one order only, or a crash in between corrupts the image. write_back() is that order:
+// Requests change the mapping in memory alone. What they made there may reach the file in one
+// order only, or a crash in between corrupts the image. write_back() is that order:
 //
 //     seal    the dirty pieces of L2 tables, the dirty sectors of the L1 table and
 //             the list of released clusters, all as they are at one moment
@@ -16,27 +16,26 @@
 //     lower   what has no name any more is punched out of the file, and its refcount
 //             falls; from then on the allocator may hand it out again (W3)
 //
-// Why sealed copies: requests go on meanwhile. An entry that changes after the first
-// flush names bytes of which nothing is known to be durable; were it written with the
-// others, the second flush could make the name durable before what it names. So who
-// changes a sealed piece keeps a copy of what it was (TableCache), and the change waits
-// for the next write-back.
+// Why sealed copies: requests go on meanwhile. An entry that changes after the first flush
+// names bytes of which nothing is known to be durable; were it written with the others, the
+// second flush could make the name durable before what it names. So who changes a sealed piece
+// keeps a copy of what it was (TableCache), and the change waits for the next write-back.
 //
-// Why two flushes, and not one: a device may make writes durable in any order until a
-// flush returns. Between bytes and names, and between names and refcounts that fall, the
-// order matters; so one stands at each of these places. The refcounts that fall need
-// none: too high they leak, and no more.
+// Why two flushes, and not one: a device may make writes durable in any order until a flush
+// returns. Between bytes and names, and between names and refcounts that fall, the order
+// matters; so one stands at each of these places. The refcounts that fall need none: too high
+// they leak, and no more.
 //
 // Why drain(): a reader looks a name up first and reads by it afterwards, with no lock in
-// between. The name may go in between, and the cluster with it. The readers' gate tells
-// when all who might have looked it up are done.
+// between. The name may go in between, and the cluster with it. The readers' gate tells when
+// all who might have looked it up are done.
 //
 // If a step fails what was sealed is dirty again, and what was released is kept for the next
-// write-back. (If it was a flush, GuardedStore refuses all writes from then on, W5.) Nothing is
-// lost by that: a piece that was written, and is written again, says the same or more.
+// write-back. (If it was a flush, GuardedStore refuses all writes from then on, W5.) Nothing
+// is lost by that: a piece that was written, and is written again, says the same or more.
 //
-// One write-back at a time. Who calls flush() while one is under way cannot share it, for
-// his change may have come after its seal: all who wait share the next (Cycles).
+// One write-back at a time. Who calls flush() while one is under way cannot share it, for his
+// change may have come after its seal: all who wait share the next (Cycles).
 
 #include <algorithm>
 #include <utility>

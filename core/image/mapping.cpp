@@ -3,37 +3,36 @@
 //
 // Mapping: looking things up. (mapping_changes.cpp changes them.)
 //
-// One lock, that of the table cache, covers the L1 table and all pieces of L2 tables:
-// who follows an L1 entry to an L2 entry sees both as of one moment. Three things make that
+// One lock, that of the table cache, covers the L1 table and all pieces of L2 tables: who
+// follows an L1 entry to an L2 entry sees both as of one moment. Three things make that
 // harder, and faster, than it sounds.
 //
 // The lock is let go of while a piece is read from the file (TableCache::get). Then all that
 // was known under it may have changed, the L1 entry, too. So load() is a loop: it looks up the
 // L1 entry, and if the piece is not in its window, gets it and begins again. It ends when
-// entry and piece were seen without letting go in between. A Window is the piece that was
-// seen last; its bytes are good while nobody else gets the lock, so it lives on the stack of
-// one map() and is thrown away whenever load() has to get another piece.
+// entry and piece were seen without letting go in between. A Window is the piece that was seen
+// last; its bytes are good while nobody else gets the lock, so it lives on the stack of one
+// map() and is thrown away whenever load() has to get another piece.
 //
 // A request wants runs, not clusters: one call to the file below for what lies side by side
 // there. map_locked() walks part by part (a part is a cluster, or with extended L2 entries a
-// subcluster) as long as each continues the run, and takes two short cuts: where an L1
-// entry is empty it skips all that the entry would lead to, and inside a window it compares
-// words, without decoding (alike_behind). A run ends early, and never wrongly, where an entry
-// cannot be decoded: whoever asks for that place itself is told what is wrong.
+// subcluster) as long as each continues the run, and takes two short cuts: where an L1 entry
+// is empty it skips all that the entry would lead to, and inside a window it compares words,
+// without decoding (alike_behind). A run ends early, and never wrongly, where an entry cannot
+// be decoded: whoever asks for that place itself is told what is wrong.
 //
 // Most requests are for a part of one cluster that somebody looked up lately. For them there
 // is the Lookaside: one word for each of many clusters, read without the lock. It may say
 // nothing, but never anything untrue of the moment when it is read: put() happens under the
 // lock under which the entry was read, and forget() under the lock under which the entry is
-// changed, before that change is over. Who reads the word just before lands on a
-// cluster whose name is about to go; that is the reader for whom the write-back waits
-// (DataPath::drain, W3).
+// changed, before that change is over. Who reads the word just before lands on a cluster whose
+// name is about to go; that is the reader for whom the write-back waits (DataPath::drain, W3).
 //
 // Images lie, and files are cut. An entry that leads behind the end of the file is an error
 // for whoever reads it. But if the file grows it would lead somewhere, and no one could tell
-// any more that the bytes there are not what was lost (W7). So the first lookup that meets
-// it puts it out of reach (bit 55), in the cache, and holds all growth until the write-back
-// has made that durable.
+// any more that the bytes there are not what was lost (W7). So the first lookup that meets it
+// puts it out of reach (bit 55), in the cache, and holds all growth until the write-back has
+// made that durable.
 
 #include "core/image/mapping.h"
 

@@ -4,24 +4,24 @@
 // Mapping: changing it. Names of clusters come and go here, in memory; the write-back brings
 // them to the file (image_write_back.cpp).
 //
-// update() changes the entries of one piece of one L2 table. It decodes and checks all of
-// them first, and collects what they are to be; then it tells the cache that the piece is
-// about to change, the last thing that can fail; then it writes the words. So a change is
-// made as a whole or not at all, and no released cluster is forgotten for lack of memory.
-// The lookaside forgets each cluster before its word is changed.
+// update() changes the entries of one piece of one L2 table. It decodes and checks all of them
+// first, and collects what they are to be; then it tells the cache that the piece is about to
+// change, the last thing that can fail; then it writes the words. So a change is made as a
+// whole or not at all, and no released cluster is forgotten for lack of memory. The lookaside
+// forgets each cluster before its word is changed.
 //
-// A cluster whose name goes is *released*: it is put on a list and nothing else is done
-// with it. The file may still name it, and readers may still be at it; the list goes through
-// the write-back, which lowers the refcounts when both are over (W3).
+// A cluster whose name goes is *released*: it is put on a list and nothing else is done with
+// it. The file may still name it, and readers may still be at it; the list goes through the
+// write-back, which lowers the refcounts when both are over (W3).
 //
 // make_table() gives a cluster an L2 table that only the active disk names, where there was
 // none, or one that a snapshot shares. The table is filled and written before the L1 entry
 // changes in memory, so that each of its pieces can be read from the file at once; the L1
 // entry itself waits for the write-back. A RangeLock over L1 indices makes the second of two
-// threads wait for the first, instead of making another table; the lock of the mapping could not be
-// held meanwhile, as clusters are taken and bytes are written. What was the case before that wait is
-// looked at again. The copy of a shared table keeps bit 63 of an entry only where the
-// refcount is 1 (W6): under a shared table nobody has kept the bit true.
+// threads wait for the first, instead of making another table; the lock of the mapping could
+// not be held meanwhile, as clusters are taken and bytes are written. What was the case before
+// that wait is looked at again. The copy of a shared table keeps bit 63 of an entry only where
+// the refcount is 1 (W6): under a shared table nobody has kept the bit true.
 //
 // grow_l1() is a structural change of its own (H1): the new table is written aside, made
 // durable, and the header names it. Nobody else uses the mapping then.

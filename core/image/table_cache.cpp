@@ -1,5 +1,39 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
+//
+// What a piece can be, and what holds it in memory (each flag holds a pin):
+//
+//     loading   it is being read; nobody may look at its bytes yet
+//     (none)    clean: the file says the same. It may be evicted
+//     dirty     changed since it was last sealed; in the list of dirty pieces
+//     writing   sealed, and under way to the file; `sealed` is empty as long as its
+//               bytes are what was sealed
+//     writing   and dirty: changed again since then. `sealed` has the bytes that are
+//               under way, `bytes` those that the next write-back takes
+//
+// Three things make it harder than a map with a list.
+//
+// No I/O under the mutex. load() puts the piece into the map first, marked loading, and then
+// lets go of the mutex to read. Who looks for the same piece finds the mark and waits; so a
+// piece is read once, however many want it. When the mutex is back anything may have happened:
+// the piece may have been forgotten, by somebody who reuses its clusters. So get() does not
+// return what it has loaded but looks it up again. For the same reason the span that get()
+// returns is good only until the mutex is let go of.
+//
+// A change during a write-back. The write-back must write what was sealed, and nothing newer:
+// for a newer entry nothing is known to be durable (image_write_back.cpp). The bytes are not
+// copied when they are sealed, which would double the dirty memory at every flush. They are
+// copied by the first change that comes meanwhile, in before_change(), which is why it must be
+// called before each change and not after it. If the write-back fails, a piece that was not
+// changed again is simply dirty again; one that was is dirty anyway, and has newer bytes.
+//
+// Eviction. Dirty pieces cannot go, so the cache may hold more than its capacity; Mapping asks
+// for a write-back when half of it is dirty. At least unpinned_min clean pieces stay whatever
+// the number of dirty ones: else, with all of the capacity dirty, a piece that was just loaded
+// would be evicted before get() has looked it up again, for ever.
+//
+// Reading is by pieces of 4 KiB and not by tables, as a table of 2 MiB would be read as a
+// whole for one entry. Writing joins neighbours again, up to 1 MiB.
 
 #include "core/image/table_cache.h"
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// A snapshot made, applied or deleted changes three things that have to agree: which L1
-// tables and snapshot records the header names; how often each cluster is named, which is
-// its refcount; and bit 63 of every entry of the disk, which says that the count is 1.
-// A disk of a terabyte has sixteen million of the latter two, and a crash may come anywhere.
+// A snapshot made, applied or deleted changes three things that have to agree: which L1 tables
+// and snapshot records the header names; how often each cluster is named, which is its
+// refcount; and bit 63 of every entry of the disk, which says that the count is 1. A disk of a
+// terabyte has sixteen million of the latter two, and a crash may come anywhere.
 //
 // So each operation first counts, in memory: +1 for each name that comes, -1 for each that
-// goes (Tree::count_names). If a count would not fit, or is too low for what is named, it
-// ends there, with nothing written. Then it does one of two things.
+// goes (Tree::count_names). If a count would not fit, or is too low for what is named, it ends
+// there, with nothing written. Then it does one of two things.
 //
-// Aside: everything that differs is written anew beside what is there, the refcount blocks
-// and the refcount table included (NewRefcounts), and one header sector names all of it.
-// Before that write the file is what it was; after it all three are what they are to be.
+// Aside: everything that differs is written anew beside what is there, the refcount blocks and
+// the refcount table included (NewRefcounts), and one header sector names all of it. Before
+// that write the file is what it was; after it all three are what they are to be.
 //
 // In place, if there is no room for that. Now the three change one after the other, and
 // between any two steps the file must not be worse than leaky (W6):
@@ -23,13 +23,13 @@
 //
 // A count that is too high leaks; a bit that is clear where it could be set makes the next
 // writer copy. The other way round, a count too low or a bit set too early, a cluster would be
-// written under a snapshot's feet. Applying needs no bits: after it every cluster of the
-// disk is the snapshot's, too, so that all are clear; those in the snapshot's own L2 tables,
-// which mean nothing there, are cleared before it.
+// written under a snapshot's feet. Applying needs no bits: after it every cluster of the disk
+// is the snapshot's, too, so that all are clear; those in the snapshot's own L2 tables, which
+// mean nothing there, are cleared before it.
 //
-// If the header's commit fails and the old header is known to be there, all steps are
-// taken back. If nobody knows which one is there nothing is taken back, and nothing is
-// written any more (W5): either may be the one, and what was done suits both.
+// If the header's commit fails and the old header is known to be there, all steps are taken
+// back. If nobody knows which one is there nothing is taken back, and nothing is written any
+// more (W5): either may be the one, and what was done suits both.
 
 #include "core/structure/snapshot_operation.h"
 
