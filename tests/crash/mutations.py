@@ -40,7 +40,7 @@ MUTATIONS = [
       "core/disk_structure.cpp": [("    if (made && settled_)\n        made = image_->settle();\n", "")]},
      ["any_image", "default_clusters"]),
     ("B2: the bits are set after the change",
-     {"core/disk.cpp": [("    TRY(tracker_->before_change(range, place));\n", "    const Range marked = range;\n"),
+     {"core/disk_requests.cpp": [("    TRY(tracker_->before_change(range, place));\n", "    const Range marked = range;\n"),
       ("        range.begin = part.end;\n    }\n",
        "        range.begin = part.end;\n    }\n    TRY(tracker_->before_change(marked, place));\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
@@ -175,7 +175,7 @@ FROZEN = [
        "    TRY(change_bitmaps_alone(bitmaps));\n    return change_structure([&](Image &image) {\n        if (true)\n")]},
      ["structural_crash/H1_each_operation_on_bitmaps_takes_place_wholly_or_not_at_all"]),
     ("F1: a change goes down before it is kept",
-     {"core/disk.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
+     {"core/disk_requests.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
        "        if (frozen.any() && parts == Parts::several)\n"),
       ("            frozen.before_change(*inside_, range);\n        TRY(change(part));\n",
        "            frozen.before_change(*inside_, range);\n")]},
