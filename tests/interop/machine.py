@@ -14,8 +14,7 @@ import sys
 import tempfile
 import threading
 
-import interop
-from interop import Wrong, expect
+from interop import Wrong, children, expect
 
 # What the kernel may have outside of itself; those that they need are found.
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
@@ -139,7 +138,7 @@ class Machine:
              "-serial", f"file:{self._console}", "-serial", "stdio"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=parts.environment)
-        interop._children.add(self.process)
+        children.add(self.process)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self):
@@ -188,7 +187,7 @@ class Machine:
         self.hear("off")
         self.wait_for("QEMU has ended", lambda: "QEMU has ended" in self.words)
         expect(self.process.wait() == 0, f"QEMU: exit status {self.process.returncode}")
-        interop._children.discard(self.process)
+        children.discard(self.process)
 
     def steps(self):
         """worker -> the last step that is known to be on the disk."""
