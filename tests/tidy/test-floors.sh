@@ -6,6 +6,9 @@
 # beside the image floor and uses base and format alone, core/backup uses the words
 # of block status (image/extent.h) besides; filter/ is the only
 # folder that knows nbdkit. All includes are written from the root of the tree.
+#
+# The files of core/image stand in rooms (core/README.md), and include their own and
+# those before it.
 
 . "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
 
@@ -22,6 +25,16 @@ done < <(xargs awk '
         if (part[1] == "core" && part[3] != "") return part[2]
         return part[1] == "filter" || part[1] == "tests" ? part[1] : "unknown"
     }
+    function room(files,  names, i) {
+        ++rooms
+        split(files, names)
+        for (i in names) room_of[names[i]] = rooms
+    }
+    function name_of(file) {
+        sub(/.*\//, "", file)
+        sub(/\..*/, "", file)
+        return file
+    }
     BEGIN {
         # The floors below it, and itself.
         below["base"] = "base"
@@ -35,11 +48,18 @@ done < <(xargs awk '
         below["control"] = below["disk"] " control"
         below["filter"] = below["control"] " filter"
         below["tests"] = below["filter"] " tests"
+        # The rooms of core/image, one behind the other.
+        room("cluster_set extent guarded_store image_header named_file snapshots table_cache")
+        room("allocator metadata_map refcounts")
+        room("l1_table lookaside mapping mapping_changes")
+        room("backing compressed_clusters data_path data_path_zeros subclusters")
+        room("create image image_write_back open_image snapshot_reader")
         for (i = 1; i < ARGC; i++) is_file[ARGV[i]] = 1
     }
     FNR == 1 {
         floor = floor_of(FILENAME)
         if (!(floor in below)) print FILENAME ": stands on no floor"
+        if (floor == "image" && !(name_of(FILENAME) in room_of)) print FILENAME ": stands in no room"
     }
     !/^[[:space:]]*#[[:space:]]*include/ { next }
     match($0, /".*"/) {
@@ -49,6 +69,9 @@ done < <(xargs awk '
         else if (floor == "backup" && header == "core/image/extent.h") next
         else if (index(" " below[floor] " ", " " floor_of(header) " ") == 0)
             print FILENAME ":" FNR ": " floor " may not include " header
+        else if (floor == "image" && floor_of(header) == "image" &&
+                 room_of[name_of(header)] > room_of[name_of(FILENAME)])
+            print FILENAME ":" FNR ": " header " stands in a room behind this one"
         next
     }
     /<nbdkit/ && floor != "filter" && floor != "tests" {
