@@ -253,8 +253,7 @@ Result<void> take_qcow2_shrink(Config &config, const char *value)
     shrinking.to = align_up(TRY(parse_size(size, wrong)), limits::sector);
     if (shrinking.to == 0)
         return wrong;
-    return set_maintenance(
-        config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
+    return set_maintenance(config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
 }
 
 struct Key {
