@@ -99,8 +99,10 @@ Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flag
         if (!why_read_only_ && !TRY(image_->zero_is_fast(range, flags.may_unmap)))
             return Error(Errc::unsupported, "zeros would have to be written");
     }
-    return change(range, flags.fua, Parts::several, [&] { return image_->place_zero(range, flags.may_unmap); },
-                  [&](Range part) { return image_->zero(part, flags.may_unmap); });
+    return change(
+        range, flags.fua, Parts::several,
+        [&] { return image_->place_zero(range, flags.may_unmap); },
+        [&](Range part) { return image_->zero(part, flags.may_unmap); });
 }
 
 Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
@@ -149,9 +151,10 @@ Result<std::vector<Extent>> Disk::block_status(GuestOffset offset, std::uint64_t
 {
     Passage passage(gate_);
     TRY(check_range(Range::of(offset.value, length)));
-    return consecutive_extents(offset.value, length, [&](std::uint64_t from, std::uint64_t length_max) {
-        return image_->status(from, length_max);
-    });
+    return consecutive_extents(offset.value, length,
+                               [&](std::uint64_t from, std::uint64_t length_max) {
+                                   return image_->status(from, length_max);
+                               });
 }
 
 }  // namespace qcow2

@@ -33,8 +33,8 @@ std::optional<BitmapDirectoryEntry> recovered(const BitmapDirectoryEntry &entry,
 }  // namespace
 
 // Of one name only one may be valid. What is out of date is so as a whole.
-std::vector<RecoverableBitmap> list_recoverable(const BitmapDirectory &directory, const Image &image,
-                                                Recoverable which)
+std::vector<RecoverableBitmap> list_recoverable(const BitmapDirectory &directory,
+                                                const Image &image, Recoverable which)
 {
     std::vector<RecoverableBitmap> found;
     const bool out_of_date = directory.out_of_date().has_value();

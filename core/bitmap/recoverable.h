@@ -25,8 +25,8 @@ struct RecoverableBitmap {
 };
 
 // All at once, since an image may have thousands.
-std::vector<RecoverableBitmap> list_recoverable(const BitmapDirectory &directory, const Image &image,
-                                                Recoverable which);
+std::vector<RecoverableBitmap> list_recoverable(const BitmapDirectory &directory,
+                                                const Image &image, Recoverable which);
 
 using RecoverableBitmaps = std::unordered_set<const BitmapDirectoryEntry *>;
 RecoverableBitmaps recoverable_bitmaps(const BitmapDirectory &directory, const Image &image);

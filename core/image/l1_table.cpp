@@ -41,7 +41,8 @@ Result<void> check_l1_entry(L1Entry l1, const Geometry &geometry, const ByteStor
     return {};
 }
 
-Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOffset offset, std::uint32_t l1_size)
+Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOffset offset,
+                              std::uint32_t l1_size)
 {
     const std::uint64_t bytes = std::uint64_t(l1_size) * 8;
     const std::string where = "L1 table at " + hex(offset.value);
@@ -64,7 +65,8 @@ Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOf
 HostRun L1Table::clusters() const
 {
     return entries_.empty() ? HostRun()
-                            : HostRun{geometry_.cluster_of(offset_), geometry_.clusters_for(entries_.size() * 8)};
+                            : HostRun{geometry_.cluster_of(offset_),
+                                      geometry_.clusters_for(entries_.size() * 8)};
 }
 
 bool L1Table::has_tables() const { return std::ranges::any_of(entries_, &L1Entry::present); }
@@ -95,7 +97,8 @@ std::vector<L1Table::Sector> L1Table::dirty_sectors() const
     std::vector<Sector> sectors;
     for (const std::uint64_t sector : dirty_) {
         const std::uint64_t first = sector * l1_entries_per_sector;
-        const std::uint64_t end = std::min<std::uint64_t>(first + l1_entries_per_sector, entries_.size());
+        const std::uint64_t end =
+            std::min<std::uint64_t>(first + l1_entries_per_sector, entries_.size());
         sectors.push_back({offset_.value + first * 8, encode(first, end)});
     }
     return sectors;

@@ -94,15 +94,13 @@ bool continues(const ClusterMapping &run, std::uint64_t bytes, const ClusterMapp
 
 Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata,
                  Allocator &allocator, std::uint64_t cache_bytes)
-    : store_(store),
-      header_(header),
-      metadata_(metadata),
-      allocator_(allocator),
+    : store_(store), header_(header), metadata_(metadata), allocator_(allocator),
       geometry_(header.header().geometry()),
       dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / dirty_share, 64 << 10)),
       cache_(store, Rank::mapping, std::min<std::uint64_t>(geometry_.cluster_size(), 4096),
              cache_bytes - cache_bytes / lookaside_share),
-      lookaside_(geometry_, geometry_.clusters_for(header.header().size), cache_bytes / lookaside_share),
+      lookaside_(geometry_, geometry_.clusters_for(header.header().size),
+                 cache_bytes / lookaside_share),
       l1_(geometry_)
 {
 }
@@ -115,12 +113,14 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
         if (read.raw() == 0)
             continue;  // as most are of a large disk
         Result<void> entry = check_l1_entry(read, geometry_, store_);
-        if (entry && read.present() && !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
+        if (entry && read.present() &&
+            !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
         if (!entry && !why_read_only_)
-            why_read_only_ = std::move(entry)
-                                 .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
-                                 .error();
+            why_read_only_ =
+                std::move(entry)
+                    .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
+                    .error();
     }
     Locked lock(cache_.mutex);
     l1_ = std::move(l1);
@@ -130,7 +130,8 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 Result<void> Mapping::reload()
 {
     Locked lock(cache_.mutex);
-    L1Table l1 = TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
+    L1Table l1 =
+        TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
     for (const L1Entry &entry : l1_.entries())
         if (entry.present())
             cache_.forget(entry.l2_table(), geometry_.cluster_size());
@@ -216,7 +217,8 @@ void Mapping::put_out_of_reach(HostOffset place, std::uint8_t *entry)
     cache_.before_change(place);
     store_be64(entry, put_l2_entry_out_of_reach(raw, geometry_));
     store_.hold_growth();
-    log_debug("L2 entry at " + hex(place.value) + ": " + hex(raw) + " leads behind the end of the file; it is put "
+    log_debug("L2 entry at " + hex(place.value) + ": " + hex(raw) +
+              " leads behind the end of the file; it is put "
               "out of reach");
 }
 
@@ -279,7 +281,8 @@ Result<MappedRun> Mapping::map_locked(GuestOffset offset, std::uint64_t length_m
             if (!same)
                 break;
             run = Unallocated();
-            at = (cluster.value + l1_.absent_length(cluster, div_ceil(end, per_cluster) - cluster.value)) *
+            at = (cluster.value +
+                  l1_.absent_length(cluster, div_ceil(end, per_cluster) - cluster.value)) *
                  per_cluster;
             continue;
         }

@@ -158,7 +158,9 @@ Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
     const MutableBytes piece = TRY(cache_.get(place));
     const std::uint64_t begin = place.value % cache_.piece_bytes();
     count = std::min(count, (piece.size() - begin) / geometry_.l2_entry_bytes());
-    const auto word = [&](std::uint64_t i) { return &piece[begin + i * geometry_.l2_entry_bytes()]; };
+    const auto word = [&](std::uint64_t i) {
+        return &piece[begin + i * geometry_.l2_entry_bytes()];
+    };
 
     struct Step {
         ClusterMapping was, is;

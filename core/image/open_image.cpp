@@ -211,11 +211,12 @@ Result<std::unique_ptr<Image>> open_image(ByteStore &store, const ImageOptions &
     if (auto error = unsupported_feature(beginning.area.header))
         return *std::move(error);
     ImageOptions its_own = options;
-    its_own.cache_bytes =
-        std::max(options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
+    its_own.cache_bytes = std::max(
+        options.cache_bytes == 0 ? default_cache_bytes : options.cache_bytes, cache_bytes_min);
     if (!files) {
         files.emplace();
-        files->backing = TRY(open_backing(beginning.area, options.place, backing_share(its_own.cache_bytes)));
+        files->backing =
+            TRY(open_backing(beginning.area, options.place, backing_share(its_own.cache_bytes)));
         files->data_file = TRY(open_data_file(beginning.area, options));
     }
     return Image::open(store, std::move(beginning), *std::move(files), its_own);

@@ -11,7 +11,8 @@ namespace qcow2 {
 Result<std::uint64_t> CopiedBits::count_to_come(HostOffset host, const CountChanges &changes)
 {
     const HostCluster cluster = geometry_.cluster_of(host);
-    return TRY(image_.allocator().refcount(cluster)) + static_cast<std::uint64_t>(changes.of(cluster));
+    return TRY(image_.allocator().refcount(cluster)) +
+           static_cast<std::uint64_t>(changes.of(cluster));
 }
 
 Result<bool> CopiedBits::wanted(HostOffset host, const CountChanges &changes)
@@ -40,7 +41,8 @@ Result<CopiedBits::Righted> CopiedBits::put_right(L2Table &table, const CountCha
 // Those that go, and the new ones have `names_more` names besides the active one. Where a count
 // says that others name a table, too, bits that could be set stay clear: the next writer copies.
 // (It may be too high: the power went in the middle of a change in place.)
-Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &changes, std::int64_t names_more)
+Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &changes,
+                                                          std::int64_t names_more)
 {
     std::vector<std::size_t> wrong;
     TRY(active_.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
@@ -64,8 +66,9 @@ Result<std::vector<L1Entry>> CopiedBits::move_wrong_tables(Aside &aside, CountCh
     const std::vector<HostOffset> places = TRY(take_scattered(image_, aside, wrong.size()));
     std::vector<L1Entry> l1;
     for (const L1Entry &entry : active_.l1())
-        l1.push_back(entry.present() ? L1Entry::of(entry.l2_table(), TRY(wanted(entry.l2_table(), changes)))
-                                     : entry);
+        l1.push_back(entry.present()
+                         ? L1Entry::of(entry.l2_table(), TRY(wanted(entry.l2_table(), changes)))
+                         : entry);
     std::size_t next = 0;
     std::vector<std::pair<HostCluster, std::int64_t>> moved;
     TRY(active_.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {

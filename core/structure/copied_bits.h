@@ -19,12 +19,16 @@ namespace qcow2 {
 class CopiedBits {
 public:
     // Both must outlive it. active: the disk's tree.
-    CopiedBits(Image &image, const Tree &active) : image_(image), active_(active), geometry_(image.geometry()) {}
+    CopiedBits(Image &image, const Tree &active)
+        : image_(image), active_(active), geometry_(image.geometry())
+    {
+    }
 
     // The L1 table as it is to be, with the L2 tables whose bits change written aside.
     // changes: of the counts; the tables that come and go are added. names_more: of the new
     // tables, besides the disk's.
-    Result<std::vector<L1Entry>> move_wrong_tables(Aside &aside, CountChanges &changes, std::int64_t names_more);
+    Result<std::vector<L1Entry>> move_wrong_tables(Aside &aside, CountChanges &changes,
+                                                   std::int64_t names_more);
 
     // In the tables where they are, durably. L1 entries go by the same rule.
     Result<void> put_right_in_place(const CountChanges &changes);
@@ -40,7 +44,8 @@ private:
     Result<std::uint64_t> count_to_come(HostOffset host, const CountChanges &changes);
     Result<bool> wanted(HostOffset host, const CountChanges &changes);
     Result<Righted> put_right(L2Table &table, const CountChanges &changes);
-    Result<std::vector<std::size_t>> wrong_tables(const CountChanges &changes, std::int64_t names_more);
+    Result<std::vector<std::size_t>> wrong_tables(const CountChanges &changes,
+                                                  std::int64_t names_more);
 
     Image &image_;
     const Tree &active_;

@@ -27,16 +27,19 @@ Result<std::vector<HostCluster>> take_clusters(Aside &aside, std::uint64_t count
     return clusters;
 }
 
-Result<void> write_table(Aside &aside, const std::vector<BitmapTableEntry> &table, BitmapDirectoryEntry &entry)
+Result<void> write_table(Aside &aside, const std::vector<BitmapTableEntry> &table,
+                         BitmapDirectoryEntry &entry)
 {
-    entry.bitmap_table_offset = TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
+    entry.bitmap_table_offset =
+        TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
     entry.bitmap_table_size = static_cast<std::uint32_t>(table.size());
     return {};
 }
 
 }  // namespace
 
-Result<void> write_bits(Aside &aside, Image &image, const BitVector &bits, BitmapDirectoryEntry &entry)
+Result<void> write_bits(Aside &aside, Image &image, const BitVector &bits,
+                        BitmapDirectoryEntry &entry)
 {
     const Geometry &geometry = image.geometry();
     const Bytes data = bits.bytes();
@@ -54,7 +57,8 @@ Result<void> write_bits(Aside &aside, Image &image, const BitVector &bits, Bitma
     for (std::size_t n = 0; n < clusters.size(); ++n) {
         const std::size_t i = with_cluster[n];
         const std::uint64_t begin = i << geometry.cluster_bits;
-        const Bytes piece = sub(data, begin, std::min(geometry.cluster_size(), data.size() - begin));
+        const Bytes piece =
+            sub(data, begin, std::min(geometry.cluster_size(), data.size() - begin));
         bytes.assign(piece.begin(), piece.end());
         bytes.resize(geometry.cluster_size());
         table[i].data = geometry.offset_of(clusters[n]);
@@ -74,7 +78,8 @@ Result<void> write_uniform_bits(Aside &aside, Image &image, std::uint64_t disk_s
     if (tail_bits != 0) {  // the bits behind the last one must be zero, and B7
         const BitVector last(tail_bits, value);
         const Bytes piece = last.bytes();
-        table.back() = {TRY(aside.write(Buffer(piece.begin(), piece.end())).in("bitmap data")), false};
+        table.back() = {TRY(aside.write(Buffer(piece.begin(), piece.end())).in("bitmap data")),
+                        false};
     }
     return write_table(aside, table, entry);
 }
@@ -98,7 +103,8 @@ Result<HostOffset> take_durably(Image &image)
 
 }  // namespace
 
-Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, std::vector<BitmapTableEntry> table)
+Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry,
+                               std::vector<BitmapTableEntry> table)
 {
     const Geometry &geometry = image.geometry();
     const BitmapSize size = size_of(image, entry);
@@ -109,7 +115,8 @@ Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, 
         if (some != table.end())
             table.back() = std::exchange(*some, BitmapTableEntry{});
         else
-            table.back() = {TRY(take_durably(image).in("there is no room for its last bits")), false};
+            table.back() = {TRY(take_durably(image).in("there is no room for its last bits")),
+                            false};
     }
     Buffer bytes(table.size() * 8);
     for (std::size_t i = 0; i < table.size(); ++i) {
@@ -123,7 +130,9 @@ Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry, 
             std::fill(data.begin(), data.end(), 0);
             std::ranges::copy(last.bytes(), data.begin());
         }
-        TRY(image.store().write(table[i].data.value, data).in("bitmap data at " + hex(table[i].data.value)));
+        TRY(image.store()
+                .write(table[i].data.value, data)
+                .in("bitmap data at " + hex(table[i].data.value)));
     }
     TRY(image.store().write(entry.bitmap_table_offset.value, bytes).in("bitmap table"));
     return image.store().flush();

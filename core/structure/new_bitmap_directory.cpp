@@ -7,7 +7,8 @@
 
 namespace qcow2 {
 
-Result<ImageHeader::Change> write_bitmap_directory(Aside &aside, std::vector<BitmapDirectoryEntry> entries,
+Result<ImageHeader::Change> write_bitmap_directory(Aside &aside,
+                                                   std::vector<BitmapDirectoryEntry> entries,
                                                    HostRun old)
 {
     aside.replace(old);

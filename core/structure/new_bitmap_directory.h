@@ -23,7 +23,8 @@ namespace qcow2 {
 // Writes the entries aside, as a new directory, and lets the old one go (none: it
 // leaks). Done to the header area, the change makes the header name the new one;
 // without entries, extension and autoclear bit 0 go (H4).
-Result<ImageHeader::Change> write_bitmap_directory(Aside &aside, std::vector<BitmapDirectoryEntry> entries,
+Result<ImageHeader::Change> write_bitmap_directory(Aside &aside,
+                                                   std::vector<BitmapDirectoryEntry> entries,
                                                    HostRun old);
 
 }  // namespace qcow2

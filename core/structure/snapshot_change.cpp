@@ -47,13 +47,17 @@ private:
     Result<void> check_wanted() const;
     Snapshot new_record() const;
     Result<void> plan() override;
-    Result<void> count(CountChanges &changes) const override { return shared_->count_names(1, changes); }
+    Result<void> count(CountChanges &changes) const override
+    {
+        return shared_->count_names(1, changes);
+    }
     Result<void> change_aside(CountChanges &changes) override;
     Result<void> change_in_place(const CountChanges &changes) override;
     Result<HostOffset> write_snapshot(Aside &aside, const std::vector<L1Entry> &l1);
     Result<ImageHeader::Change> prepare_more(Aside &aside) const
     {
-        return companion_ ? companion_(aside, image_.disk_size()) : ImageHeader::Change([](HeaderArea &) {});
+        return companion_ ? companion_(aside, image_.disk_size())
+                          : ImageHeader::Change([](HeaderArea &) {});
     }
 
     const NewSnapshot &wanted_;
@@ -65,7 +69,8 @@ Result<void> CreateSnapshot::check_wanted() const
 {
     if (wanted_.name.empty() || wanted_.name.size() > name_bytes_max ||
         wanted_.name.find('\0') != std::string::npos)
-        return Error(Errc::invalid, "the name of a snapshot has 1 to " + std::to_string(name_bytes_max) +
+        return Error(Errc::invalid, "the name of a snapshot has 1 to " +
+                                        std::to_string(name_bytes_max) +
                                         " bytes, none of them zero");
     if (table_.snapshots.size() >= limits::snapshots_max)
         return Error(Errc::invalid, "an image cannot have more than " +
@@ -102,15 +107,16 @@ Result<void> CreateSnapshot::plan()
 // l1: what the snapshot is to name.
 Result<HostOffset> CreateSnapshot::write_snapshot(Aside &aside, const std::vector<L1Entry> &l1)
 {
-    snapshots_.back().l1_table_offset =
-        TRY(write_l1(aside, without_copied(l1, shared_->l1().size())).in("L1 table of the snapshot"));
+    snapshots_.back().l1_table_offset = TRY(
+        write_l1(aside, without_copied(l1, shared_->l1().size())).in("L1 table of the snapshot"));
     return write_snapshots(aside);
 }
 
 Result<void> CreateSnapshot::change_aside(CountChanges &changes)
 {
     Aside aside(image_);
-    const std::vector<L1Entry> l1 = TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 1));
+    const std::vector<L1Entry> l1 =
+        TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 1));
     const HostOffset table = TRY(write_snapshot(aside, l1));
     const HostOffset l1_place = TRY(move_l1(aside, l1));
     aside.replace(old_snapshot_table());
@@ -148,7 +154,10 @@ Result<void> CreateSnapshot::change_in_place(const CountChanges &changes)
 
 class DeleteSnapshot final : public SnapshotOperation {
 public:
-    DeleteSnapshot(Image &image, std::string_view id_or_name) : SnapshotOperation(image), id_or_name_(id_or_name) {}
+    DeleteSnapshot(Image &image, std::string_view id_or_name)
+        : SnapshotOperation(image), id_or_name_(id_or_name)
+    {
+    }
 
 private:
     Result<void> plan() override;
@@ -181,7 +190,8 @@ Result<void> DeleteSnapshot::change_aside(CountChanges &changes)
 {
     Aside aside(image_);
     const HostOffset table = TRY(write_snapshots(aside));
-    const std::vector<L1Entry> l1 = TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 0));
+    const std::vector<L1Entry> l1 =
+        TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 0));
     const HostOffset l1_place = TRY(move_l1(aside, l1));
     return commit_with_counts(image_, aside, changes, [&](HeaderArea &area) {
         name_snapshots(area.header, table);
@@ -279,7 +289,8 @@ Result<void> ApplySnapshot::change_in_place(const CountChanges &changes)
 
 }  // namespace
 
-Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot, const SwitchCompanion &companion)
+Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot,
+                             const SwitchCompanion &companion)
 {
     return CreateSnapshot(image, snapshot, companion).run();
 }
@@ -289,7 +300,8 @@ Result<void> delete_snapshot(Image &image, std::string_view id_or_name)
     return DeleteSnapshot(image, id_or_name).run();
 }
 
-Result<void> apply_snapshot(Image &image, std::string_view id_or_name, const SwitchCompanion &companion)
+Result<void> apply_snapshot(Image &image, std::string_view id_or_name,
+                            const SwitchCompanion &companion)
 {
     return ApplySnapshot(image, id_or_name, companion).run();
 }

@@ -35,11 +35,13 @@ namespace qcow2 {
 
 // What else is to change in the same commit, when the disk has this size: written
 // aside. Called twice if there is no room the first time.
-using SwitchCompanion = std::function<Result<ImageHeader::Change>(Aside &, std::uint64_t disk_size)>;
+using SwitchCompanion =
+    std::function<Result<ImageHeader::Change>(Aside &, std::uint64_t disk_size)>;
 
 // With the ID that QEMU would give it. Names may be there already. companion:
 // nullptr if there is none.
-Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot, const SwitchCompanion &companion = nullptr);
+Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot,
+                             const SwitchCompanion &companion = nullptr);
 
 Result<void> delete_snapshot(Image &image, std::string_view id_or_name);
 

@@ -83,11 +83,13 @@ Result<void> SnapshotOperation::load_active()
 Result<Tree> SnapshotOperation::tree_of(const Snapshot &snapshot)
 {
     TRY(check_snapshot(snapshot, geometry_));
-    Tree tree = TRY(Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot)));
+    Tree tree =
+        TRY(Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot)));
     if (!tree.l1().empty() && tree.l1_clusters().first < active_->l1_clusters().end() &&
         active_->l1_clusters().first < tree.l1_clusters().end())
         return finding(Finding::tables_overlap, words_for(snapshot) + ", L1 table at " +
-                                                    hex(snapshot.l1_table_offset.value) + ": it is the disk's");
+                                                    hex(snapshot.l1_table_offset.value) +
+                                                    ": it is the disk's");
     std::unordered_set<HostOffset> shared;
     for (const L1Entry &l1 : active_->l1())
         shared.insert(l1.l2_table());
@@ -101,8 +103,9 @@ Result<Tree> SnapshotOperation::tree_of(const Snapshot &snapshot)
 
 Result<HostOffset> SnapshotOperation::write_snapshots(Aside &aside) const
 {
-    return snapshots_.empty() ? Result<HostOffset>(HostOffset())
-                              : aside.write(encode_snapshot_table(snapshots_)).in("new snapshot table");
+    return snapshots_.empty()
+               ? Result<HostOffset>(HostOffset())
+               : aside.write(encode_snapshot_table(snapshots_)).in("new snapshot table");
 }
 
 void SnapshotOperation::name_snapshots(Header &header, HostOffset table) const

@@ -41,7 +41,8 @@ protected:
     Header header() const { return image_.header().header(); }
     HostRun old_snapshot_table() const
     {
-        return {geometry_.cluster_of(header().snapshots_offset), geometry_.clusters_for(table_.encoded_size)};
+        return {geometry_.cluster_of(header().snapshots_offset),
+                geometry_.clusters_for(table_.encoded_size)};
     }
     Result<void> load_active();
     Result<Tree> tree_of(const Snapshot &snapshot);
