@@ -108,9 +108,9 @@ public:
     // were refused. Nobody else is inside, and no bit counts by being in memory.
     void forget_refused(std::uint64_t page);
 
-    // It was written, and nothing else is true of what the file has.
+    // The file now holds exactly this page (not yet durable).
     void written(const PageImage &image);
-    // It was written, and is durable.
+    // The file now holds this page durably.
     void durable(const PageImage &image);
     // All that was written is durable, and exact.
     void settled();

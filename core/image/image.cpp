@@ -187,8 +187,8 @@ std::optional<Error> Image::first_cause()
     return cause || !data_store_ ? cause : data_store_->first_cause();
 }
 
-// No room may be a matter of clusters that only wait for a flush. And who meets
-// metadata where the guest's bytes should go does not go on.
+// no_space may be cured by a flush, which frees released clusters: then it is tried once
+// more. A change that meets metadata where the guest's bytes should go is the last one.
 template <class Operation>
 Result<void> Image::change(Operation operation)
 {

@@ -8,11 +8,10 @@
 // A slot is one word, so it is read and written as a whole. A cluster has one
 // slot; others that share it push it out.
 //
-// find(): any thread, no lock. All else: under the lock under which mappings
-// change, put() without letting go of it since the entry was read, forget()
-// before it is let go of once the entry was changed. So who looks after a change
-// has ended does not find what was before, and who finds it all the same has
-// looked before the drain (W3) that the cluster's next use waits for.
+// find(): any thread, no lock. All else: under the lock under which mappings change.
+// put() and forget() run in the same critical section as the read or the change of the
+// entry that they describe. So a find() that starts after a change has returned never sees
+// the old value; one that does see it has started earlier, and drain() (W3) waits for it.
 
 #pragma once
 

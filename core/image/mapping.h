@@ -72,10 +72,11 @@ public:
     // or Compressed. `copied` as in map().
     Result<ClusterMapping> cluster(GuestCluster cluster);
 
-    // Images lie: are the clusters that so many mappings like this one, side by
-    // side from this guest offset on, name the guest's, to be written or let go of?
+    // Fails (data_cluster_is_metadata) if any of the `count` clusters that start at this
+    // mapping is known metadata: images lie. Call it before writing to them or releasing
+    // them. guest: where the mapping stands, for the message.
     Result<void> check_own(const ClusterMapping &mapping, std::uint64_t count, GuestOffset guest);
-    // They were not, and a request was refused.
+    // check_own() has failed, so that a request was refused.
     bool met_metadata() const { return met_metadata_.load(); }
 
     // Makes sure that the L2 table of this cluster exists and is ours alone.
