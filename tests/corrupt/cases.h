@@ -29,7 +29,7 @@ enum class Fate {
 };
 
 // The guest cluster of which the mapping is made wrong, in the second L2 table.
-constexpr std::uint64_t bad_cluster = 600;
+inline constexpr std::uint64_t bad_cluster = 600;
 
 struct Case {
     Fate fate;

@@ -79,6 +79,6 @@ void refused(const Result<T> &done, Errc code, const std::string &words_of_it)
     BOOST_TEST(done.error().what.find(words_of_it) != std::string::npos, done.error().what);
 }
 
-constexpr std::uint64_t autoclear_byte = 95;
+inline constexpr std::uint64_t autoclear_byte = 95;
 
 }  // namespace order_bitmap_operations

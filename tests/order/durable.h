@@ -17,8 +17,8 @@ namespace order_durable {
 using namespace qcow2;
 using namespace qcow2::test;
 
-constexpr std::uint64_t cs = 4096;
-constexpr std::uint64_t region = 256 << 10;
+inline constexpr std::uint64_t cs = 4096;
+inline constexpr std::uint64_t region = 256 << 10;
 
 inline ImageSpec durable_spec()
 {

@@ -17,7 +17,7 @@ namespace order_restructure {
 using namespace qcow2;
 using namespace qcow2::test;
 
-constexpr std::uint64_t cluster = 4096;
+inline constexpr std::uint64_t cluster = 4096;
 
 inline ImageSpec with_bitmap()
 {

@@ -25,7 +25,7 @@ namespace frozen_disk {
 using namespace qcow2;
 using namespace qcow2::test;
 
-constexpr std::uint64_t block = block_bytes;
+inline constexpr std::uint64_t block = block_bytes;
 
 inline Buffer of(std::uint64_t length, std::uint8_t value) { return Buffer(length, value); }
 

@@ -23,7 +23,7 @@ namespace check_ {
 using namespace qcow2;
 using namespace qcow2::test;
 
-constexpr std::uint64_t copied = std::uint64_t(1) << 63;
+inline constexpr std::uint64_t copied = std::uint64_t(1) << 63;
 
 inline ImageSpec plain_spec()
 {
