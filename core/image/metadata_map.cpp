@@ -4,7 +4,9 @@
 #include "core/image/metadata_map.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
+#include <new>
 
 namespace qcow2 {
 
@@ -30,10 +32,17 @@ void for_each_word(HostRun run, std::size_t words, Visit visit)
 
 }  // namespace
 
+MetadataMap::MetadataMap()
+    : filter_(static_cast<std::uint64_t *>(std::calloc(filter_words, sizeof(std::uint64_t))))
+{
+    if (!filter_)
+        throw std::bad_alloc();
+}
+
 void MetadataMap::note(HostRun run)
 {
-    for_each_word(run, filter_.size(), [&](std::uint64_t index, std::uint64_t bits) {
-        filter_[index].fetch_or(bits, std::memory_order_release);
+    for_each_word(run, filter_words, [&](std::uint64_t index, std::uint64_t bits) {
+        std::atomic_ref(filter_[index]).fetch_or(bits, std::memory_order_release);
         return true;
     });
 }
@@ -41,8 +50,8 @@ void MetadataMap::note(HostRun run)
 bool MetadataMap::may_overlap(HostRun run) const
 {
     bool found = false;
-    for_each_word(run, filter_.size(), [&](std::uint64_t index, std::uint64_t bits) {
-        found = filter_[index].load(std::memory_order_acquire) & bits;
+    for_each_word(run, filter_words, [&](std::uint64_t index, std::uint64_t bits) {
+        found = std::atomic_ref(filter_[index]).load(std::memory_order_acquire) & bits;
         return !found;
     });
     return found;

@@ -17,10 +17,10 @@
 
 #pragma once
 
-#include <atomic>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <shared_mutex>
-#include <vector>
 
 #include "core/image/cluster_set.h"
 
@@ -28,7 +28,7 @@ namespace qcow2 {
 
 class MetadataMap {
 public:
-    MetadataMap() : filter_(filter_bits / word_bits) {}
+    MetadataMap();
 
     // Adds clusters of one owner. False if one of them was in the map already.
     bool add(HostRun run);
@@ -52,10 +52,16 @@ private:
     // lock as without it.
     static constexpr std::uint64_t filter_bits = 1 << 20;
     static constexpr std::uint64_t word_bits = 64;
+    static constexpr std::uint64_t filter_words = filter_bits / word_bits;
     void note(HostRun run);
     bool may_overlap(HostRun run) const;
 
-    std::vector<std::atomic<std::uint64_t>> filter_;
+    // Zeroed by the kernel, page by page as they are touched: an image that is opened, and each
+    // file behind it, pays for those clusters that have metadata, not for 128 KiB.
+    struct Free {
+        void operator()(std::uint64_t *words) const { std::free(words); }
+    };
+    std::unique_ptr<std::uint64_t[], Free> filter_;
 
     // Not a Mutex: it is the innermost of all, and many may read.
     mutable std::shared_mutex mutex_;
