@@ -29,9 +29,8 @@ bool is_good_id(const std::string &id)
 Result<FrozenBitmap> freeze(EnabledBitmap &bitmap)
 {
     TRY(bitmap.bits.load_all().in(words_for_bitmap(bitmap.name)));
-    const auto bits = std::make_shared<SparseBits>(bitmap.stored.size().bits);
-    bitmap.bits.copy_precise(*bits);
-    return FrozenBitmap{bitmap.name, bitmap.granularity, bits};
+    return FrozenBitmap{bitmap.name, bitmap.granularity,
+                        std::make_shared<FrozenBits>(bitmap.bits.copy_precise())};
 }
 
 std::shared_ptr<const Needed> needed_for(const std::vector<FrozenBitmap> &bitmaps)

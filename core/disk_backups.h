@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "core/backup/frozen_disks.h"
-#include "core/bitmap/sparse_bits.h"
+#include "core/bitmap/frozen_bits.h"
 
 namespace qcow2 {
 
@@ -51,7 +51,7 @@ struct BackupRequest {
 struct FrozenBitmap {
     std::string name;
     std::uint64_t granularity = 0;  // bytes
-    std::shared_ptr<const SparseBits> bits;
+    std::shared_ptr<const FrozenBits> bits;
 };
 
 // What a backup shows; held by those who show it. Constant, but for the disk's figures.

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "core/base/invariant.h"
+#include "core/base/made.h"
 
 namespace qcow2 {
 
@@ -20,19 +21,6 @@ std::uint64_t everywhere(Kept kept) { return low_bits * static_cast<std::uint64_
 std::uint64_t places(std::uint64_t begin, std::uint64_t end)
 {
     return ~std::uint64_t(0) >> (64 - 2 * (end - begin)) << 2 * begin;
-}
-
-// Two threads may make one: the first that is in stays.
-template <class T>
-T &made(std::atomic<T *> &slot)
-{
-    T *there = slot.load(std::memory_order_acquire);
-    if (there)
-        return *there;
-    auto mine = std::make_unique<T>();
-    if (slot.compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
-        return *mine.release();
-    return *there;
 }
 
 }  // namespace

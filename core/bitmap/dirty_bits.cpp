@@ -74,16 +74,6 @@ DirtyBits::Page::~Page()
         delete sector.load();
 }
 
-// Two threads may make one sector: the first that is in stays.
-DirtyBits::Sector &DirtyBits::Page::make(std::uint64_t number)
-{
-    auto mine = std::make_unique<Sector>();
-    Sector *there = nullptr;
-    if (sectors[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
-        return *mine.release();
-    return *there;
-}
-
 // Calls for each of these words of a page whose sector is there: its number in
 // the page, the word.
 template <class Visit>
@@ -168,15 +158,17 @@ std::uint64_t DirtyBits::count_precise() const
     return bits;
 }
 
-void DirtyBits::copy_precise(SparseBits &to) const
+FrozenBits DirtyBits::copy_precise() const
 {
+    FrozenBits bits(bits_);
     for (std::uint64_t number = 0; number < pages(); ++number) {
         const Page *page = loaded(number);
         INVARIANT(page);
         for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
-            to.set_word(number * page_words + at, word.precise.load());
+            bits.append(number * page_words + at, word.precise.load(std::memory_order_relaxed));
         });
     }
+    return bits;
 }
 
 void DirtyBits::replace_precise(const SparseBits &bits)

@@ -40,8 +40,10 @@
 #include <vector>
 
 #include "core/base/bytes.h"
+#include "core/base/made.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/bitmap/frozen_bits.h"
 #include "core/bitmap/sparse_bits.h"
 
 namespace qcow2 {
@@ -82,8 +84,7 @@ public:
 
     // --- Nobody else is inside, and all pages are in memory.
 
-    // Sets there what is precise here.
-    void copy_precise(SparseBits &to) const;
+    FrozenBits copy_precise() const;
     // These bits, and no others, are what the bitmap is to say from now on. What is
     // durable stays so: it becomes extra, as far as it is not among them.
     void replace_precise(const SparseBits &bits);
@@ -158,12 +159,7 @@ private:
         // nullptr if it is not there.
         Sector *sector(std::uint64_t number) const { return sectors[number].load(std::memory_order_acquire); }
         // Made if it is not there.
-        Sector &made(std::uint64_t number)
-        {
-            Sector *there = sector(number);
-            return there ? *there : make(number);
-        }
-        Sector &make(std::uint64_t number);
+        Sector &made(std::uint64_t number) { return qcow2::made(sectors[number]); }
     };
 
     template <class Visit>

@@ -9,27 +9,32 @@
 
 #include "core/base/arith.h"
 #include "core/base/invariant.h"
+#include "core/base/made.h"
 
 namespace qcow2 {
 
-SparseBits::SparseBits(std::uint64_t size) : size_(size), sectors_(div_ceil(size, sector_bits)) {}
-
-SparseBits::~SparseBits()
+SparseBits::Branch::~Branch()
 {
-    for (auto &sector : sectors_)
+    for (auto &sector : sectors)
         delete sector.load();
 }
 
-// Two threads may make one sector: the first that is in stays.
-SparseBits::Sector &SparseBits::made(std::uint64_t number)
+SparseBits::SparseBits(std::uint64_t size)
+    : size_(size), branches_(div_ceil(size, sector_bits * branch_sectors))
 {
-    if (Sector *there = sector(number))
-        return *there;
-    auto mine = std::make_unique<Sector>();
-    Sector *there = nullptr;
-    if (sectors_[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
-        return *mine.release();
-    return *there;
+}
+
+SparseBits::~SparseBits()
+{
+    for (auto &branch : branches_)
+        delete branch.load();
+}
+
+// nullptr if it is not there.
+const SparseBits::Sector *SparseBits::sector(std::uint64_t number) const
+{
+    const Branch *branch = branches_[number / branch_sectors].load(std::memory_order_acquire);
+    return branch ? branch->sectors[number % branch_sectors].load(std::memory_order_acquire) : nullptr;
 }
 
 void SparseBits::set(Range bits)
@@ -48,7 +53,9 @@ void SparseBits::set_word(std::uint64_t number, std::uint64_t value)
 {
     if (value == 0)
         return;
-    auto &word = made(number / sector_words)[number % sector_words];
+    const std::uint64_t sector = number / sector_words;
+    Branch &branch = made(branches_[sector / branch_sectors]);
+    auto &word = made(branch.sectors[sector % branch_sectors])[number % sector_words];
     // Where all are set already no cache line has to be fetched from another processor.
     if ((word.load(std::memory_order_relaxed) & value) != value)
         word.fetch_or(value, std::memory_order_relaxed);
@@ -72,10 +79,8 @@ std::uint64_t SparseBits::word(std::uint64_t number) const
 std::uint64_t SparseBits::count() const
 {
     std::uint64_t bits = 0;
-    for (const auto &sector : sectors_)
-        if (const Sector *there = sector.load(std::memory_order_acquire))
-            for (const auto &word : *there)
-                bits += std::popcount(word.load(std::memory_order_relaxed));
+    for (std::uint64_t bit = next_set(0); bit < size_; bit = next_set((bit / word_bits + 1) * word_bits))
+        bits += std::popcount(word(bit / word_bits));
     return bits;
 }
 

@@ -2,8 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // SparseBits: a set of bits of which few are set. A sector of 4096 bits takes
-// memory (512 bytes) when the first of its bits is set, and a word for each
-// sector that is empty.
+// memory (512 bytes) when the first of its bits is set, and so do the places of
+// 512 sectors (4 KiB): an empty set is made in no time, however large it is.
 //
 // Any thread may set bits and look at them, without a lock; no bit is cleared.
 
@@ -45,14 +45,23 @@ public:
     std::uint64_t next_clear(std::uint64_t begin) const;
 
 private:
+    static constexpr std::uint64_t branch_sectors = 512;
+
     using Sector = std::array<std::atomic<std::uint64_t>, sector_words>;
-    Sector *sector(std::uint64_t number) const { return sectors_[number].load(std::memory_order_acquire); }
-    Sector &made(std::uint64_t number);
+    struct Branch {
+        std::array<std::atomic<Sector *>, branch_sectors> sectors{};
+
+        Branch() = default;
+        ~Branch();
+        Branch(const Branch &) = delete;
+        Branch &operator=(const Branch &) = delete;
+    };
+    const Sector *sector(std::uint64_t number) const;
     template <class Value>
     std::uint64_t next(std::uint64_t begin, Value value, bool skips_empty) const;
 
     const std::uint64_t size_;
-    std::vector<std::atomic<Sector *>> sectors_;
+    std::vector<std::atomic<Branch *>> branches_;
 };
 
 }  // namespace qcow2

@@ -287,8 +287,11 @@ FROZEN = [
        "        if (tracker_) {\n            TRY(readable());\n")]},
      ["rotation/*", "backup_model/*"]),
     ("F4: a bitmap is rotated when its backup begins",
-     {"core/disk_backups.cpp": [("    bitmap.bits.copy_precise(*bits);\n",
-       "    bitmap.bits.copy_precise(*bits);\n    bitmap.bits.replace_precise(SparseBits(bits->size()));\n")]},
+     {"core/disk_backups.cpp": [("    return FrozenBitmap{bitmap.name, bitmap.granularity,\n"
+       "                        std::make_shared<FrozenBits>(bitmap.bits.copy_precise())};\n",
+       "    const auto bits = std::make_shared<FrozenBits>(bitmap.bits.copy_precise());\n"
+       "    bitmap.bits.replace_precise(SparseBits(bits->size()));\n"
+       "    return FrozenBitmap{bitmap.name, bitmap.granularity, bits};\n")]},
      ["rotation/*", "backup_model/*"]),
     ("F4: the record is lost when the image is opened anew",
      {"core/disk_structure.cpp": [("    backups_.attach(*tracker_);\n", "")]},
