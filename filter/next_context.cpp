@@ -117,6 +117,7 @@ Result<void> NextContext::ask()
     can_zero_ = can_zero != NBDKIT_ZERO_NONE;
     can_multi_conn_ = can_multi_conn;
     rotational_ = rotational;
+    can_extents_ = can_extents;
     return ask_block_size();
 }
 
@@ -187,6 +188,31 @@ Result<void> NextContext::flush()
 }
 
 // --- Requests of any size and place.
+
+// A hole is believed only where it reads as zeros, too. Who cannot tell is no error:
+// the bytes can be read.
+ByteStore::Stretch NextContext::stretch(std::uint64_t offset, std::uint64_t length_max)
+{
+    const ByteStore::Stretch unknown{length_max, false};
+    if (!can_extents_)
+        return unknown;
+    const std::uint64_t begin = align_down(offset, limits_.minimum);
+    const std::uint64_t end = std::min(size_, align_up(offset + length_max, limits_.minimum));
+    const std::unique_ptr<nbdkit_extents, decltype(&nbdkit_extents_free)> extents(
+        nbdkit_extents_new(begin, size_), nbdkit_extents_free);
+    const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(end - begin, limits_.maximum));
+    int cause = 0;
+    const int asked = extents ? call([&] {
+        return next_->extents(next_, count, begin, NBDKIT_FLAG_REQ_ONE, extents.get(), &cause);
+    }) : -1;
+    if (asked == -1 || nbdkit_extents_count(extents.get()) == 0)
+        return unknown;
+    constexpr std::uint32_t hole = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO;
+    const nbdkit_extent first = nbdkit_get_extent(extents.get(), 0);
+    if (first.offset + first.length <= offset)
+        return unknown;
+    return {std::min(length_max, first.offset + first.length - offset), (first.type & hole) == hole};
+}
 
 Result<void> NextContext::read(std::uint64_t offset, MutableBytes bytes)
 {

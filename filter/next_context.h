@@ -17,6 +17,7 @@
 
 #include <nbdkit-filter.h>
 
+#include "core/base/byte_store.h"
 #include "core/base/bytes.h"
 #include "core/base/gate.h"
 #include "core/base/result.h"
@@ -56,6 +57,8 @@ public:
     bool rotational() const { return rotational_; }
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes);
+    // As ByteStore::stretch().
+    ByteStore::Stretch stretch(std::uint64_t offset, std::uint64_t length_max);
     // Only if can_write().
     Result<void> write(std::uint64_t offset, Bytes bytes);
     Result<void> zero(const Range &range, bool may_unmap);
@@ -97,6 +100,7 @@ private:
     bool can_trim_ = false;
     bool can_zero_ = false;
     bool can_multi_conn_ = false;
+    bool can_extents_ = false;
     bool rotational_ = false;
 };
 

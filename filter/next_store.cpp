@@ -140,6 +140,15 @@ Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
     return {};
 }
 
+ByteStore::Stretch NextStore::stretch(std::uint64_t offset, std::uint64_t length_max)
+{
+    const Passage passage(inside_);
+    NextContext &context = current();
+    if (offset >= context.size())  // what is there is ours, and new
+        return {length_max, false};
+    return context.stretch(offset, std::min(length_max, context.size() - offset));
+}
+
 template <class Layer, class Beyond>
 Result<void> NextStore::at_both(Range range, Layer layer, Beyond beyond)
 {

@@ -51,6 +51,7 @@ public:
     std::uint64_t size() const override { return size_.load(); }
     std::uint64_t fresh_from() const override { return fresh_from_.load(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override;
     Result<void> write(std::uint64_t offset, Bytes bytes) override;
     Result<void> zero(std::uint64_t offset, std::uint64_t length, bool may_unmap) override;
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;

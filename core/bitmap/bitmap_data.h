@@ -15,6 +15,7 @@
 #include "core/bitmap/directory.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/table_entry.h"
+#include "core/image/cluster_set.h"
 
 namespace qcow2 {
 
@@ -24,6 +25,8 @@ BitmapSize size_of(const Image &image, const BitmapDirectoryEntry &entry);
 // Checked entry by entry; the finding names the place. Of an inconsistent
 // bitmap the table may have another size than the disk needs.
 Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image, const BitmapDirectoryEntry &entry);
+// What it names: memory for what is there, and not for the size of the table.
+Result<std::vector<HostRun>> load_bitmap_clusters(Image &image, const BitmapDirectoryEntry &entry);
 
 // The bits of a bitmap that is sound. Ones behind the last bit are dropped.
 Result<BitVector> load_bits(Image &image, const BitmapDirectoryEntry &entry);
@@ -32,6 +35,7 @@ struct Dirty {
     std::uint64_t granules = 0;
     std::uint64_t bytes = 0;
 };
-Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry);
+// read: clusters of bitmaps that were read before are not read again, but a finding.
+Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry, ClusterSet *read = nullptr);
 
 }  // namespace qcow2

@@ -46,16 +46,16 @@ ReportLine inconsistent(const BitmapDirectory &directory, const BitmapDirectoryE
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
 }
 
-// Of one that is not in_use.
-ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, bool how_much)
+// Of one that is not in_use. read: how dirty it is is told, too.
+ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, ClusterSet *read)
 {
     if (entry.finding)
         return {LogLevel::warning,
                 "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
     const std::string state = entry.enabled() ? "enabled, tracked" : "disabled, kept as it is";
-    if (!how_much)
+    if (!read)
         return {LogLevel::debug, state};
-    const auto dirty = how_dirty(image, entry);
+    const auto dirty = how_dirty(image, entry, read);
     if (!dirty)
         return {LogLevel::warning, "cannot be read: " + dirty.error().what};
     return {LogLevel::debug, state + "; dirty: " + std::to_string(dirty->granules) +
@@ -94,10 +94,11 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
         lines.push_back({LogLevel::warning, stale(*directory, will_recover)});
     const RecoverableBitmaps recoverable = recoverable_bitmaps(*directory, image);
     std::size_t warnings = 0;
+    ClusterSet read;
     for (const BitmapDirectoryEntry &entry : directory->entries) {
         ReportLine line = entry.in_use()
                               ? inconsistent(*directory, entry, recoverable.count(&entry) != 0, will_recover)
-                              : state_of(image, entry, how_much);
+                              : state_of(image, entry, how_much ? &read : nullptr);
         if (line.level == LogLevel::warning && ++warnings > warnings_max && !how_much)
             continue;
         line.text = "bitmap " + quote(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +

@@ -6,14 +6,23 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
 
 namespace {
+
 constexpr std::uint64_t entries_per_sector = limits::sector / 8;
+
+// Of a word that was checked.
+BitmapTableEntry entry_from(std::uint64_t raw)
+{
+    return {HostOffset(raw & entry_offset_mask), (raw & bitmap_table_entry_all_ones) != 0};
 }
+
+}  // namespace
 
 StoredBitmap::StoredBitmap(Image &image, const BitmapDirectoryEntry &entry)
     : image_(image),
@@ -38,19 +47,28 @@ Result<void> StoredBitmap::open(bool notes)
     if (!note({geometry_.cluster_of(table_offset_), geometry_.clusters_for(table_size_ * 8)}))
         return finding(Finding::tables_overlap, where);
 
-    Buffer raw(table_size_ * 8);
-    TRY(store.read(table_offset_.value, raw).in(where));
+    SparseWords table(table_size_);
+    bool was_read = true;
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        was_read = false;  // what fails is the entry
+        const auto entry = [&] { return where + ", entry " + std::to_string(i); };
+        const auto decoded = decode_bitmap_table_entry(raw, geometry_);
+        if (!decoded)
+            return Error(decoded.error()).in(entry());
+        if (decoded->has_cluster() && decoded->data.value >= store.size())
+            return finding(Finding::bitmap_data_past_end, entry() + ": " + hex(decoded->data.value));
+        if (decoded->has_cluster() && !note({geometry_.cluster_of(decoded->data), 1}))
+            return finding(Finding::tables_overlap, entry() + ": " + hex(decoded->data.value));
+        table.set(i, raw);
+        was_read = true;
+        return {};
+    };
+    TableBuffer buffer;
+    const Result<void> followed = for_each_entry(store, buffer, table_offset_.value, table_size_, 8, visit);
+    if (!followed)
+        return was_read ? Error(followed.error()).in(where) : followed.error();
     Locked lock(table_mutex_);
-    for (std::uint64_t i = 0; i < table_size_; ++i) {
-        const std::string entry = where + ", entry " + std::to_string(i);
-        table_.push_back(TRY(decode_bitmap_table_entry(load_be64(&raw[i * 8]), geometry_).in(entry)));
-        if (!table_[i].has_cluster())
-            continue;
-        if (table_[i].data.value >= store.size())
-            return finding(Finding::bitmap_data_past_end, entry + ": " + hex(table_[i].data.value));
-        if (!note({geometry_.cluster_of(table_[i].data), 1}))
-            return finding(Finding::tables_overlap, entry + ": " + hex(table_[i].data.value));
-    }
+    table_ = std::move(table);
     return {};
 }
 
@@ -95,7 +113,7 @@ void StoredBitmap::mark_given_up() { set_entry(table_size_ - 1, {.data = {}, .al
 BitmapTableEntry StoredBitmap::entry_of(std::uint64_t entry) const
 {
     Locked lock(table_mutex_);
-    return table_[entry];
+    return entry_from(table_[entry]);
 }
 
 // As it is known to stand in the file. One that names a new cluster says the
@@ -103,13 +121,13 @@ BitmapTableEntry StoredBitmap::entry_of(std::uint64_t entry) const
 BitmapTableEntry StoredBitmap::durable_entry_of(std::uint64_t entry) const
 {
     Locked lock(table_mutex_);
-    return all_ones_unsure_.contains(entry) ? BitmapTableEntry{} : table_[entry];
+    return all_ones_unsure_.contains(entry) ? BitmapTableEntry{} : entry_from(table_[entry]);
 }
 
 void StoredBitmap::set_entry(std::uint64_t entry, BitmapTableEntry value)
 {
     Locked lock(table_mutex_);
-    table_[entry] = value;
+    table_.set(entry, value.raw());
     if (value.all_ones)
         all_ones_unsure_.insert(entry);
     table_dirty_.insert(entry / entries_per_sector);
@@ -179,7 +197,7 @@ void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
         const std::uint64_t end = std::min<std::uint64_t>(first + entries_per_sector, table_.size());
         Buffer bytes((end - first) * 8);
         for (std::uint64_t i = first; i < end; ++i)
-            store_be64(&bytes[(i - first) * 8], table_[i].raw());
+            store_be64(&bytes[(i - first) * 8], table_[i]);
         writes.push_back({table_offset_.value + first * 8, std::move(bytes)});
     }
 }

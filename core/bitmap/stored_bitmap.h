@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/base/mutex.h"
+#include "core/base/sparse_words.h"
 #include "core/bitmap/dirty_bits.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/bitmap_table.h"
@@ -84,7 +85,7 @@ private:
     const BitmapSize size_;           // as the disk needs
 
     mutable Mutex table_mutex_{Rank::bitmaps};
-    std::vector<BitmapTableEntry> table_ GUARDED_BY(table_mutex_);
+    SparseWords table_ GUARDED_BY(table_mutex_);  // raw entries, checked
     // Entries that are all ones here, and perhaps still 0 in the file.
     std::set<std::uint64_t> all_ones_unsure_ GUARDED_BY(table_mutex_);
     std::set<std::uint64_t> table_dirty_;  // sectors

@@ -5,7 +5,7 @@
 
 #include "core/base/log.h"
 #include "core/check/sectors.h"
-#include "core/check/table_reader.h"
+#include "core/base/table_reader.h"
 #include "core/format/table_entry.h"
 
 namespace qcow2 {
@@ -55,7 +55,7 @@ Result<void> ActiveTree::find_wrong()
     wrong_l2_.clear();
     if (!followed())
         return {};
-    TRY(for_each_entry(store_, l1_buffer_, header().l1_table_offset.value, header().l1_size, 8,
+    TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
                        [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
                            wrong_l1_ |= TRY(right_l1_entry(raw)) != raw;
                            return {};
@@ -69,7 +69,7 @@ Result<void> ActiveTree::find_wrong()
                 wrong_l2_.insert(table);
             return {};
         };
-        TRY(for_each_entry(store_, l2_buffer_, table.value, geometry().l2_entries(),
+        TRY(for_each_entry(store_, table_buffer_, table.value, geometry().l2_entries(),
                            geometry().l2_entry_bytes(), visit));
     }
     return {};

@@ -12,6 +12,7 @@
 #include <set>
 #include <vector>
 
+#include "core/base/table_reader.h"
 #include "core/check/right_counts.h"
 
 namespace qcow2 {
@@ -67,8 +68,7 @@ private:
     const RepairKind kind_;
     bool wrong_l1_ = false;
     std::set<HostOffset> wrong_l2_;
-    Buffer l1_buffer_;
-    Buffer l2_buffer_;
+    TableBuffer table_buffer_;
 };
 
 }  // namespace qcow2

@@ -90,6 +90,8 @@ std::string CheckReport::text() const
     }
     for (const std::string &note : notes)
         out.append("note: ").append(printable(note)).append("\n");
+    if (more_notes != 0)
+        out.append("note: and ").append(std::to_string(more_notes)).append(" more bitmaps like these\n");
     return out + std::to_string(corruptions) + " corruptions, " + std::to_string(leaks) + " leaked clusters\n";
 }
 

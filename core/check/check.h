@@ -11,7 +11,8 @@
 // not followed: their clusters count as leaks, as with qemu-img check.
 //
 // Nothing is written. One call uses one thread; the store must not change
-// meanwhile. Memory grows with the clusters in use, not with the file's length.
+// meanwhile. Time and memory grow with what is stored, not with the file's length:
+// tables are read once, however many name them, and holes are skipped.
 
 #pragma once
 
@@ -48,8 +49,10 @@ struct CheckReport {
     std::uint64_t count_of(Finding finding) const { return counts[static_cast<std::size_t>(finding)]; }
 
     // What is not wrong, and still to be known: marks in the header, bitmaps that
-    // cannot be used.
+    // cannot be used. The first notes_max, and how many more there are.
     std::vector<std::string> notes;
+    static constexpr std::size_t notes_max = 20;
+    std::uint64_t more_notes = 0;
 
     bool sound() const { return corruptions == 0 && leaks == 0; }
     bool leaks_at_worst() const { return corruptions == 0; }

@@ -34,7 +34,18 @@ public:
         report_.findings.push_back({finding, words(), count});
     }
 
-    void note(std::string text) { report_.notes.push_back(std::move(text)); }
+    template <class Words>
+    void note_lazily(Words words)
+    {
+        if (report_.notes.size() < CheckReport::notes_max)
+            report_.notes.push_back(words());
+        else
+            ++report_.more_notes;
+    }
+    void note(std::string text)
+    {
+        note_lazily([&] { return std::move(text); });
+    }
 
     const CheckReport &report() const { return report_; }
 

@@ -26,18 +26,25 @@ Result<Bytes> StoredRefcounts::block(std::uint64_t index)
         return Bytes();
 
     constexpr std::size_t cache_bytes_max = 32 << 20;
+    constexpr std::size_t cache_blocks_max = 1 << 16;
     const std::uint64_t first = index << geometry_.refcount_block_bits();
     const std::uint64_t file_clusters = geometry_.clusters_for(file_size_) + 1;
     if (first >= file_clusters)
         return Bytes();
     const std::uint64_t entries =
         std::min(file_clusters - first, geometry_.refcount_block_entries());
-    if (cache_.size() * geometry_.cluster_size() > cache_bytes_max)
-        cache_.clear();
-    auto [it, is_new] = cache_.try_emplace(index);
-    if (is_new) {
-        it->second.resize(align_up(div_ceil(entries << geometry_.refcount_order, 8), 8));
-        TRY(store_->read(blocks_[index], it->second));
+    const std::uint64_t length = align_up(div_ceil(entries << geometry_.refcount_order, 8), 8);
+    auto it = cache_.find(index);
+    if (it == cache_.end()) {
+        const ByteStore::Stretch stretch = store_->stretch(blocks_[index], length);
+        Buffer bytes(stretch.hole && stretch.length >= length ? 0 : length);
+        TRY(store_->read(blocks_[index], bytes));
+        if (cache_bytes_ + bytes.size() > cache_bytes_max || cache_.size() == cache_blocks_max) {
+            cache_.clear();
+            cache_bytes_ = 0;
+        }
+        cache_bytes_ += bytes.size();
+        it = cache_.emplace(index, std::move(bytes)).first;
     }
     last_ = index;
     last_bytes_ = it->second;

@@ -29,7 +29,8 @@ public:
     bool has_block(std::uint64_t index) const { return index < blocks_.size() && blocks_[index] != 0; }
 
     // The part of a refcount block that is about the file and the cluster
-    // behind its end; empty if there is no block, or no such part.
+    // behind its end; empty if there is no block, or no such part, or all of it is a
+    // hole.
     Result<Bytes> block(std::uint64_t index);
 
     // 0 where there is no block.
@@ -49,6 +50,7 @@ private:
 
     std::vector<std::uint64_t> blocks_;
     std::unordered_map<std::uint64_t, Buffer> cache_;
+    std::size_t cache_bytes_ = 0;
     std::uint64_t last_ = 0;
     Bytes last_bytes_;
 };
@@ -59,6 +61,7 @@ Result<void> StoredRefcounts::compare(const ReferenceCounts &counts, Visit visit
     constexpr std::uint64_t page = ReferenceCounts::page_clusters;
     const std::uint64_t file_clusters = geometry_.clusters_for(file_size_);
     const std::uint32_t order = geometry_.refcount_order;
+    ReferenceCounts::Words words;
 
     for (std::uint64_t b = 0; b < blocks_.size(); ++b) {
         const Bytes bytes = TRY(block(b));
@@ -69,20 +72,19 @@ Result<void> StoredRefcounts::compare(const ReferenceCounts &counts, Visit visit
             std::min(file_clusters, first + geometry_.refcount_block_entries());
         for (std::uint64_t c = first; c < end;) {
             const std::uint64_t page_end = std::min(end, align_down(c, page) + page);
-            const ReferenceCounts::Word *words = counts.page(c / page);
+            const bool named = counts.page(c / page, words);
             for (; c < page_end; ++c) {
-                if (!words) {
+                if (!named) {
                     c = first + find_refcount(bytes, order, c - first, page_end - first, false);
                     if (c == page_end)
                         break;
                 }
-                visit(c, load_refcount(bytes, order, c - first),
-                      words ? words[c % page] : ReferenceCounts::Word());
+                visit(c, load_refcount(bytes, order, c - first), words[c % page]);
             }
         }
     }
     for (const std::uint64_t p : counts.page_indices()) {
-        const ReferenceCounts::Word *words = counts.page(p);
+        counts.page(p, words);
         for (std::uint64_t i = 0; i < page; ++i) {
             const std::uint64_t c = p * page + i;
             if (words[i].count() == 0)

@@ -3,8 +3,8 @@
 
 #include "core/check/walk.h"
 
+#include "core/base/covered.h"
 #include "core/base/log.h"
-#include "core/check/table_reader.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/cluster_mapping.h"
 #include "core/format/snapshot_table.h"
@@ -12,16 +12,11 @@
 
 namespace qcow2 {
 
-namespace {
-
-}  // namespace
-
 Result<void> ImageWalk::run()
 {
     TRY(load_header());
     TRY(walk_refcount_structure());
-    TRY(walk_l1({Place::Kind::header, {}}, header().l1_table_offset, header().l1_size, true,
-                "the L1 table"));
+    TRY(walk_active_l1());
     TRY(walk_snapshots());
     TRY(walk_l2_tables());
     return walk_bitmaps();
@@ -90,7 +85,7 @@ Result<void> ImageWalk::walk_refcount_structure()
         refcounts_.add_block(i, offset.value);
         return {};
     };
-    return for_each_entry(store_, l1_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
+    return for_each_entry(store_, table_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
                          visit);
 }
 
@@ -106,7 +101,7 @@ Result<void> ImageWalk::walk_snapshots()
 
     // Its length is known when it has been decoded: begin with little.
     Result<SnapshotTable> table = SnapshotTable{};
-    for (std::uint64_t bytes = std::min(bytes_max, table_piece_bytes);;
+    for (std::uint64_t bytes = std::min<std::uint64_t>(bytes_max, 64 << 10);;
          bytes = std::min(bytes_max, bytes * 8)) {
         Buffer buffer(bytes);
         TRY(store_.read(offset, buffer));
@@ -121,29 +116,58 @@ Result<void> ImageWalk::walk_snapshots()
     }
     count({Place::Kind::header, {}}, header().snapshots_offset, table->encoded_size, Use::sole,
           Finding::snapshot_table_past_end, [&] { return hex(offset); });
+    const auto words_for_l1 = [](std::size_t i) { return "the L1 table of snapshot " + std::to_string(i); };
     HostOffset record = header().snapshots_offset;
+    Tables tables;
     for (std::size_t i = 0; i < table->snapshots.size(); ++i) {
         const Snapshot &s = table->snapshots[i];
         const Place place{Place::Kind::word, record};  // the offset of the L1 table comes first
         record += align_up(sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() +
                                s.name.size(), 8);
-        const std::string name = "the L1 table of snapshot " + std::to_string(i);
+        const auto where = [&] { return words_for_l1(i) + " at " + hex(s.l1_table_offset.value); };
+        const std::uint64_t bytes = std::uint64_t(s.l1_size) * 8;
         if (s.finding)
-            findings_.add(*s.finding, name + " at " + hex(s.l1_table_offset.value));
-        if (s.finding != Finding::snapshot_l1_wrong)
-            TRY(walk_l1(place, s.l1_table_offset, s.l1_size, false, name));
+            findings_.add_lazily(*s.finding, where);
+        if (s.finding == Finding::snapshot_l1_wrong)
+            continue;
+        if (is_there(s.l1_table_offset, bytes))
+            tables.add(i, s.l1_table_offset, bytes);
+        else
+            lost(place, s.l1_table_offset, Finding::snapshot_l1_wrong, where);
     }
+    return for_each_part(tables, [&](const TablePart &part) {
+        return walk_l1(part, false, words_for_l1(part.owner));
+    });
+}
+
+template <class Follow>
+Result<void> ImageWalk::for_each_part(const Tables &tables, Follow follow)
+{
+    std::vector<Range> clusters;
+    for (const Range &bytes : tables.bytes)
+        clusters.push_back(bytes.touched(geometry_.cluster_size()));
+    for (const Covered &part : covered(clusters))
+        counts_.add_run(part.range.begin, part.range.length(), part.times, Use::sole);
+    for (const Covered &part : covered(tables.bytes))
+        TRY(follow({HostOffset(part.range.begin), part.range.length() / 8, tables.owners[part.first],
+                    (part.range.begin - tables.bytes[part.first].begin) / 8, part.times}));
     return {};
 }
 
-Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1_size, bool active,
-                                const std::string &name)
+Result<void> ImageWalk::walk_active_l1()
 {
-    if (!count_table(place, offset, std::uint64_t(l1_size) * 8, Use::sole,
-                     active ? Finding::l1_table_past_end : Finding::snapshot_l1_wrong,
-                     [&] { return name + " at " + hex(offset.value); }))
+    const HostOffset offset = header().l1_table_offset;
+    const std::string name = "the L1 table";
+    if (!count_table({Place::Kind::header, {}}, offset, std::uint64_t(header().l1_size) * 8, Use::sole,
+                     Finding::l1_table_past_end, [&] { return name + " at " + hex(offset.value); }))
         return {};
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+    return walk_l1({offset, header().l1_size, 0, 0, 1}, true, name);
+}
+
+Result<void> ImageWalk::walk_l1(const TablePart &part, bool active, const std::string &name)
+{
+    const auto visit = [&](std::uint64_t at, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const std::uint64_t i = part.index + at;
         const auto where = [&] { return name + ", entry " + std::to_string(i) + ": " + hex(raw); };
         if (raw & l1_entry_reserved)
             findings_.add_lazily(Finding::l1_entry_reserved_bits, where);
@@ -155,21 +179,23 @@ Result<void> ImageWalk::walk_l1(Place place, HostOffset offset, std::uint32_t l1
         }
         if (!geometry_.is_aligned(entry.l2_table()))
             findings_.add_lazily(Finding::l1_entry_unaligned, where);
-        if (count_table({Place::Kind::word, offset + i * 8}, entry.l2_table(), geometry_.cluster_size(),
-                        Use::l2_table, Finding::l2_table_past_end, where)) {
+        const Place place{Place::Kind::word, part.offset + at * 8};
+        if (count_table(place, entry.l2_table(), geometry_.cluster_size(), Use::l2_table,
+                        Finding::l2_table_past_end, where, part.times)) {
             if (active)
                 TRY(check_copied(entry.l2_table(), entry.copied(), "L1 entry", i));
             Named &named = l2_tables_[entry.l2_table()];
             // Trees may share tables, but none has two parts in one.
             if (active && named.active != 0)
                 findings_.add_lazily(Finding::tables_overlap, where);
-            if (++named.times == 1)
+            if (named.times == 0)
                 named.l1_index = i;
+            named.times += part.times;
             named.active += active;
         }
         return {};
     };
-    return for_each_entry(store_, l1_buffer_, offset.value, l1_size, 8, visit);
+    return for_each_entry(store_, table_buffer_, part.offset.value, part.entries, 8, visit);
 }
 
 Result<void> ImageWalk::walk_l2_tables()
@@ -190,7 +216,7 @@ Result<void> ImageWalk::walk_l2(HostOffset table, const Named &named)
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t second) {
         return check_l2_entry({table, i, raw, second}, named);
     };
-    return for_each_entry(store_, l2_buffer_, table.value, geometry_.l2_entries(),
+    return for_each_entry(store_, table_buffer_, table.value, geometry_.l2_entries(),
                           geometry_.l2_entry_bytes(), visit);
 }
 
@@ -331,10 +357,16 @@ Result<void> ImageWalk::walk_bitmaps()
         findings_.add(Finding::bitmap_directory_entry_truncated, entries.error().what);
         return {};
     }
-    for (const BitmapDirectoryEntry &entry : *entries)
-        TRY(walk_bitmap({Place::Kind::word, e->bitmap_directory_offset + entry.position}, entry));
+    Tables tables;
+    for (std::size_t i = 0; i < entries->size(); ++i) {
+        const BitmapDirectoryEntry &entry = (*entries)[i];
+        // The offset of its table comes first.
+        if (is_followed({Place::Kind::word, e->bitmap_directory_offset + entry.position}, entry))
+            tables.add(i, entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8);
+    }
     check_padding(directory, *entries);
-    return {};
+    return for_each_part(tables,
+                         [&](const TablePart &part) { return walk_bitmap_table(part, (*entries)[part.owner]); });
 }
 
 void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectoryEntry> &entries)
@@ -347,23 +379,32 @@ void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectory
     }
 }
 
-// place: of the offset of its table, which comes first in the entry.
-Result<void> ImageWalk::walk_bitmap(Place place, const BitmapDirectoryEntry &entry)
+namespace {
+
+std::string words_for_table(const BitmapDirectoryEntry &entry)
+{
+    return "bitmap " + quote(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
+}
+
+}  // namespace
+
+// What there is to find of it but for its table, which is there if so.
+bool ImageWalk::is_followed(Place place, const BitmapDirectoryEntry &entry)
 {
     if (entry.in_use())
-        findings_.note("bitmap " + quote(entry.name) +
-                       " is inconsistent (in_use): it was not stored when the image was last used");
-    const auto where = [&] {
-        return "bitmap " + quote(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
-    };
+        findings_.note_lazily([&] {
+            return "bitmap " + quote(entry.name) +
+                   " is inconsistent (in_use): it was not stored when the image was last used";
+        });
+    const auto where = [&] { return words_for_table(entry); };
     if (entry.finding) {
-        findings_.add(*entry.finding, where());
+        findings_.add_lazily(*entry.finding, where);
         switch (*entry.finding) {
         case Finding::bitmap_table_missing:
         case Finding::bitmap_table_unaligned:
         case Finding::bitmap_table_past_end:
         case Finding::bitmap_table_size_wrong:
-            return {};
+            return false;
         default:
             break;
         }
@@ -371,13 +412,19 @@ Result<void> ImageWalk::walk_bitmap(Place place, const BitmapDirectoryEntry &ent
                entry.bitmap_table_size !=
                    BitmapSize::of(header().disk_size(), entry.granularity_bits, geometry_)
                        .table_entries) {
-        findings_.add(Finding::bitmap_table_size_wrong, where());
+        findings_.add_lazily(Finding::bitmap_table_size_wrong, where);
     }
-    if (!count(place, entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8, Use::sole,
-               Finding::bitmap_table_past_end, where))
-        return {};
+    const std::uint64_t bytes = std::uint64_t(entry.bitmap_table_size) * 8;
+    return bytes == 0 || is_inside(entry.bitmap_table_offset, bytes) ||
+           lost(place, entry.bitmap_table_offset, Finding::bitmap_table_past_end, where);
+}
+
+Result<void> ImageWalk::walk_bitmap_table(const TablePart &part, const BitmapDirectoryEntry &entry)
+{
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto at = [&] { return where() + ", entry " + std::to_string(i) + ": " + hex(raw); };
+        const auto at = [&] {
+            return words_for_table(entry) + ", entry " + std::to_string(part.index + i) + ": " + hex(raw);
+        };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
             findings_.add_lazily(geometry_.is_aligned(HostOffset(raw & entry_offset_mask))
@@ -385,12 +432,11 @@ Result<void> ImageWalk::walk_bitmap(Place place, const BitmapDirectoryEntry &ent
                            : Finding::bitmap_table_entry_unaligned,
                        at);
         else if (decoded->has_cluster())
-            count({Place::Kind::word, entry.bitmap_table_offset + i * 8}, decoded->data,
-                  geometry_.cluster_size(), Use::sole, Finding::bitmap_data_past_end, at);
+            count({Place::Kind::word, part.offset + i * 8}, decoded->data, geometry_.cluster_size(),
+                  Use::sole, Finding::bitmap_data_past_end, at, part.times);
         return {};
     };
-    return for_each_entry(store_, l1_buffer_, entry.bitmap_table_offset.value,
-                         entry.bitmap_table_size, 8, visit);
+    return for_each_entry(store_, table_buffer_, part.offset.value, part.entries, 8, visit);
 }
 
 }  // namespace qcow2

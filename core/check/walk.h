@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/table_reader.h"
 #include "core/check/finding_list.h"
 #include "core/check/reference_counts.h"
 #include "core/check/stored_refcounts.h"
@@ -123,17 +124,16 @@ private:
             return true;
         if (!is_inside(offset, bytes))
             return lost(place, offset, past_end, words);
-        const std::uint64_t last = (offset.value + bytes - 1) >> geometry_.cluster_bits;
-        for (std::uint64_t c = offset.value >> geometry_.cluster_bits; c <= last; ++c)
-            counts_.add(c, times, use);
+        const Range clusters = Range::of(offset.value, bytes).touched(geometry_.cluster_size());
+        counts_.add_run(clusters.begin, clusters.length(), times, use);
         return true;
     }
     // The same for a table, which is lost as a whole if its end is not there.
     template <class Words>
     bool count_table(Place place, HostOffset offset, std::uint64_t bytes, Use use, Finding past_end,
-                     Words words)
+                     Words words, std::uint64_t times = 1)
     {
-        return is_there(offset, bytes) ? count(place, offset, bytes, use, past_end, words)
+        return is_there(offset, bytes) ? count(place, offset, bytes, use, past_end, words, times)
                                        : lost(place, offset, past_end, words);
     }
     template <class Words>
@@ -146,11 +146,35 @@ private:
     }
     void note_lost(Place place, std::string words);
 
+    // Tables of several owners, which may lie one over the other where an image is
+    // broken. Each byte is read once, and stands for as many names as it has.
+    struct Tables {
+        std::vector<Range> bytes;
+        std::vector<std::size_t> owners;  // their numbers
+
+        void add(std::size_t owner, HostOffset offset, std::uint64_t length)
+        {
+            owners.push_back(owner);
+            bytes.push_back(Range::of(offset.value, length));
+        }
+    };
+    // A part of them: entries.
+    struct TablePart {
+        HostOffset offset;
+        std::uint64_t entries;
+        std::size_t owner;    // the first
+        std::uint64_t index;  // of its first entry in that one's table
+        std::uint64_t times;
+    };
+    // Counts their clusters, and calls follow(part) for each part.
+    template <class Follow>
+    Result<void> for_each_part(const Tables &tables, Follow follow);
+
     Result<void> load_header();
     Result<void> walk_refcount_structure();
+    Result<void> walk_active_l1();
     Result<void> walk_snapshots();
-    Result<void> walk_l1(Place place, HostOffset offset, std::uint32_t l1_size, bool active,
-                         const std::string &name);
+    Result<void> walk_l1(const TablePart &part, bool active, const std::string &name);
     Result<void> walk_l2_tables();
     Result<void> walk_l2(HostOffset table, const Named &named);
     Result<void> check_l2_entry(const L2Place &entry, const Named &named);
@@ -158,7 +182,8 @@ private:
     Result<void> check_copied(HostOffset cluster, bool copied, std::string_view what,
                               std::uint64_t index);
     Result<void> walk_bitmaps();
-    Result<void> walk_bitmap(Place place, const BitmapDirectoryEntry &entry);
+    bool is_followed(Place place, const BitmapDirectoryEntry &entry);
+    Result<void> walk_bitmap_table(const TablePart &part, const BitmapDirectoryEntry &entry);
     void check_padding(Bytes directory, const std::vector<BitmapDirectoryEntry> &entries);
 
     ByteStore &store_;
@@ -173,8 +198,7 @@ private:
     std::map<HostOffset, Named> l2_tables_;  // each once
     Lost lost_;
 
-    Buffer l1_buffer_;
-    Buffer l2_buffer_;
+    TableBuffer table_buffer_;
 };
 
 }  // namespace qcow2

@@ -108,8 +108,10 @@ Result<std::uint64_t> DataPath::zero_in_place(Range range, bool may_unmap)
     const std::uint64_t size = data_.size();
     if (host >= size)  // a file that is too short reads as zeros there
         return run.length;
-    const ByteStore::Stretch stretch = data_.stretch(host, std::min(run.length, size - host));
-    // Holes of the file stay holes, unless the client wants none.
+    // Holes of a data file stay holes, unless the client wants none.
+    ByteStore::Stretch stretch{std::min(run.length, size - host), false};
+    if (geometry_.data_file)
+        stretch = data_.stretch(host, stretch.length);
     if (!stretch.hole || !(may_unmap || keep_clusters_))
         TRY(data_.zero(host, stretch.length, may_unmap));
     return stretch.length;

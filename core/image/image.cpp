@@ -126,7 +126,8 @@ Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
         return {};
     };
     TRY(all([&](const Snapshot &snapshot) { return note_l1_table(snapshot); }));
-    return with_l2_tables ? all([&](const Snapshot &snapshot) { return note_l2_tables(snapshot); })
+    TableBuffer buffer;
+    return with_l2_tables ? all([&](const Snapshot &snapshot) { return note_l2_tables(snapshot, buffer); })
                           : Result<void>();
 }
 
@@ -139,9 +140,10 @@ Result<void> Image::note_l1_table(const Snapshot &snapshot)
 }
 
 // An entry that is wrong, as nobody writes by it, is left to who uses the snapshot.
-Result<void> Image::note_l2_tables(const Snapshot &snapshot)
+Result<void> Image::note_l2_tables(const Snapshot &snapshot, TableBuffer &buffer)
 {
-    const auto visit = [&](std::uint32_t i, L1Entry entry) -> Result<void> {
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const L1Entry entry(raw);
         const HostOffset table = entry.l2_table();
         if (!entry.present() || !geometry_.is_aligned(table) || table.value >= store_.size() ||
             metadata_.add_snapshot_l2_table(geometry_.cluster_of(table)))
@@ -149,7 +151,7 @@ Result<void> Image::note_l2_tables(const Snapshot &snapshot)
         return finding(Finding::tables_overlap,
                        "entry " + std::to_string(i) + ", L2 table at " + hex(table.value));
     };
-    return for_each_l1_entry(store_, snapshot.l1_table_offset, snapshot.l1_size, visit);
+    return for_each_entry(store_, buffer, snapshot.l1_table_offset.value, snapshot.l1_size, 8, visit);
 }
 
 Result<void> Image::clear_unknown_bits()

@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "core/base/cycles.h"
+#include "core/base/table_reader.h"
 #include "core/image/data_path.h"
 #include "core/image/guarded_store.h"
 #include "core/image/named_file.h"
@@ -162,7 +163,7 @@ private:
     Result<void> open_tables(const State &state, const ImageOptions &options);
     Result<void> note_snapshots(const Header &header, bool with_l2_tables);
     Result<void> note_l1_table(const Snapshot &snapshot);
-    Result<void> note_l2_tables(const Snapshot &snapshot);
+    Result<void> note_l2_tables(const Snapshot &snapshot, TableBuffer &buffer);
     Result<void> flush_stores();
     Result<void> write_back();
     void give_back_released(HostRun run);

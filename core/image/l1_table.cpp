@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -16,22 +17,6 @@ namespace {
 constexpr std::uint64_t l1_entries_per_sector = limits::sector / 8;
 
 }  // namespace
-
-Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
-                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit)
-{
-    // An L1 table may have 32 MiB: piece by piece.
-    constexpr std::uint32_t piece_entries = 32 << 10;
-    Buffer raw;
-    for (std::uint32_t first = 0; first < l1_size; first += piece_entries) {
-        const std::uint32_t entries = std::min(piece_entries, l1_size - first);
-        raw.resize(entries * 8);
-        TRY(store.read(l1_table_offset.value + std::uint64_t(first) * 8, raw));
-        for (std::uint32_t i = 0; i < entries; ++i)
-            TRY(visit(first + i, L1Entry(load_be64(&raw[i * 8]))));
-    }
-    return {};
-}
 
 Result<void> check_l1_entry(L1Entry l1, const Geometry &geometry, const ByteStore &store)
 {
@@ -53,43 +38,61 @@ Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOf
 
     L1Table table(geometry);
     table.offset_ = offset;
-    table.entries_.resize(l1_size);
-    const auto visit = [&](std::uint32_t i, L1Entry entry) {
-        table.entries_[i] = entry;
+    table.entries_ = SparseWords(l1_size);
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) {
+        table.entries_.set(i, raw);
         return Result<void>();
     };
-    TRY(for_each_l1_entry(store, offset, l1_size, visit).in(where));
+    TableBuffer buffer;
+    TRY(for_each_entry(store, buffer, offset.value, l1_size, 8, visit).in(where));
     return table;
 }
 
 HostRun L1Table::clusters() const
 {
-    return entries_.empty() ? HostRun()
-                            : HostRun{geometry_.cluster_of(offset_),
-                                      geometry_.clusters_for(entries_.size() * 8)};
+    return size() == 0 ? HostRun() : HostRun{geometry_.cluster_of(offset_), geometry_.clusters_for(size() * 8)};
 }
 
-bool L1Table::has_tables() const { return std::ranges::any_of(entries_, &L1Entry::present); }
+bool L1Table::has_tables() const
+{
+    std::uint64_t i = entries_.next_set(0);
+    while (i < size() && !(*this)[i].present())
+        i = entries_.next_set(i + 1);
+    return i < size();
+}
 
 std::uint64_t L1Table::absent_length(GuestCluster cluster, std::uint64_t clusters_max) const
 {
-    const GuestCluster first = cluster;
-    while (cluster - first < clusters_max && !of(cluster).present())
-        cluster += geometry_.l2_entries() - geometry_.l2_index(cluster);
-    return std::min(cluster - first, clusters_max);
+    const std::uint64_t end = geometry_.l1_index(cluster + (clusters_max - 1)) + 1;
+    const std::uint64_t first = geometry_.l1_index(cluster);
+    std::uint64_t index = first;
+    while (index < end && !(*this)[index].present()) {
+        const std::uint64_t next = entries_.next_set(index + 1);
+        index = next < size() ? std::min(end, next) : end;
+    }
+    if (index == first)
+        return 0;
+    return std::min((index - first) * geometry_.l2_entries() - geometry_.l2_index(cluster), clusters_max);
 }
 
-void L1Table::before_change(std::uint64_t index) { dirty_.insert(index / l1_entries_per_sector); }
+void L1Table::before_change(std::uint64_t index)
+{
+    entries_.prepare(index);
+    dirty_.insert(index / l1_entries_per_sector);
+}
 
 void L1Table::move_to(HostOffset offset, std::uint64_t entries)
 {
-    entries_.resize(entries);
+    entries_.grow(entries);
     offset_ = offset;
 }
 
 Buffer L1Table::encode(std::uint64_t first, std::uint64_t end) const
 {
-    return encode_entries(std::span(entries_).subspan(first, end - first));
+    Buffer bytes((end - first) * 8);
+    for (std::uint64_t i = entries_.next_set(first); i < end; i = entries_.next_set(i + 1))
+        store_be64(&bytes[(i - first) * 8], entries_[i]);
+    return bytes;
 }
 
 std::vector<L1Table::Sector> L1Table::dirty_sectors() const

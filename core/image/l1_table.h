@@ -1,28 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// L1Table: the L1 table that is in use, in memory as a whole, and which of its
-// sectors the file does not have yet. It has no lock of its own: Mapping holds it
+// L1Table: the L1 table that is in use, in memory as far as it is not zero, and which
+// of its sectors the file does not have yet. It has no lock of its own: Mapping holds it
 // under the lock of the tables, since who follows an entry looks at both.
 
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "core/base/byte_store.h"
+#include "core/base/sparse_words.h"
 #include "core/format/geometry.h"
 #include "core/format/table_entry.h"
 
 namespace qcow2 {
-
-// Calls visit(index, entry) for each entry of an L1 table in the file, unchecked,
-// until that fails.
-Result<void> for_each_l1_entry(ByteStore &store, HostOffset l1_table_offset, std::uint32_t l1_size,
-                               const std::function<Result<void>(std::uint32_t, L1Entry)> &visit);
 
 // Whether the L2 table that it names, if any, can be read.
 Result<void> check_l1_entry(L1Entry entry, const Geometry &geometry, const ByteStore &store);
@@ -43,20 +38,23 @@ public:
     HostOffset offset() const { return offset_; }
     std::uint64_t size() const { return entries_.size(); }  // entries
     HostRun clusters() const;
-    const std::vector<L1Entry> &entries() const { return entries_; }
+    L1Entry operator[](std::uint64_t index) const { return L1Entry(entries_[index]); }
+    // Calls visit(index, entry) for each entry that is not zero.
+    template <class Visit>
+    void for_each(Visit visit) const
+    {
+        for (std::uint64_t i = entries_.next_set(0); i < size(); i = entries_.next_set(i + 1))
+            visit(i, (*this)[i]);
+    }
     bool has_tables() const;
     // The entry that leads to this cluster; behind the last one there is none.
-    L1Entry of(GuestCluster cluster) const
-    {
-        const std::uint64_t index = geometry_.l1_index(cluster);
-        return index < entries_.size() ? entries_[index] : L1Entry();
-    }
+    L1Entry of(GuestCluster cluster) const { return (*this)[geometry_.l1_index(cluster)]; }
     // Clusters from this one on that have no L2 table.
     std::uint64_t absent_length(GuestCluster cluster, std::uint64_t clusters_max) const;
 
     // The entry is about to be changed: all that could fail comes here.
     void before_change(std::uint64_t index);
-    void change(std::uint64_t index, L1Entry entry) noexcept { entries_[index] = entry; }
+    void change(std::uint64_t index, L1Entry entry) noexcept { entries_.set(index, entry.raw()); }
 
     // More entries, at another place, where they are all written by the caller.
     void move_to(HostOffset offset, std::uint64_t entries);
@@ -75,7 +73,7 @@ private:
 
     Geometry geometry_;
     HostOffset offset_;
-    std::vector<L1Entry> entries_;
+    SparseWords entries_;
     std::set<std::uint64_t> dirty_;  // sectors
 };
 

@@ -108,20 +108,16 @@ Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata
 Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 {
     L1Table l1 = TRY(L1Table::load(store_, geometry_, offset, l1_size));
-    for (std::size_t i = 0; i < l1.entries().size(); ++i) {
-        const L1Entry read = l1.entries()[i];
-        if (read.raw() == 0)
-            continue;  // as most are of a large disk
+    l1.for_each([&](std::uint64_t i, L1Entry read) {
         Result<void> entry = check_l1_entry(read, geometry_, store_);
         if (entry && read.present() &&
             !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
         if (!entry && !why_read_only_)
-            why_read_only_ =
-                std::move(entry)
-                    .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
-                    .error();
-    }
+            why_read_only_ = std::move(entry)
+                                 .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
+                                 .error();
+    });
     Locked lock(cache_.mutex);
     l1_ = std::move(l1);
     return {};
@@ -130,11 +126,14 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 Result<void> Mapping::reload()
 {
     Locked lock(cache_.mutex);
-    L1Table l1 =
-        TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
-    for (const L1Entry &entry : l1_.entries())
+    L1Table l1 = TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
+    std::vector<HostOffset> tables;
+    l1_.for_each([&](std::uint64_t, L1Entry entry) {
         if (entry.present())
-            cache_.forget(entry.l2_table(), geometry_.cluster_size());
+            tables.push_back(entry.l2_table());
+    });
+    for (const HostOffset &table : tables)
+        cache_.forget(table, geometry_.cluster_size());
     l1_ = std::move(l1);
     lookaside_.forget_all();
     return {};

@@ -42,14 +42,14 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     {
         Locked lock(cache_.mutex);
         INVARIANT(index < l1_.size());
-        if (l1_.entries()[index].own())
+        if (l1_[index].own())
             return {};
     }
     RangeLock::Guard guard(tables_, Range::of(index, 1));
     L1Entry old;
     {
         Locked lock(cache_.mutex);
-        old = l1_.entries()[index];
+        old = l1_[index];
     }
     if (old.own())
         return {};

@@ -3,39 +3,77 @@
 
 #include "core/structure/bitmap_clusters.h"
 
+#include "core/base/covered.h"
 #include "core/base/log.h"
+#include "core/base/table_reader.h"
 #include "core/bitmap/bitmap_data.h"
 #include "core/format/findings.h"
+#include "core/format/limits.h"
 #include "core/image/snapshots.h"
 
 namespace qcow2 {
 
+namespace {
+
+HostRun table_run(const Geometry &geometry, const BitmapDirectoryEntry &entry)
+{
+    return {geometry.cluster_of(entry.bitmap_table_offset),
+            geometry.clusters_for(std::uint64_t(entry.bitmap_table_size) * 8)};
+}
+
+}  // namespace
+
+// Where tables lie one over the other none is followed twice, however many they are:
+// what they name has two names then.
 Result<BitmapClusters> BitmapClusters::of(Image &image, const BitmapDirectory &directory)
 {
     BitmapClusters clusters(image, directory.clusters());
-    const auto count = [&](const HostRun &run) {
-        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-            ++clusters.uses_[cluster];
-    };
-    count(directory.clusters());
-    for (const BitmapDirectoryEntry &entry : directory.entries) {
-        const auto runs = clusters.runs_of(entry);
-        if (!runs && runs.error().code == Errc::io)
-            return runs.error();
-        if (runs)
-            for (const HostRun &run : *runs)
-                count(run);
+    const Geometry &geometry = image.geometry();
+    clusters.count(directory.clusters(), 1);
+    std::vector<Range> tables, table_clusters;
+    for (const BitmapDirectoryEntry &entry : directory.entries)
+        if (clusters.check_table(entry)) {
+            tables.push_back(Range::of(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8));
+            table_clusters.push_back(tables.back().touched(geometry.cluster_size()));
+        }
+    for (const Covered &part : covered(table_clusters))
+        clusters.count({HostCluster(part.range.begin), part.range.length()}, part.times);
+    for (const Covered &part : covered(tables)) {
+        BitmapDirectoryEntry entry;
+        entry.bitmap_table_offset = HostOffset(part.range.begin);
+        entry.bitmap_table_size = static_cast<std::uint32_t>(part.range.length() / 8);
+        const auto named = load_bitmap_clusters(image, entry);
+        if (!named && named.error().code == Errc::io)
+            return named.error();
+        if (named)
+            for (const HostRun &data : *named)
+                clusters.count(data, part.times);
     }
     TRY(clusters.count_tables());
     return clusters;
 }
 
+void BitmapClusters::count(HostRun run, std::uint64_t times)
+{
+    if (times > 1)
+        several_.add(run);
+    else if (used_.overlaps(run))
+        several_of(run);
+    used_.add(run);
+}
+
+void BitmapClusters::several_of(HostRun run)
+{
+    for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
+        if (used_.overlaps({cluster, 1}))
+            several_.add({cluster, 1});
+}
+
 // Whatever else is there, as far as bitmaps or their directory have a cluster of it.
 void BitmapClusters::count_other(HostRun run)
 {
-    for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-        if (const auto uses = uses_.find(cluster); uses != uses_.end())
-            ++uses->second;
+    if (used_.overlaps(run))
+        several_of(run);
 }
 
 // A table of words that name tables of one cluster each, and what it names.
@@ -45,12 +83,14 @@ Result<void> BitmapClusters::count_table(HostOffset offset, std::uint64_t entrie
     if (!fits(offset.value, entries * 8, image_.store().size()))
         return {};  // that is told elsewhere
     count_other({geometry.cluster_of(offset), geometry.clusters_for(entries * 8)});
-    Buffer raw(entries * 8);
-    TRY(image_.store().read(offset.value, raw).in("table at " + hex(offset.value)));
-    for (std::uint64_t i = 0; i < entries; ++i)
-        if (const HostOffset named(load_be64(&raw[i * 8]) & entry_offset_mask); named.value != 0)
+    const auto visit = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        if (const HostOffset named(raw & entry_offset_mask); named.value != 0)
             count_other({geometry.cluster_of(named), 1});
-    return {};
+        return {};
+    };
+    TableBuffer buffer;
+    return for_each_entry(image_.store(), buffer, offset.value, entries, 8, visit)
+        .in("table at " + hex(offset.value));
 }
 
 Result<void> BitmapClusters::count_tables()
@@ -71,26 +111,39 @@ Result<void> BitmapClusters::count_tables()
     return {};
 }
 
-Result<std::vector<HostRun>> BitmapClusters::runs_of(const BitmapDirectoryEntry &entry) const
+Result<void> BitmapClusters::check_table(const BitmapDirectoryEntry &entry) const
 {
     const Geometry &geometry = image_.geometry();
     if (entry.bitmap_table_offset.value == 0 || !geometry.is_aligned(entry.bitmap_table_offset))
         return finding(Finding::bitmap_table_unaligned);
-    std::vector<HostRun> runs = {{geometry.cluster_of(entry.bitmap_table_offset),
-                                  geometry.clusters_for(std::uint64_t(entry.bitmap_table_size) * 8)}};
-    for (const BitmapTableEntry &e : TRY(load_bitmap_table(image_, entry)))
-        if (e.has_cluster())
-            runs.push_back({geometry.cluster_of(e.data), 1});
+    const std::uint64_t bytes = std::uint64_t(entry.bitmap_table_size) * 8;
+    if (entry.bitmap_table_size > limits::bitmap_data_bytes_max >> geometry.cluster_bits)
+        return finding(Finding::bitmap_table_size_wrong);
+    return fits(entry.bitmap_table_offset.value, bytes, image_.store().size())
+               ? Result<void>()
+               : finding(Finding::bitmap_table_past_end);
+}
+
+Result<std::vector<HostRun>> BitmapClusters::runs_of(const BitmapDirectoryEntry &entry) const
+{
+    TRY(check_table(entry));
+    std::vector<HostRun> runs = {table_run(image_.geometry(), entry)};
+    if (several_.overlaps(runs[0]))
+        return runs;  // that is enough to know
+    const std::vector<HostRun> data = TRY(load_bitmap_clusters(image_, entry));
+    runs.insert(runs.end(), data.begin(), data.end());
     return runs;
 }
 
 Result<bool> BitmapClusters::owns(const std::vector<HostRun> &runs) const
 {
-    for (const HostRun &run : runs)
+    for (const HostRun &run : runs) {
+        if (several_.overlaps(run))
+            return false;
         for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-            if (const auto uses = uses_.find(cluster); uses == uses_.end() || uses->second != 1 ||
-                TRY(image_.allocator().refcount(cluster)) != 1)
+            if (!used_.overlaps({cluster, 1}) || TRY(image_.allocator().refcount(cluster)) != 1)
                 return false;
+    }
     return true;
 }
 
@@ -114,9 +167,8 @@ Result<void> BitmapClusters::check(const BitmapDirectoryEntry &entry) const
         const std::string place = hex(geometry.offset_of(run.first).value);
         if (geometry.offset_of(run.first).value >= image_.store().size())
             return finding(Finding::bitmap_data_past_end, place);
-        for (HostCluster cluster = run.first; cluster < run.end(); ++cluster)
-            if (uses_.at(cluster) != 1)
-                return finding(Finding::tables_overlap, place);
+        if (several_.overlaps(run))
+            return finding(Finding::tables_overlap, place);
     }
     return {};
 }

@@ -8,7 +8,6 @@
 
 #pragma once
 
-#include <unordered_map>
 #include <vector>
 
 #include "core/bitmap/directory.h"
@@ -42,14 +41,17 @@ private:
     BitmapClusters(Image &image, HostRun directory) : image_(image), directory_(directory) {}
     Result<std::vector<HostRun>> runs_of(const BitmapDirectoryEntry &entry) const;
     Result<bool> owns(const std::vector<HostRun> &runs) const;
+    Result<void> check_table(const BitmapDirectoryEntry &entry) const;
+    void count(HostRun run, std::uint64_t times);
+    void several_of(HostRun run);
     void count_other(HostRun run);
     Result<void> count_table(HostOffset offset, std::uint64_t entries);
     Result<void> count_tables();
 
     Image &image_;
     const HostRun directory_;
-    // By the directory and by bitmaps, and of those by others.
-    std::unordered_map<HostCluster, unsigned> uses_;
+    ClusterSet used_;     // by the directory and by bitmaps
+    ClusterSet several_;  // of those: that have another name, too
 };
 
 }  // namespace qcow2

@@ -3,6 +3,7 @@
 
 #include "tests/support/scarce_memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -12,6 +13,7 @@ namespace qcow2::test {
 
 thread_local std::uint64_t memory_left = 0;
 thread_local std::int64_t memory_taken = 0;
+thread_local std::int64_t memory_taken_most = 0;
 
 bool no_memory() { return memory_left != 0 && --memory_left == 0; }
 
@@ -25,6 +27,7 @@ using namespace qcow2::test;
     if (!memory)
         throw std::bad_alloc();
     memory_taken += std::int64_t(malloc_usable_size(memory));
+    memory_taken_most = std::max(memory_taken_most, memory_taken);
     return memory;
 }
 

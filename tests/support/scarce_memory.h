@@ -19,6 +19,8 @@ extern thread_local std::uint64_t memory_left;
 
 // Bytes that this thread has taken and not given back.
 extern thread_local std::int64_t memory_taken;
+// The most that this was since it was last set.
+extern thread_local std::int64_t memory_taken_most;
 
 // Takes one thing; true if there is no memory for it.
 bool no_memory();

@@ -16,6 +16,11 @@
 #include "core/base/invariant.h"
 #include "core/base/log.h"
 
+// One is asked for at a time.
+struct nbdkit_extents {
+    nbdkit_extent first{};
+};
+
 namespace qcow2::test {
 
 namespace {
@@ -138,6 +143,8 @@ int fake_can_zero(nbdkit_next *next)
 int fake_can_multi_conn(nbdkit_next *next) { return layer_of(next).multi_conn; }
 int fake_no(nbdkit_next *) { return 0; }
 
+int fake_can_extents(nbdkit_next *next) { return layer_of(next).hole.has_value(); }
+
 int fake_pread(nbdkit_next *next, void *buf, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
                int *err)
 {
@@ -155,6 +162,23 @@ int fake_pwrite(nbdkit_next *next, const void *buf, std::uint32_t count, std::ui
     const Range range = data_range(next, count, offset);
     return call(next, "pwrite", range, err, [&] {
         return layer_of(next).bytes.write(offset, Bytes(static_cast<const std::uint8_t *>(buf), count));
+    });
+}
+
+// What is before the hole, it, or what is behind it.
+int fake_extents(nbdkit_next *next, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
+                 nbdkit_extents *extents, int *err)
+{
+    INVARIANT(flags == NBDKIT_FLAG_REQ_ONE);
+    return call(next, "extents", data_range(next, count, offset), err, [&] {
+        const Range hole = *layer_of(next).hole;
+        if (offset < hole.begin)
+            extents->first = {offset, hole.begin - offset, 0};
+        else if (offset < hole.end)
+            extents->first = {offset, hole.end - offset, NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO};
+        else
+            extents->first = {offset, context_of(next).size - offset, 0};
+        return 0;
     });
 }
 
@@ -289,6 +313,11 @@ void nbdkit_debug(const char *, ...) {}
 
 void nbdkit_shutdown(void) {}
 
+nbdkit_extents *nbdkit_extents_new(std::uint64_t, std::uint64_t) { return new nbdkit_extents; }
+void nbdkit_extents_free(nbdkit_extents *extents) { delete extents; }
+std::size_t nbdkit_extents_count(const nbdkit_extents *extents) { return extents->first.length != 0; }
+nbdkit_extent nbdkit_get_extent(const nbdkit_extents *extents, std::size_t) { return extents->first; }
+
 int nbdkit_stdio_safe(void) { return 1; }
 
 // Numbers with K, M, G: enough for tests.
@@ -320,9 +349,9 @@ nbdkit_next *nbdkit_next_context_open(nbdkit_backend *backend, int readonly, con
     auto *context = new FakeContext;
     *static_cast<nbdkit_next_ops *>(context) = nbdkit_next_ops{
         fake_prepare,  fake_finalize, fake_get_size, nullptr, fake_block_size, fake_can_write,
-        fake_can_flush, fake_no,      fake_can_trim, fake_can_zero, fake_no,   fake_no,
+        fake_can_flush, fake_no,      fake_can_trim, fake_can_zero, fake_no,   fake_can_extents,
         fake_no,       fake_can_multi_conn, fake_no, fake_pread, fake_pwrite,  fake_flush,
-        fake_trim,     fake_zero,     nullptr,       nullptr};
+        fake_trim,     fake_zero,     fake_extents,  nullptr};
     context->layer = layer;
     context->for_reading = readonly;
     context->prepared = true;

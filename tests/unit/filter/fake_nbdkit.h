@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,7 @@ struct FakeLayer {
     std::uint32_t minimum = 0, preferred = 0, maximum = 0;
     bool writable = true, flushes = true, trims = true, multi_conn = true;
     int zeroes = NBDKIT_ZERO_NATIVE;
+    std::optional<Range> hole;  // the only one; nullopt: it does not tell
     std::int64_t size_is = -1;  // not that of the bytes
 
     // What it does, besides what is asked.

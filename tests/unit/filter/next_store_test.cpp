@@ -123,6 +123,28 @@ BOOST_AUTO_TEST_CASE(holes_only_where_they_are_welcome)
     BOOST_CHECK(was_called(layer, "zero-trim 0x1000 +4096"));
 }
 
+BOOST_AUTO_TEST_CASE(holes_of_the_layer_are_told)
+{
+    FakeMemory memory(16384);
+    FakeLayer layer(memory);
+    layer.hole = Range{4096, 12288};
+    layer.minimum = 512;
+    layer.maximum = 4096;
+    const auto store = opened(layer);
+    const auto is = [&](std::uint64_t offset, std::uint64_t length_max, std::uint64_t length, bool hole) {
+        const auto stretch = store->stretch(offset, length_max);
+        return stretch.length == length && stretch.hole == hole;
+    };
+    BOOST_TEST(is(0, 16384, 4096, false));
+    BOOST_TEST(is(4100, 16384 - 4100, 12288 - 4100, true));
+    BOOST_TEST(is(4100, 10, 10, true));
+    BOOST_TEST(is(12288, 4096, 4096, false));
+    BOOST_TEST(is(12288, 1 << 20, 4096, false));
+    BOOST_TEST(is(16384, 100, 100, false));
+    layer.before = [](const char *, const Range &) { return EIO; };
+    BOOST_TEST(is(4096, 100, 100, false));
+}
+
 BOOST_AUTO_TEST_CASE(what_the_layer_cannot_do_is_not_asked_of_it)
 {
     FakeMemory memory(8192);
