@@ -35,14 +35,15 @@ inline ImageSpec plain_spec()
     return spec;
 }
 
-inline ImageSpec snapshot_spec()
+inline ImageSpec with_snapshot(ImageSpec spec)
 {
-    ImageSpec spec = plain_spec();
     spec.snapshot = true;
     spec.clusters[7] = Preset::shared_data;
     spec.clusters[8] = Preset::snapshot_data;
     return spec;
 }
+
+inline ImageSpec snapshot_spec() { return with_snapshot(plain_spec()); }
 
 inline ImageSpec bitmap_spec(bool in_use = false)
 {

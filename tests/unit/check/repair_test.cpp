@@ -2,7 +2,6 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Sound images, their refcounts made wrong, and what a repair makes of them.
-// What qemu-img makes of the same: interop/test-repair-agrees.py.
 
 #include "core/check/repair.h"
 
@@ -22,6 +21,7 @@
 #include "tests/support/patient.h"
 #include "tests/support/recording_store.h"
 #include "tests/support/verdict.h"
+#include "tests/unit/check/checked.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -31,28 +31,8 @@ BOOST_AUTO_TEST_SUITE(repair_test)
 
 namespace {
 
-ImageSpec plain_spec()
-{
-    ImageSpec spec;
-    spec.cluster_bits = 12;
-    spec.size = 4 << 20;  // two L2 tables of 512 entries
-    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero},
-                     {5, Preset::zero_with_cluster}, {600, Preset::data}};
-    BitmapSpec bitmap;
-    bitmap.granularity_bits = 12;
-    bitmap.set = {{0, 3}};
-    spec.bitmaps = {bitmap};
-    return spec;
-}
-
-ImageSpec snapshot_spec()
-{
-    ImageSpec spec = plain_spec();
-    spec.snapshot = true;
-    spec.clusters[7] = Preset::shared_data;
-    spec.clusters[8] = Preset::snapshot_data;
-    return spec;
-}
+ImageSpec plain_spec() { return check_::bitmap_spec(); }
+ImageSpec snapshot_spec() { return check_::with_snapshot(plain_spec()); }
 
 Header header_of(ByteStore &store)
 {
