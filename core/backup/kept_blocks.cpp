@@ -6,7 +6,6 @@
 #include <bit>
 
 #include "core/base/invariant.h"
-#include "core/base/made.h"
 
 namespace qcow2 {
 
@@ -25,28 +24,11 @@ std::uint64_t places(std::uint64_t begin, std::uint64_t end)
 
 }  // namespace
 
-KeptBlocks::Branch::~Branch()
-{
-    for (auto &leaf : leaves)
-        delete leaf.load();
-}
-
 KeptBlocks::KeptBlocks(std::uint64_t blocks) : blocks_(blocks), branches_(div_ceil(blocks, branch_blocks)) {}
-
-KeptBlocks::~KeptBlocks()
-{
-    for (auto &branch : branches_)
-        delete branch.load();
-}
-
-const KeptBlocks::Branch *KeptBlocks::branch_of(std::uint64_t block) const
-{
-    return branches_[block / branch_blocks].load(std::memory_order_acquire);
-}
 
 KeptBlocks::Leaf *KeptBlocks::leaf_of(const Branch &branch, std::uint64_t block)
 {
-    return branch.leaves[block % branch_blocks / leaf_blocks].load(std::memory_order_acquire);
+    return branch.find(block % branch_blocks / leaf_blocks);
 }
 
 // The first of these blocks that is something else, or their end.
@@ -92,7 +74,7 @@ void KeptBlocks::reserve(Range blocks)
     INVARIANT(blocks.end <= blocks_);
     const Range leaves = blocks.touched(leaf_blocks);
     for (std::uint64_t leaf = leaves.begin; leaf < leaves.end; ++leaf)
-        made(made(branches_[leaf / branch_leaves]).leaves[leaf % branch_leaves]);
+        branches_.made(leaf / branch_leaves).made(leaf % branch_leaves);
 }
 
 void KeptBlocks::mark(Range blocks, Kept kept)

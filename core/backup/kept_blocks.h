@@ -15,10 +15,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 #include "core/base/range.h"
+#include "core/base/slots.h"
 
 namespace qcow2 {
 
@@ -32,9 +31,6 @@ enum class Kept : unsigned {
 class KeptBlocks {
 public:
     explicit KeptBlocks(std::uint64_t blocks);
-    ~KeptBlocks();
-    KeptBlocks(const KeptBlocks &) = delete;
-    KeptBlocks &operator=(const KeptBlocks &) = delete;
 
     std::uint64_t size() const { return blocks_; }
 
@@ -58,21 +54,14 @@ private:
     static constexpr std::uint64_t branch_blocks = branch_leaves * leaf_blocks;
 
     using Leaf = std::array<std::atomic<std::uint64_t>, leaf_words>;
-    struct Branch {
-        std::array<std::atomic<Leaf *>, branch_leaves> leaves{};
+    using Branch = Slots<Leaf, branch_leaves>;
 
-        Branch() = default;
-        ~Branch();
-        Branch(const Branch &) = delete;
-        Branch &operator=(const Branch &) = delete;
-    };
-
-    const Branch *branch_of(std::uint64_t block) const;
+    const Branch *branch_of(std::uint64_t block) const { return branches_.find(block / branch_blocks); }
     static Leaf *leaf_of(const Branch &branch, std::uint64_t block);
     std::uint64_t alike_until(Kept kept, Range blocks) const;
 
     const std::uint64_t blocks_;
-    std::vector<std::atomic<Branch *>> branches_;
+    SlotVector<Branch> branches_;
 };
 
 }  // namespace qcow2

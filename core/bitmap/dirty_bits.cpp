@@ -62,18 +62,6 @@ DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load)
     INVARIANT(std::has_single_bit(region_bits) && region_bits <= page_bits);
 }
 
-DirtyBits::~DirtyBits()
-{
-    for (auto &page : pages_)
-        delete page.load();
-}
-
-DirtyBits::Page::~Page()
-{
-    for (auto &sector : sectors)
-        delete sector.load();
-}
-
 // Calls for each of these words of a page whose sector is there: its number in
 // the page, the word.
 template <class Visit>
@@ -93,7 +81,7 @@ void DirtyBits::for_each_word_there(const Page &page, Range words, Visit visit)
 // not in memory was never written to, so both have read the same.
 Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
 {
-    if (Page *there = pages_[number].load(std::memory_order_acquire))
+    if (Page *there = loaded(number))
         return there;
     Buffer bytes(page_bytes);
     TRY(load_(number, bytes));
@@ -106,16 +94,10 @@ Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
         there.precise.store(value, std::memory_order_relaxed);
         there.durable.store(value, std::memory_order_relaxed);
     }
-    Page *there = nullptr;
-    if (pages_[number].compare_exchange_strong(there, mine.get(), std::memory_order_acq_rel))
-        return mine.release();
-    return there;
+    return &pages_.put(number, std::move(mine));
 }
 
-DirtyBits::Page *DirtyBits::loaded(std::uint64_t number) const
-{
-    return pages_[number].load(std::memory_order_acquire);
-}
+DirtyBits::Page *DirtyBits::loaded(std::uint64_t number) const { return pages_.find(number); }
 
 Result<bool> DirtyBits::mark(Range bits)
 {

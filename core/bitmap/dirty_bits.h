@@ -35,14 +35,12 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
-#include <vector>
 
 #include "core/base/bytes.h"
-#include "core/base/made.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/base/slots.h"
 #include "core/bitmap/frozen_bits.h"
 #include "core/bitmap/sparse_bits.h"
 
@@ -70,9 +68,6 @@ public:
     // region_bits: how much is armed for one bit, at least; a power of two, at
     // most page_bits.
     DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load);
-    ~DirtyBits();
-    DirtyBits(const DirtyBits &) = delete;
-    DirtyBits &operator=(const DirtyBits &) = delete;
 
     // Makes them precise; true if all of them are durable.
     Result<bool> mark(Range bits);
@@ -146,20 +141,16 @@ private:
         }
     };
     struct Page {
-        std::array<std::atomic<Sector *>, page_sectors> sectors{};
+        Slots<Sector, page_sectors> sectors;
         // Who has the turn:
         unsigned armings = 0;       // lately: the more, the wider
         std::uint64_t extra = 0;    // bits
         std::uint8_t unsure = 0;    // sectors that were sent, and may be there or not
 
-        Page() = default;
-        ~Page();
-        Page(const Page &) = delete;
-        Page &operator=(const Page &) = delete;
         // nullptr if it is not there.
-        Sector *sector(std::uint64_t number) const { return sectors[number].load(std::memory_order_acquire); }
+        Sector *sector(std::uint64_t number) const { return sectors.find(number); }
         // Made if it is not there.
-        Sector &made(std::uint64_t number) { return qcow2::made(sectors[number]); }
+        Sector &made(std::uint64_t number) { return sectors.made(number); }
     };
 
     template <class Visit>
@@ -176,7 +167,7 @@ private:
     const std::uint64_t bits_;
     const std::uint64_t region_bits_;
     const Load load_;
-    std::vector<std::atomic<Page *>> pages_;
+    SlotVector<Page> pages_;
     std::atomic<std::uint64_t> extra_bits_{0};
 };
 

@@ -5,36 +5,22 @@
 
 #include <algorithm>
 #include <bit>
-#include <memory>
 
 #include "core/base/arith.h"
 #include "core/base/invariant.h"
-#include "core/base/made.h"
 
 namespace qcow2 {
-
-SparseBits::Branch::~Branch()
-{
-    for (auto &sector : sectors)
-        delete sector.load();
-}
 
 SparseBits::SparseBits(std::uint64_t size)
     : size_(size), branches_(div_ceil(size, sector_bits * branch_sectors))
 {
 }
 
-SparseBits::~SparseBits()
-{
-    for (auto &branch : branches_)
-        delete branch.load();
-}
-
 // nullptr if it is not there.
 const SparseBits::Sector *SparseBits::sector(std::uint64_t number) const
 {
-    const Branch *branch = branches_[number / branch_sectors].load(std::memory_order_acquire);
-    return branch ? branch->sectors[number % branch_sectors].load(std::memory_order_acquire) : nullptr;
+    const Branch *branch = branches_.find(number / branch_sectors);
+    return branch ? branch->find(number % branch_sectors) : nullptr;
 }
 
 void SparseBits::set(Range bits)
@@ -54,8 +40,8 @@ void SparseBits::set_word(std::uint64_t number, std::uint64_t value)
     if (value == 0)
         return;
     const std::uint64_t sector = number / sector_words;
-    Branch &branch = made(branches_[sector / branch_sectors]);
-    auto &word = made(branch.sectors[sector % branch_sectors])[number % sector_words];
+    Branch &branch = branches_.made(sector / branch_sectors);
+    auto &word = branch.made(sector % branch_sectors)[number % sector_words];
     // Where all are set already no cache line has to be fetched from another processor.
     if ((word.load(std::memory_order_relaxed) & value) != value)
         word.fetch_or(value, std::memory_order_relaxed);

@@ -12,9 +12,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <vector>
 
 #include "core/base/range.h"
+#include "core/base/slots.h"
 
 namespace qcow2 {
 
@@ -25,9 +25,6 @@ public:
     static constexpr std::uint64_t sector_bits = word_bits * sector_words;
 
     explicit SparseBits(std::uint64_t size);
-    ~SparseBits();
-    SparseBits(const SparseBits &) = delete;
-    SparseBits &operator=(const SparseBits &) = delete;
 
     std::uint64_t size() const { return size_; }  // bits
 
@@ -48,20 +45,13 @@ private:
     static constexpr std::uint64_t branch_sectors = 512;
 
     using Sector = std::array<std::atomic<std::uint64_t>, sector_words>;
-    struct Branch {
-        std::array<std::atomic<Sector *>, branch_sectors> sectors{};
-
-        Branch() = default;
-        ~Branch();
-        Branch(const Branch &) = delete;
-        Branch &operator=(const Branch &) = delete;
-    };
+    using Branch = Slots<Sector, branch_sectors>;
     const Sector *sector(std::uint64_t number) const;
     template <class Value>
     std::uint64_t next(std::uint64_t begin, Value value, bool skips_empty) const;
 
     const std::uint64_t size_;
-    std::vector<std::atomic<Branch *>> branches_;
+    SlotVector<Branch> branches_;
 };
 
 }  // namespace qcow2
