@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "core/format/bitmap_table.h"
 #include "core/format/cluster_mapping.h"
+#include "core/format/header_reader.h"
 #include "core/format/snapshot_table.h"
 #include "core/format/table_entry.h"
 
@@ -24,13 +25,10 @@ Result<void> ImageWalk::run()
 
 Result<void> ImageWalk::load_header()
 {
-    Buffer cluster(std::min<std::uint64_t>(store_.size(), sizeof(on_disk::Header)));
-    TRY(store_.read(0, cluster));
-    const Header h = TRY(decode_header(cluster));
-    cluster.resize(std::min(store_.size(), h.geometry().cluster_size()));
-    TRY(store_.read(0, cluster));
-    area_ = TRY(decode_header_area(cluster));
-    geometry_ = area_.header.geometry();
+    Buffer bytes = TRY(read_beginning(store_));
+    area_ = TRY(read_header_area(store_, bytes));
+    const Header &h = area_.header;
+    geometry_ = h.geometry();
     refcounts_.open(store_, geometry_, file_size_);
 
     counts_.add(0, 1, Use::sole);

@@ -21,11 +21,11 @@ std::uint64_t refcount_share(std::uint64_t cache_bytes) { return cache_bytes / 8
 }  // namespace
 
 Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area,
-             Buffer cluster, const State &state, std::uint64_t cache_bytes)
+             Buffer beginning, const State &state, std::uint64_t cache_bytes)
     : store_(store, area.header.geometry().cluster_size()),
       data_file_(std::move(data_file)),
       data_store_(data_file_ ? std::make_unique<GuardedStore>(*data_file_->store) : nullptr),
-      header_(store_, area, std::move(cluster)),
+      header_(store_, area, std::move(beginning)),
       geometry_(area.header.geometry()),
       disk_size_(state.disk_size),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
@@ -40,7 +40,7 @@ Result<std::unique_ptr<Image>> Image::open(ByteStore &store, Beginning beginning
 {
     const State state = TRY(find_state(store, beginning.area.header, options));
     std::unique_ptr<Image> image(new Image(store, std::move(files.data_file), beginning.area,
-                                           std::move(beginning.cluster), state, options.cache_bytes));
+                                           std::move(beginning.bytes), state, options.cache_bytes));
     image->data_.set_backing(std::move(files.backing));
     if (options.keep_clusters)
         image->data_.keep_clusters();

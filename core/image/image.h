@@ -65,10 +65,10 @@ struct ImageFiles {
 
 class Image {
 public:
-    // What the file begins with: the first cluster, and what it says.
+    // What the file begins with, and what that says (read_header_area()).
     struct Beginning {
         HeaderArea area;
-        Buffer cluster;
+        Buffer bytes;
     };
     // For open_image(): with all that it takes at hand. Fails if the disk cannot even be
     // read. options: cache_bytes are said.
@@ -157,7 +157,7 @@ private:
     static Result<State> find_state(ByteStore &store, const Header &header,
                                     const ImageOptions &options);
 
-    Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer cluster,
+    Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer beginning,
           const State &state, std::uint64_t cache_bytes);
 
     Result<void> open_tables(const State &state, const ImageOptions &options);

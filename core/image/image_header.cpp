@@ -53,9 +53,10 @@ Result<void> without_throwing(Step step)
 
 }  // namespace
 
-ImageHeader::ImageHeader(GuardedStore &store, HeaderArea area, Buffer cluster)
-    : store_(store), area_(std::move(area)), cluster_(std::move(cluster))
+ImageHeader::ImageHeader(GuardedStore &store, HeaderArea area, Buffer bytes)
+    : store_(store), area_(std::move(area)), cluster_(std::move(bytes))
 {
+    cluster_.resize(align_up(cluster_.size(), sector));
 }
 
 HeaderArea ImageHeader::area() const
@@ -101,26 +102,48 @@ Result<ImageHeader::Plan> ImageHeader::plan(const Change &change) const
     change(area);
     Plan plan;
     plan.last = TRY(encode_header_area(area, cluster_).in("header"));
+    plan.area = TRY(decode_header_area(plan.last));
+    const std::uint64_t cluster_size = plan.last.size();
+    TRY(read_until(plan.area.named_end()));
+    plan.last.resize(cluster_.size());
     const std::size_t sectors = plan.last.size() / sector;
     plan.behind = sectors;
     const auto [first, end] = differing(cluster_, plan.last, 0, sectors);
-    plan.area = TRY(decode_header_area(plan.last));
     if (first >= end || end - first == 1 || stands_for_itself(cluster_, plan.last, plan.area))
         return plan;  // H1, H2
     // H3.
     const HeaderArea old = TRY(decode_header_area(cluster_));
     const std::uint64_t place = align_up(std::max(old.named_end(), plan.area.named_end()), sector);
     auto step = encode_header_area(behind_a_gap(area, place), cluster_);
-    plan.behind = place / sector;
-    Buffer before = cluster_;  // the commit
-    if (step)
+    if (step) {
+        const HeaderArea there = TRY(decode_header_area(*step));
+        TRY(read_until(there.named_end()));
+        step->resize(cluster_.size());
+        Buffer before = cluster_;  // the commit
         std::copy(step->begin() + place, step->end(), before.begin() + place);
-    if (!step || !stands_for_itself(before, *step, TRY(decode_header_area(*step))))
-        return Error(Errc::no_space, "header: its extensions and the name of the backing file are too long "
-                                     "for a cluster of " + std::to_string(plan.last.size()) +
-                                     " bytes to be changed without a moment in which a crash would harm the image");
-    plan.step = std::move(*step);
-    return plan;
+        if (stands_for_itself(before, *step, there)) {
+            plan.behind = place / sector;
+            plan.last.resize(cluster_.size());
+            plan.step = std::move(*step);
+            return plan;
+        }
+    }
+    return Error(Errc::no_space, "header: its extensions and the name of the backing file are too long "
+                                 "for a cluster of " + std::to_string(cluster_size) +
+                                 " bytes to be changed without a moment in which a crash would harm the image");
+}
+
+// More of cluster 0 takes part. (Behind the end of a file there are zeros.)
+Result<void> ImageHeader::read_until(std::uint64_t end) const
+{
+    const std::size_t known = cluster_.size();
+    end = align_up(end, sector);
+    if (end <= known)
+        return {};
+    Buffer more(end - known);
+    TRY(store_.read(known, more).in("header"));
+    cluster_.insert(cluster_.end(), more.begin(), more.end());
+    return {};
 }
 
 Result<void> ImageHeader::check(const Change &change) const

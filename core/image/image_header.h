@@ -30,8 +30,8 @@ namespace qcow2 {
 
 class ImageHeader {
 public:
-    // cluster: cluster 0, padded with zeros to its full length.
-    ImageHeader(GuardedStore &store, HeaderArea area, Buffer cluster);
+    // bytes: what the file begins with, as far as read_header_area() has read it.
+    ImageHeader(GuardedStore &store, HeaderArea area, Buffer bytes);
 
     // What the file says now. A copy: others may commit.
     HeaderArea area() const EXCLUDES(mutex_);
@@ -51,11 +51,12 @@ public:
 private:
     struct Plan {
         HeaderArea area;         // what it is to say
-        Buffer last;             // cluster 0 as it is to be
+        Buffer last;             // cluster 0 as it is to be, as far as cluster_ goes
         Buffer step;             // on the way (H3); empty if there is none
         std::size_t behind = 0;  // sector: there `step` has what follows the header
     };
     Result<Plan> plan(const Change &change) const REQUIRES(mutex_);
+    Result<void> read_until(std::uint64_t end) const REQUIRES(mutex_);
     Result<void> commit_plan(const Plan &plan) REQUIRES(mutex_);
     Result<void> finish_plan(const Plan &plan) REQUIRES(mutex_);
     Result<void> write_changes(const Buffer &cluster, std::size_t begin, std::size_t end) REQUIRES(mutex_);
@@ -66,7 +67,10 @@ private:
     GuardedStore &store_;
     mutable Mutex mutex_{Rank::header};
     HeaderArea area_ GUARDED_BY(mutex_);
-    Buffer cluster_ GUARDED_BY(mutex_);
+    // Cluster 0, which may have 2 MiB, as far as the area took part in any change: whole
+    // sectors. What the file has behind that is not looked at, and stays. (mutable: a plan may
+    // have to look further.)
+    mutable Buffer cluster_ GUARDED_BY(mutex_);
     Buffer old_ GUARDED_BY(mutex_);  // as it was before the last commit
     bool certain_ GUARDED_BY(mutex_) = true;  // the file says area_
 };

@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/format/findings.h"
+#include "core/format/header_reader.h"
 
 namespace qcow2 {
 
@@ -38,19 +39,13 @@ Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &p
     return error;
 }
 
-Result<Buffer> read_header_cluster(ByteStore &store, const std::string &path)
+Result<Image::Beginning> read_image_header(ByteStore &store, const std::string &path)
 {
-    // More than the header: the image may name a feature that we do not know.
-    Buffer bytes(std::min<std::uint64_t>(store.size(), 4096));
-    TRY(store.read(0, bytes).in("header"));
-    if (!has_magic(bytes))
-        return not_an_image(store, bytes, path);
-    const auto header = decode_header(bytes);
-    if (!header)
-        return decode_header_area(bytes).error().in("header");
-    bytes.resize(header->geometry().cluster_size());
-    TRY(store.read(0, bytes).in("header"));
-    return bytes;
+    Image::Beginning beginning{{}, TRY(read_beginning(store).in("header"))};
+    if (!has_magic(beginning.bytes))
+        return not_an_image(store, beginning.bytes, path);
+    beginning.area = TRY(read_header_area(store, beginning.bytes).in("header"));
+    return beginning;
 }
 
 // A file whose bytes are the disk's.
@@ -205,9 +200,7 @@ bool is_local_path(std::string_view name)
 Result<std::unique_ptr<Image>> open_image(ByteStore &store, const ImageOptions &options,
                                           std::optional<ImageFiles> files)
 {
-    Image::Beginning beginning{{}, TRY(read_header_cluster(store, options.place.path))};
-    const std::uint64_t there = std::min<std::uint64_t>(store.size(), beginning.cluster.size());
-    beginning.area = TRY(decode_header_area(sub(Bytes(beginning.cluster), 0, there)).in("header"));
+    Image::Beginning beginning = TRY(read_image_header(store, options.place.path));
     if (auto error = unsupported_feature(beginning.area.header))
         return *std::move(error);
     ImageOptions its_own = options;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 #include "core/format/refcount_block.h"
@@ -37,25 +38,35 @@ Result<void> Refcounts::open()
     if (!fits(table_offset_.value, bytes, store_.size()))
         return finding(Finding::refcount_table_past_end, where);
 
-    Buffer raw(bytes);
-    TRY(store_.read(table_offset_.value, raw).in(where));
-    table_.resize(bytes / 8);
-    for (std::size_t i = 0; i < table_.size(); ++i) {
-        const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(table_[i].value); };
-        table_[i] = TRY(decode_refcount_table_entry(load_be64(&raw[i * 8]), geometry_).in(where));
-        if (table_[i].value == 0)
-            continue;
-        if (table_[i].value >= store_.size())
+    table_entries_ = bytes / 8;
+    const auto add_block = [&](std::uint64_t i, std::uint64_t raw) -> Result<void> {
+        const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(raw); };
+        const HostOffset block = TRY(decode_refcount_table_entry(raw, geometry_).in(where));
+        if (block.value >= store_.size())
             return finding(Finding::refcount_block_past_end, entry());
-        if (!metadata_.add({geometry_.cluster_of(table_[i]), 1}))
+        if (!metadata_.add({geometry_.cluster_of(block), 1}))
             return finding(Finding::tables_overlap, entry());
-    }
-    return {};
+        table_.resize(i + 1);
+        table_[i] = block;
+        return {};
+    };
+    Result<void> sound;
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) {
+        return sound = add_block(i, raw);
+    };
+    TableBuffer buffer;
+    Result<void> read = for_each_entry(store_, buffer, table_offset_.value, table_entries_, 8, visit);
+    return sound ? std::move(read).in(where) : sound;
 }
 
 bool Refcounts::covered(HostCluster cluster) const
 {
-    return cluster < reach_end() && table_[block_index(cluster)].value != 0;
+    return cluster < blocks_end() && table_[block_index(cluster)].value != 0;
+}
+
+HostCluster Refcounts::blocks_end() const
+{
+    return HostCluster(table_.size() << geometry_.refcount_block_bits());
 }
 
 HostCluster Refcounts::block_end(HostCluster cluster) const
@@ -65,7 +76,7 @@ HostCluster Refcounts::block_end(HostCluster cluster) const
 
 HostCluster Refcounts::reach_end() const
 {
-    return HostCluster(table_.size() << geometry_.refcount_block_bits());
+    return HostCluster(table_entries_ << geometry_.refcount_block_bits());
 }
 
 Refcounts::Place Refcounts::place(HostCluster cluster) const
@@ -161,7 +172,7 @@ Result<HostRun> Refcounts::find_free(HostCluster from, HostCluster end, std::uin
 Result<HostCluster> Refcounts::used_end(HostCluster end)
 {
     // (A file of holes may be far longer.)
-    end = std::min(end, reach_end());
+    end = std::min(end, blocks_end());
     while (end > HostCluster(0)) {
         const HostCluster begin(align_down(end.value - 1, geometry_.refcount_block_entries()));
         if (covered(begin)) {
@@ -181,8 +192,8 @@ Result<HostCluster> Refcounts::used_end(HostCluster end)
 
 Result<bool> Refcounts::counts_from(HostCluster first)
 {
-    Buffer bytes;
-    for (HostCluster at = first; at < reach_end(); at = block_end(at)) {
+    TableBuffer buffer;
+    for (HostCluster at = first; at < blocks_end(); at = block_end(at)) {
         if (!covered(at))
             continue;
         // Not through the cache, of which it would need a large part.
@@ -190,12 +201,18 @@ Result<bool> Refcounts::counts_from(HostCluster first)
         const HostOffset block = table_[block_index(at)];
         const std::uint64_t begin =
             align_down(from.entry * geometry_.refcount_bits() / 8, limits::sector);
-        bytes.resize(geometry_.cluster_size() - begin);
-        TRY(store_.read(block.value + begin, bytes)
+        bool found = false;
+        const auto visit = [&](std::uint64_t piece_begin, Bytes piece) -> Result<void> {
+            const std::uint64_t skipped = (begin + piece_begin) * 8 / geometry_.refcount_bits();
+            const std::uint64_t entries = piece.size() * 8 / geometry_.refcount_bits();
+            found |= find_refcount(piece, geometry_.refcount_order, std::max(from.entry, skipped) - skipped,
+                                   entries, false) != entries;
+            return {};
+        };
+        TRY(for_each_table_piece(store_, buffer, block.value + begin, geometry_.cluster_size() - begin,
+                                 limits::sector, visit)
                 .in("refcount block at " + hex(block.value)));
-        const std::uint64_t skipped = begin * 8 / geometry_.refcount_bits();
-        const std::uint64_t entries = bytes.size() * 8 / geometry_.refcount_bits();
-        if (find_refcount(bytes, geometry_.refcount_order, from.entry - skipped, entries, false) != entries)
+        if (found)
             return true;
     }
     return false;
@@ -234,6 +251,7 @@ Result<void> Refcounts::publish_block(std::uint64_t index, HostOffset offset, By
     TRY(store_.flush());
     std::uint8_t entry[8];
     store_be64(entry, offset.value);
+    table_.resize(std::max<std::size_t>(table_.size(), index + 1));
     TRY(store_.write_durable(table_offset_.value + index * 8, entry));
     table_[index] = offset;
     return {};
@@ -246,12 +264,12 @@ Refcounts::Growth Refcounts::growth() const
     const std::uint64_t block_entries = geometry_.refcount_block_entries();
     Growth g;
     g.table_entries =
-        std::min(align_up(table_.size() + table_.size() / 2 + 1, cluster_entries), entries_max);
+        std::min(align_up(table_entries_ + table_entries_ / 2 + 1, cluster_entries), entries_max);
     g.table_clusters = div_ceil(g.table_entries, cluster_entries);
     // The blocks count themselves too.
     while (g.blocks * block_entries < g.clusters())
         ++g.blocks;
-    if (table_.size() + g.blocks > g.table_entries)
+    if (table_entries_ + g.blocks > g.table_entries)
         return {};
     return g;
 }
@@ -276,9 +294,9 @@ Result<HostRun> Refcounts::grow_table()
                        geometry_.refcount_order, i % geometry_.refcount_block_entries(), 1);
     }
     std::vector<HostOffset> table = table_;
+    table.resize(table_entries_);
     for (std::uint64_t i = 0; i < g.blocks; ++i)
         table.push_back(geometry_.offset_of(first + i));
-    table.resize(g.table_entries);
     for (std::size_t i = 0; i < table.size(); ++i)
         store_be64(&aside[g.blocks * cluster_size + i * 8], table[i].value);
 
@@ -287,7 +305,7 @@ Result<HostRun> Refcounts::grow_table()
         cache_.forget(geometry_.offset_of(first), aside.size());
     }
     const HostOffset offset = geometry_.offset_of(first + g.blocks);
-    const HostRun old{geometry_.cluster_of(table_offset_), table_.size() * 8 / cluster_size};
+    const HostRun old{geometry_.cluster_of(table_offset_), table_entries_ * 8 / cluster_size};
     const Result<void> result =
         publish_table(geometry_.offset_of(first), aside, offset, g.table_clusters).in(where);
     if (!result) {
@@ -295,6 +313,7 @@ Result<HostRun> Refcounts::grow_table()
         return result.error();
     }
     table_ = std::move(table);
+    table_entries_ = g.table_entries;
     table_offset_ = offset;
     metadata_.remove(old);
     return old;

@@ -85,6 +85,8 @@ private:
         return cluster.value >> geometry_.refcount_block_bits();
     }
     Place place(HostCluster cluster) const;
+    // From here on no block exists.
+    HostCluster blocks_end() const;
     Result<void> add(HostRun run, bool up);
     Result<void> add_one(HostCluster cluster, bool up) REQUIRES(cache_.mutex);
 
@@ -110,7 +112,8 @@ private:
     const Geometry geometry_;
     TableCache cache_;
     HostOffset table_offset_;
-    std::vector<HostOffset> table_;  // 0: no block
+    std::uint64_t table_entries_ = 0;
+    std::vector<HostOffset> table_;  // up to its last block; 0: no block
 };
 
 }  // namespace qcow2

@@ -165,6 +165,22 @@ Cost cost_of_opening(const Made &made)
 
 }  // namespace
 
+// The cluster of the header and that of the refcount table were read whole, and kept.
+BOOST_AUTO_TEST_CASE(clusters_of_2_MiB)
+{
+    const Made made(21, mib, 1024 * mib);
+    is_within(cost_of_check(made), {mib / 2, mib});
+    is_within(cost_of_opening(made), {mib / 2, mib});
+}
+
+BOOST_AUTO_TEST_CASE(a_refcount_table_that_is_a_hole)
+{
+    Made made(16);
+    made.put(offsetof(on_disk::Header, refcount_table_offset), far);
+    made.put_32(offsetof(on_disk::Header, refcount_table_clusters), 128);
+    is_within(cost_of_opening(made), {mib, mib});
+}
+
 // Each took 2 KiB: a page of counters.
 BOOST_AUTO_TEST_CASE(clusters_that_stand_alone)
 {
