@@ -360,7 +360,7 @@ private:
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(F1_F4_backups_among_changes)
+BOOST_AUTO_TEST_CASE(F1_F4_backups_among_changes, *one_thread())
 {
     for (const std::uint64_t seed : seeds(60)) {
         SEEDED(seed);

@@ -48,7 +48,7 @@ void compare(const BitVector &bits, const std::vector<bool> &model, Random &rand
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(equals_a_vector_of_bool)
+BOOST_AUTO_TEST_CASE(equals_a_vector_of_bool, *one_thread())
 {
     for (const std::uint64_t seed : seeds(40)) {
         SEEDED(seed);

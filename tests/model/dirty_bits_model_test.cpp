@@ -141,7 +141,7 @@ private:
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(as_sets_of_bits)
+BOOST_AUTO_TEST_CASE(as_sets_of_bits, *one_thread())
 {
     for (const std::uint64_t seed : seeds(40)) {
         SEEDED(seed);

@@ -412,7 +412,7 @@ BOOST_AUTO_TEST_CASE(random_steps_until_the_store_is_full, *one_thread())
 }
 
 // MemoryStore ends the test if it is written to.
-BOOST_AUTO_TEST_CASE(a_store_that_cannot_be_written_is_not_touched)
+BOOST_AUTO_TEST_CASE(a_store_that_cannot_be_written_is_not_touched, *one_thread())
 {
     for (const std::uint64_t seed : seeds(20)) {
         SEEDED(seed);

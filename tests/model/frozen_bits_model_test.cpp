@@ -44,7 +44,7 @@ std::uint64_t next_in(const std::vector<bool> &model, std::uint64_t from, bool v
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(equals_a_vector_of_bool)
+BOOST_AUTO_TEST_CASE(equals_a_vector_of_bool, *one_thread())
 {
     for (const std::uint64_t seed : seeds(100)) {
         Random random(seed);

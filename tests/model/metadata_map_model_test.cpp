@@ -37,7 +37,7 @@ void take_out(Numbers &numbers, HostRun run)
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(equals_two_sets)
+BOOST_AUTO_TEST_CASE(equals_two_sets, *one_thread())
 {
     for (const std::uint64_t seed : seeds(20)) {
         SEEDED(seed);

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tests/support/frozen_disk_driver.h"
+#include "tests/support/random.h"
 #include "tests/support/waiting_thread.h"
 
 namespace frozen_disk {

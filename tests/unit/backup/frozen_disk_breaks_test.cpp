@@ -11,7 +11,7 @@ using namespace qcow2::test;
 BOOST_AUTO_TEST_SUITE(frozen_disk)
 
 // A zero over much that is needed alternates with its copies, and cuts no cluster.
-BOOST_AUTO_TEST_CASE(F2_a_long_zero_goes_in_parts)
+BOOST_AUTO_TEST_CASE(F2_a_long_zero_goes_in_parts, *one_thread())
 {
     constexpr std::uint64_t M = 1 << 20;
     FreezableDisk disk(24 * M);

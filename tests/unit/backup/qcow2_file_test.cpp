@@ -232,7 +232,7 @@ BOOST_AUTO_TEST_CASE(clusters_are_found_in_both_directions)
     }
 }
 
-BOOST_AUTO_TEST_CASE(it_is_a_sound_image_of_the_disk_and_its_bitmaps)
+BOOST_AUTO_TEST_CASE(it_is_a_sound_image_of_the_disk_and_its_bitmaps, *one_thread())
 {
     for (const std::uint64_t seed : seeds(60)) {
         SEEDED(seed);
@@ -315,7 +315,7 @@ BOOST_AUTO_TEST_CASE(the_header_names_the_backing_file_and_its_format)
 }
 
 // 16 TiB, all of it data: nobody writes that, but the places are right.
-BOOST_AUTO_TEST_CASE(a_large_disk_that_is_full)
+BOOST_AUTO_TEST_CASE(a_large_disk_that_is_full, *one_thread())
 {
     for (const std::uint64_t size : {16 * tera, 16 * tera - 512, 200 * tera + 4096}) {
         LargeSource source(size, {}, true);
@@ -343,7 +343,7 @@ BOOST_AUTO_TEST_CASE(a_large_disk_that_is_full)
 }
 
 // And one that is nearly empty costs nearly nothing, with bitmaps up to the limit of QEMU's.
-BOOST_AUTO_TEST_CASE(a_large_disk_that_is_nearly_empty)
+BOOST_AUTO_TEST_CASE(a_large_disk_that_is_nearly_empty, *one_thread())
 {
     const std::set<std::uint64_t> data = {0, 1, 8191, 8192, 100000000, 16 * tera / cs - 1};
     LargeSource source(16 * tera, data);

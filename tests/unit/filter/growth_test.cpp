@@ -342,7 +342,7 @@ BOOST_AUTO_TEST_CASE(A4_what_was_not_seen_to_be_the_file_is_not_reached_beyond)
     must(store->grow(M));
 }
 
-BOOST_AUTO_TEST_CASE(lack_of_space_is_tried_in_smaller_steps_and_may_pass)
+BOOST_AUTO_TEST_CASE(lack_of_space_is_tried_in_smaller_steps_and_may_pass, *one_thread())
 {
     Served served(100 * M);
     std::uint64_t space = 101 * M;

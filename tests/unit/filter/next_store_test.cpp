@@ -96,7 +96,7 @@ BOOST_AUTO_TEST_CASE(past_the_end_there_are_zeros_and_no_space)
 }
 
 // The fake layer aborts at a larger one.
-BOOST_AUTO_TEST_CASE(no_request_is_larger_than_32_MiB)
+BOOST_AUTO_TEST_CASE(no_request_is_larger_than_32_MiB, *one_thread())
 {
     FakeMemory memory(100 << 20);
     FakeLayer layer(memory);
