@@ -7,7 +7,7 @@
 # these tests in the place of what is in the library, and they must fail: a mutation
 # that survives is a failure of this test. The sources stay as they are.
 #
-#   ./configure --disable-unity            a mutation takes the place of one file
+#   ./configure --enable-unity=tests       a mutation takes the place of one file
 #   make check-mutations                   all of them
 #   make check-mutations MUTATION=W3       those with this in their names
 #
@@ -38,7 +38,7 @@ MUTATIONS = [
      {"core/image/guarded_store.cpp": [('    return opened_ ? Result<void>() : flush().in("flush before the first write");  // O1\n',
        "    return {};\n")],
       "core/disk_structure.cpp": [("    if (made && settled_)\n        made = image_->settle();\n", "")]},
-     ["any_image", "default_clusters"]),
+     ["writes_that_fail", "any_image"]),
     ("B2: the bits are set after the change",
      {"core/disk_requests.cpp": [("    TRY(tracker_->before_change(range, place));\n", "    const Range marked = range;\n"),
       ("        range.begin = part.end;\n    }\n",
@@ -62,7 +62,7 @@ MUTATIONS = [
      {"core/bitmap/arming.cpp": [('    TRY(send(writes).in("bitmap table"));\n',
        "    for (const SmallWrite &write : writes)\n"
        "        TRY(image_.store().write(write.offset, write.bytes));\n")]},
-     ["bits_that_come_and_go", "bits_under_threads"]),
+     ["writes_that_fail_without_room", "bits_that_come_and_go", "bits_under_threads"]),
     ("B3: an arming forgets what is armed in the same sector",
      {"core/bitmap/dirty_bits.cpp": [("word.precise.load() | word.durable.load());", "word.precise.load());")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
