@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Integer arithmetic that says when it would overflow. Pure.
+// Integer arithmetic that says when it would overflow, and the bits of a word. Pure.
 
 #pragma once
 
@@ -56,6 +56,14 @@ inline std::optional<std::uint64_t> checked_mul(std::uint64_t a, std::uint64_t b
 constexpr bool fits(std::uint64_t offset, std::uint64_t length, std::uint64_t size)
 {
     return offset <= size && length <= size - offset;
+}
+
+// Calls visit(n) for each bit n of the word that is set.
+template <class Visit>
+void for_each_bit(std::uint64_t word, Visit visit)
+{
+    for (; word != 0; word &= word - 1)
+        visit(static_cast<std::uint64_t>(std::countr_zero(word)));
 }
 
 }  // namespace qcow2

@@ -23,14 +23,15 @@
 // bits, a flush, then the entry of the table, then a barrier for that. Where there is no room
 // for a cluster the entry alone says that all of it is dirty (B7).
 //
-// Taking bits out (cool) needs no barrier: if the write is lost the file says too much, as it
+// Taking bits out (arming_cooling.cpp) needs no barrier: if the write is lost the file says too much, as it
 // did before. But a change may come at that very moment and rely on the bits. It sets precise
 // and then looks at durable; who cools takes durable away and then looks at precise; so one of
 // them sees the other. Cooling does a few pages a turn, and then lets a waiting batch go
 // first: a mutex is not fair, and what waits there is a guest's write.
 //
 // How much may be extra is bounded for each bitmap. Whoever arms keeps the bound, after his
-// barrier: he takes out as little as is enough, first where nothing came lately.
+// barrier, when those who shared it have gone on: he takes out as little as is enough, first
+// where nothing came lately.
 
 #include "core/bitmap/arming.h"
 
@@ -47,14 +48,6 @@ namespace {
 // More writes than this share a flush of the whole store: each barrier of its
 // own costs a turn of the device.
 constexpr std::size_t barriers_max = 2;
-
-// In one turn cool() writes so many pages, and looks at so many, at most.
-constexpr unsigned cooled_pages_max = 8;
-constexpr std::uint64_t looked_at_pages_max = 256;
-
-// Where an arming is to keep the bounds it first looks at so many pages for regions
-// that are not in use.
-constexpr std::uint64_t spared_pages_max = 32;
 
 // A power of two, at least one bit and at most a page.
 std::uint64_t region_bits(std::uint64_t granularity, std::uint64_t region_bytes)
@@ -92,28 +85,39 @@ Result<bool> Arming::arm(Range bytes, bool may_give_up)
         }
         running_ = true;
         next_.reset();
+        Result<bool> result = false;
         try {
             const Unlocked meanwhile(queue_);
-            mine->result = run(*mine);
+            result = run(*mine);
         } catch (...) {
-            mine->result = Error(Errc::io, "out of memory");  // short: needs none
-            batch_ended(*mine);
+            finish(*mine, Error(Errc::io, "out of memory"));  // short: needs none
+            end_turn();
             throw;
         }
-        batch_ended(*mine);
+        finish(*mine, std::move(result));
+        end_turn();
     }
     return mine->result;
 }
 
-void Arming::batch_ended(Batch &batch)
+// Those who wait for it go on. The first result counts: they may have gone already.
+void Arming::finish(Batch &batch, Result<bool> result)
 {
+    if (batch.done)
+        return;
+    batch.result = std::move(result);
     batch.done = true;
+    ended_.notify_all();
+}
+
+void Arming::end_turn()
+{
     running_ = false;
     ++batches_ended_;
     ended_.notify_all();
 }
 
-Result<bool> Arming::run(const Batch &batch)
+Result<bool> Arming::run(Batch &batch)
 {
     Locked turn(turn_);
     waits_ += batch.ranges.size();
@@ -128,6 +132,11 @@ Result<bool> Arming::run(const Batch &batch)
             write.bitmap->bits.durable(write.image);
     log_armed(images, batch.ranges.size(), barriers_ - barriers_before,
               std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun));
+    {
+        Locked lock(queue_);
+        finish(batch, true);
+    }
+    // Nobody waits for this but who leads, and the next batch.
     const Result<void> bounded = keep_bounds(images);
     if (!bounded)
         log_debug("armed regions are kept: " + bounded.error().what);
@@ -244,83 +253,6 @@ Result<void> Arming::send(const std::vector<SmallWrite> &writes)
         TRY(image_.store().write(write.offset, write.bytes));
     ++barriers_;
     return image_.store().flush();
-}
-
-// True if the page had something to be taken out.
-Result<bool> Arming::cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool all)
-{
-    const auto image = bitmap.bits.cool(page, all);
-    if (!image)
-        return false;
-    std::vector<SmallWrite> writes;
-    TRY(bitmap.stored.place(*image, writes));
-    for (const SmallWrite &write : writes)
-        TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
-    bitmap.bits.written(*image);
-    return true;
-}
-
-// A mutex is not fair: who takes it again at once keeps others out. A batch that is
-// under way, or waits for the turn, is let through.
-void Arming::let_others_arm()
-{
-    Locked lock(queue_);
-    const std::uint64_t ended = batches_ended_;
-    while (running_ && batches_ended_ == ended)
-        ended_.wait(queue_);
-}
-
-Result<void> Arming::cool(EnabledBitmap &bitmap, bool all)
-{
-    for (std::uint64_t page = 0; page < bitmap.bits.pages();) {
-        let_others_arm();
-        Locked turn(turn_);
-        const std::uint64_t end = std::min(page + looked_at_pages_max, bitmap.bits.pages());
-        for (unsigned cooled = 0; page < end && cooled < cooled_pages_max; ++page) {
-            if (bitmap.lost)
-                return {};
-            cooled += TRY(cool_page(bitmap, page, all));
-        }
-    }
-    return {};
-}
-
-Result<void> Arming::cool(bool all)
-{
-    {
-        Locked turn(turn_);
-        log_figures();
-    }
-    for (const auto &bitmap : bitmaps_)
-        TRY(cool(*bitmap, all));
-    return {};
-}
-
-// As little as is enough, from page to page in turns: a change waits for it. Regions
-// that were not used since the last turn go first, for some pages; then all do. The
-// pages that are just being armed are left alone: a change is about to rely on them.
-// (It would be right all the same: its bits are precise.)
-Result<void> Arming::keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)
-{
-    const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap.granularity);
-    const std::uint64_t pages = bitmap.bits.pages();
-    const std::uint64_t spared = std::min(pages, spared_pages_max);
-    for (std::uint64_t n = 0; n < spared + pages && bitmap.bits.extra_bits() > bits_max && !bitmap.lost; ++n) {
-        const std::uint64_t page = bitmap.next_to_cool++ % pages;
-        const bool is_armed = std::ranges::any_of(just_armed, [&](const Write &write) {
-            return write.bitmap == &bitmap && write.image.page == page;
-        });
-        if (!is_armed)
-            TRY(cool_page(bitmap, page, n >= spared));
-    }
-    return {};
-}
-
-Result<void> Arming::keep_bounds(const std::vector<Write> &just_armed)
-{
-    for (const auto &bitmap : bitmaps_)
-        TRY(keep_bound(*bitmap, just_armed));
-    return {};
 }
 
 // B7: no room for bits on which no change relies, because each of those that set

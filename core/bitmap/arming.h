@@ -80,8 +80,9 @@ private:
         PageImage image;
     };
 
-    void batch_ended(Batch &batch) REQUIRES(queue_);
-    Result<bool> run(const Batch &batch) EXCLUDES(turn_);
+    void finish(Batch &batch, Result<bool> result) REQUIRES(queue_);
+    void end_turn() REQUIRES(queue_);
+    Result<bool> run(Batch &batch) EXCLUDES(turn_);
     std::uint64_t extra_bytes() const REQUIRES(turn_);
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);

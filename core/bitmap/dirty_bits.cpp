@@ -11,7 +11,7 @@ namespace qcow2 {
 
 namespace {
 
-std::uint64_t load_word(const Buffer &bytes, std::uint64_t word)
+std::uint64_t load_word(Bytes bytes, std::uint64_t word)
 {
     std::uint64_t value;
     __builtin_memcpy(&value, &bytes[word * sizeof value], sizeof value);
@@ -57,7 +57,7 @@ bool PageImage::touches(Range bytes) const
 
 DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load)
     : bits_(bits), region_bits_(region_bits), load_(std::move(load)),
-      pages_(div_ceil(bits, page_bits))
+      pages_(div_ceil(bits, page_bits)), pages_precise_(div_ceil(pages_.size(), 64))
 {
     INVARIANT(std::has_single_bit(region_bits) && region_bits <= page_bits);
 }
@@ -77,6 +77,34 @@ void DirtyBits::for_each_word_there(const Page &page, Range words, Visit visit)
     }
 }
 
+// Calls for each word that has precise bits: its number in the bitmap, the bits.
+template <class Visit>
+void DirtyBits::for_each_precise_word(Visit visit) const
+{
+    for (std::uint64_t group = 0; group < pages_precise_.size(); ++group)
+        for_each_bit(pages_precise_[group].load(std::memory_order_relaxed), [&](std::uint64_t n) {
+            const std::uint64_t number = group * 64 + n;
+            const Page *page = loaded(number);
+            for (std::uint64_t i = 0; page && i < page_sectors; ++i)
+                if (Sector *sector = page->sector(i))
+                    for_each_bit(sector->words_precise.load(std::memory_order_relaxed), [&](std::uint64_t word) {
+                        if (const std::uint64_t bits = sector->precise[word].load(std::memory_order_relaxed))
+                            visit(number * page_words + i * sector_words + word, bits);
+                    });
+        });
+}
+
+void DirtyBits::note_precise(std::uint64_t page, Sector &sector, std::uint64_t word)
+{
+    const auto set = [](std::atomic<std::uint64_t> &mask, std::uint64_t number) {
+        const std::uint64_t bit = std::uint64_t(1) << number % 64;
+        return !(mask.load(std::memory_order_relaxed) & bit) &&
+               !(mask.fetch_or(bit, std::memory_order_relaxed) & bit);
+    };
+    if (set(sector.words_precise, word))
+        set(pages_precise_[page / 64], page);
+}
+
 // Two threads may load one page: the first that is in stays. A page that is
 // not in memory was never written to, so both have read the same.
 Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
@@ -85,19 +113,24 @@ Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
         return there;
     Buffer bytes(page_bytes);
     TRY(load_(number, bytes));
+    return &put_page(number, bytes);
+}
+
+DirtyBits::Page &DirtyBits::put_page(std::uint64_t number, Bytes content)
+{
     auto mine = std::make_unique<Page>();
     for (std::uint64_t word = 0; word < page_words; ++word) {
-        const std::uint64_t value = load_word(bytes, word);
+        const std::uint64_t value = load_word(content, word);
         if (value == 0)
             continue;
-        const Word there = mine->made(word / sector_words).word(word);
+        Sector &sector = mine->made(word / sector_words);
+        const Word there = sector.word(word);
+        note_precise(number, sector, word);
         there.precise.store(value, std::memory_order_relaxed);
         there.durable.store(value, std::memory_order_relaxed);
     }
-    return &pages_.put(number, std::move(mine));
+    return pages_.put(number, std::move(mine));
 }
-
-DirtyBits::Page *DirtyBits::loaded(std::uint64_t number) const { return pages_.find(number); }
 
 Result<bool> DirtyBits::mark(Range bits)
 {
@@ -111,8 +144,10 @@ Result<bool> DirtyBits::mark(Range bits)
         Sector &sector = page.made(number % page_sectors);
         for_each_word({bits.begin - first, end - first}, [&](std::uint64_t at, std::uint64_t mask) {
             const Word word = sector.word(at);
-            if ((word.precise.load() & mask) != mask)
+            if ((word.precise.load() & mask) != mask) {
                 word.precise.fetch_or(mask);
+                note_precise(number / page_sectors, sector, at);
+            }
             if (!word.used.load(std::memory_order_relaxed))
                 word.used.store(true, std::memory_order_relaxed);
             durable &= (word.durable.load() & mask) == mask;
@@ -124,45 +159,58 @@ Result<bool> DirtyBits::mark(Range bits)
 
 Result<void> DirtyBits::load_all()
 {
-    for (std::uint64_t number = 0; number < pages(); ++number)
-        TRY(load(number));
+    Buffer bytes;
+    for (std::uint64_t first = 0; first < pages(); first += pages_at_once) {
+        const std::uint64_t end = std::min(first + pages_at_once, pages());
+        bool missing = false;
+        for (std::uint64_t number = first; number < end; ++number)
+            missing |= !loaded(number);
+        if (!missing)
+            continue;
+        bytes.resize((end - first) * page_bytes);
+        TRY(load_(first, bytes));
+        for (std::uint64_t number = first; number < end; ++number)
+            if (!loaded(number))
+                put_page(number, sub(Bytes(bytes), (number - first) * page_bytes, page_bytes));
+    }
     return {};
 }
 
 std::uint64_t DirtyBits::count_precise() const
 {
     std::uint64_t bits = 0;
-    for (std::uint64_t number = 0; number < pages(); ++number)
-        if (const Page *page = loaded(number))
-            for_each_word_there(*page, {0, page_words}, [&](std::uint64_t, Word word) {
-                bits += std::popcount(word.precise.load(std::memory_order_relaxed));
-            });
+    for_each_precise_word([&](std::uint64_t, std::uint64_t there) { bits += std::popcount(there); });
     return bits;
 }
 
 FrozenBits DirtyBits::copy_precise() const
 {
     FrozenBits bits(bits_);
-    for (std::uint64_t number = 0; number < pages(); ++number) {
-        const Page *page = loaded(number);
-        INVARIANT(page);
-        for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
-            bits.append(number * page_words + at, word.precise.load(std::memory_order_relaxed));
-        });
-    }
+    for (std::uint64_t number = 0; number < pages(); ++number)
+        INVARIANT(loaded(number));
+    for_each_precise_word([&](std::uint64_t word, std::uint64_t there) { bits.append(word, there); });
     return bits;
 }
 
 void DirtyBits::replace_precise(const SparseBits &bits)
 {
+    for (auto &pages : pages_precise_)
+        pages.store(0, std::memory_order_relaxed);
     for (std::uint64_t bit = bits.next_set(0); bit < bits_; bit = bits.next_set((bit / sector_bits + 1) * sector_bits))
         loaded(bit / page_bits)->made(bit / sector_bits % page_sectors);
     for (std::uint64_t number = 0; number < pages(); ++number) {
         Page *page = loaded(number);
         INVARIANT(page);
-        for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
-            word.precise.store(bits.word(number * page_words + at));
-        });
+        for (std::uint64_t i = 0; i < page_sectors; ++i)
+            if (Sector *sector = page->sector(i)) {
+                sector->words_precise.store(0, std::memory_order_relaxed);
+                for (std::uint64_t word = 0; word < sector_words; ++word) {
+                    const std::uint64_t wanted = bits.word(number * page_words + i * sector_words + word);
+                    sector->precise[word].store(wanted);
+                    if (wanted != 0)
+                        note_precise(number, *sector, word);
+                }
+            }
         count_extra(*page);
     }
 }
@@ -262,6 +310,9 @@ std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
     Page *page = loaded(number);
     if (!page)
         return std::nullopt;
+    page->armings /= 2;
+    if (page->extra == 0)  // no more than that
+        return std::nullopt;
     PageImage image;
     const std::uint64_t region_words = std::max<std::uint64_t>(1, region_bits_ / word_bits);
     for (std::uint64_t first = 0; first < page_words; first += region_words) {
@@ -280,7 +331,6 @@ std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
                 image.sectors |= sector_of(at);
         });
     }
-    page->armings /= 2;
     count_extra(*page);
     if (image.sectors == 0)
         return std::nullopt;

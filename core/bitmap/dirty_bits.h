@@ -3,7 +3,7 @@
 //
 // DirtyBits: one dirty bitmap in memory. Sparse: pages of 4 KiB of bits come
 // from the file with the first touch, and of a page those sectors (512 bytes)
-// are in memory that have a bit, or had one: 1 KiB for each, whatever the size
+// are in memory that have a bit, or had one: 1.1 KiB for each, whatever the size
 // of the disk.
 //
 // Of each bit two things are kept:
@@ -36,6 +36,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "core/base/bytes.h"
 #include "core/base/range.h"
@@ -62,7 +63,9 @@ public:
     static constexpr std::uint64_t page_bytes = 4096;
     static constexpr std::uint64_t page_bits = page_bytes * 8;
 
-    // Fills a page with what the file has. Any thread.
+    // Fills pages, from this one on, with what the file has: one, or as many as load_all()
+    // takes at once, which begin at a multiple of it. Any thread.
+    static constexpr std::uint64_t pages_at_once = 16;
     using Load = std::function<Result<void>(std::uint64_t page, MutableBytes bytes)>;
 
     // region_bits: how much is armed for one bit, at least; a power of two, at
@@ -132,7 +135,8 @@ private:
         std::array<std::atomic<std::uint64_t>, sector_words> precise{};
         std::array<std::atomic<std::uint64_t>, sector_words> durable{};
         std::array<std::atomic<bool>, sector_words> used{};
-
+        // Bit n: word n has a precise bit, or had one.
+        std::atomic<std::uint64_t> words_precise{0};
         // Its number in this sector, or in its page.
         Word word(std::uint64_t number)
         {
@@ -155,9 +159,13 @@ private:
 
     template <class Visit>
     static void for_each_word_there(const Page &page, Range words, Visit visit);
+    template <class Visit>
+    void for_each_precise_word(Visit visit) const;
+    void note_precise(std::uint64_t page, Sector &sector, std::uint64_t word);
 
     Result<Page *> load(std::uint64_t number);
-    Page *loaded(std::uint64_t number) const;
+    Page &put_page(std::uint64_t number, Bytes content);
+    Page *loaded(std::uint64_t number) const { return pages_.find(number); }
     bool end_is_extra(std::uint64_t page) const;
     std::uint64_t width(std::uint64_t number, Page &page) const;
     static void fill(std::uint64_t number, const Page &page, PageImage &image);
@@ -168,6 +176,10 @@ private:
     const std::uint64_t region_bits_;
     const Load load_;
     SlotVector<Page> pages_;
+    // Bit n % 64 of number n / 64: page n has precise bits, or had some. A copy of all bits
+    // looks at nothing else: what has no bits costs it a bit for each page. Both masks are
+    // set after the word, so that all are there where nobody else is inside.
+    std::vector<std::atomic<std::uint64_t>> pages_precise_;
     std::atomic<std::uint64_t> extra_bits_{0};
 };
 

@@ -9,6 +9,7 @@
 # so bitmaps have their bits, and the second touch is one.
 
 import contextlib
+import os
 import subprocess
 import time
 
@@ -208,23 +209,49 @@ def backup_group(filter, sync):
 
 # --- Scratch that is no good: what the guest gets, beside a backup that goes well.
 
+LIMIT = 16 * MiB
+DELAY_US = 1000  # of each write to scratch
 
-def broken_scratch(what, number):
-    """MB/s, p99. The variant says which scratch it has."""
+# What happens when: is the backup broken by it, the goals (more is better).
+SCRATCH = {"full": ("scratch is full", True, (1.0, None), (0.5, None)),
+           "fails": ("each write to scratch fails", True, (1.0, None), (0.5, None)),
+           "slow": ("each write to scratch takes 1 ms more", False, (None, None), (0.5, None))}
+
+
+def with_scratch(bench, variant, kind):
+    """Our server with scratch of this kind."""
+    if kind == "full":
+        return Controlled(variant.name, variant.title, variant.filter, variant.sync, LIMIT)
+    shim = os.path.join(bench.sockets, "bad_scratch.so")
+    if not os.path.exists(shim):
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bad_scratch.c")
+        run("cc", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC", "-o", shim, source)
+    return Controlled(variant.name, variant.title, variant.filter, variant.sync, None,
+                      ("LD_PRELOAD=" + shim,
+                       "SCRATCH_FAILS=1" if kind == "fails" else f"SCRATCH_DELAY_US={DELAY_US}"))
+
+
+def bad_scratch(kind, what, number):
+    """MB/s, p99."""
     def measure(bench, variant):
+        # One backup that goes well serves for all kinds.
+        here, breaks = "well", False
+        if variant.name == "us":
+            here, breaks = kind, SCRATCH[kind][1]
+            variant = with_scratch(bench, variant, kind)
+
         def once():
             image = in_use(bench, variant)
             how = writes(bench, what)
             with variant.serve(image, bench.sockets) as server:
                 server.fio(**how)
-                with (backup(variant, server, image, DISK) if variant.name == "normal" else
-                      begun(variant, server)):
+                with begun(variant, server) if breaks else backup(variant, server, image, DISK):
                     _, size, seconds, _ = server.fio(**how)
                     is_broken = server.monitor.do("query-backups")[0]["state"] == "broken"
-                    if is_broken != (variant.name == "us"):
+                    if is_broken != breaks:
                         raise Failed(f"the backup is {'' if is_broken else 'not '}broken")
             return {"values": (size / seconds / 1e6, server.p99_us)}
-        return Sample(known(bench, (variant.name, "broken", what), once)["values"][number])
+        return Sample(known(bench, (here, "scratch", what), once)["values"][number])
     return measure
 
 
@@ -238,12 +265,13 @@ def begun(variant, server):
 
 def scratch_group(filter, sync):
     rows = []
-    for what, (title, _, _) in WRITES.items():
-        rows += [Row(f"scratch-full-{what}", f"first touch, {title}", "MB/s",
-                     broken_scratch(what, 0), goal=(1.0, None)),
-                 Row(f"scratch-full-{what}-p99", f"first touch, {title}, p99", "us",
-                     broken_scratch(what, 1), goal=(0.5, None))]
-    return Group("scratch", "The guest when scratch is full",
+    for kind, (when, _, goal, p99_goal) in SCRATCH.items():
+        for what, (title, _, _) in WRITES.items():
+            rows += [Row(f"scratch-{kind}-{what}", f"{when}: first touch, {title}", "MB/s",
+                         bad_scratch(kind, what, 0), goal=goal),
+                     Row(f"scratch-{kind}-{what}-p99", f"{when}: first touch, {title}, p99", "us",
+                         bad_scratch(kind, what, 1), goal=p99_goal)]
+    return Group("scratch", "The guest when scratch is no good",
                  [Controlled("normal", "copying", filter, sync),
-                  Controlled("us", "scratch full", filter, sync, scratch_max=16 * MiB)],
+                  Controlled("us", "us", filter, sync)],
                  rows, "normal", has_cpu=False)

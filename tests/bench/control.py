@@ -50,19 +50,20 @@ class ControlledServer(Server):
 
 
 class Controlled(Us):
-    """With scratch beside the image. scratch_max: bytes, or None for the default."""
+    """With scratch beside the image. scratch_max: bytes, or None for the default.
+    environment: NAME=VALUE, of the server."""
     frozen = "backup/b"
 
-    def __init__(self, name, title, filter, sync=None, scratch_max=None):
+    def __init__(self, name, title, filter, sync=None, scratch_max=None, environment=()):
         super().__init__(name, title, filter, sync, None)
-        self.scratch_max = scratch_max
+        self.scratch_max, self.environment = scratch_max, environment
 
     def serve(self, image, sockets):
         path = os.path.join(sockets, f"{self.name}.sock")
         return ControlledServer(self.command(image, path), path, path + ".qmp")
 
     def command(self, image, path):
-        words = super().command(image, path)
+        words = ["env", *self.environment] * bool(self.environment) + super().command(image, path)
         words += ["qcow2-control=" + path + ".qmp", "qcow2-scratch=" + os.path.dirname(image)]
         return words + [f"qcow2-scratch-max={self.scratch_max}"] * (self.scratch_max is not None)
 

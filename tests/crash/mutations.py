@@ -73,7 +73,7 @@ MUTATIONS = [
        "    if (before == 0)\n        return false;\n    word.precise.fetch_and(~(before >> 1));\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a clearing write that comes late",
-     {"core/bitmap/arming.cpp": [("    for (const SmallWrite &write : writes)\n"
+     {"core/bitmap/arming_cooling.cpp": [("    for (const SmallWrite &write : writes)\n"
        "        TRY(image_.store().write(write.offset, write.bytes).in(\"bitmap data\"));\n"
        "    bitmap.bits.written(*image);",
        "    static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"

@@ -6,8 +6,12 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <chrono>
+#include <thread>
+
 #include "core/bitmap/dirty_bits.h"
 #include "tests/order/order.h"
+#include "tests/support/waiting_thread.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -78,6 +82,97 @@ public:
     }
 };
 
+// Asks before each write, durable or not, whether it may go on; who asks may wait.
+class HeldStore final : public MemoryStore {
+public:
+    using MemoryStore::MemoryStore;
+
+    std::function<void(std::uint64_t offset, bool durable)> before_write = [](std::uint64_t, bool) {};
+
+    Result<void> write(std::uint64_t offset, Bytes bytes) override
+    {
+        before_write(offset, false);
+        return MemoryStore::write(offset, bytes);
+    }
+    Result<void> write_durable(std::uint64_t offset, Bytes bytes) override
+    {
+        before_write(offset, true);
+        TRY(MemoryStore::write(offset, bytes));
+        return flush();
+    }
+};
+
+// A disk with one bitmap over such a store. All clusters of the bitmap are there, and in each
+// of its pages something is armed.
+class Held {
+public:
+    Held(std::uint64_t pages, std::uint64_t extra_bytes_max)
+        : pages(pages), built_(build_image(spec(pages))), store(built_.image, durable_alone()),
+          disk(must(Disk::open(store, Waiting::options(extra_bytes_max))))
+    {
+        must(disk->begin_writing());
+        for (std::uint64_t page = 0; page < pages; ++page)
+            change(page * DirtyBits::page_bits + 5);
+        const StoreImage image = store.image();
+        ImageView view(image);
+        const ImageReader reader = must(ImageReader::open(view));
+        const StoredBitmap bitmap = must(reader.bitmaps()).front();
+        for (const BitmapTableEntry &entry : bitmap.table)
+            clusters_.push_back(entry.data.value);
+    }
+
+    void change(std::uint64_t granule)
+    {
+        must(disk->write(GuestOffset(granule * cs), Buffer(512, 1), false));
+    }
+    bool is_in_bitmap(std::uint64_t offset) const
+    {
+        return std::ranges::find(clusters_, align_down(offset, cs)) != clusters_.end();
+    }
+
+    static StoreOptions durable_alone()
+    {
+        StoreOptions options;
+        options.durable_alone = true;
+        return options;
+    }
+    static ImageSpec spec(std::uint64_t pages)
+    {
+        ImageSpec spec;
+        spec.cluster_bits = 12;
+        spec.size = pages * DirtyBits::page_bits * cs;
+        spec.bitmaps = {{.name = "b", .granularity_bits = 12, .set = {}, .extra_data = {}}};
+        return spec;
+    }
+
+    const std::uint64_t pages;
+
+private:
+    const BuiltImage built_;
+
+public:
+    HeldStore store;
+    std::unique_ptr<Disk> disk;
+
+private:
+    std::vector<std::uint64_t> clusters_;
+};
+
+// False if it has not come true after a time in which anything comes true that will.
+bool comes_true(const std::function<bool()> &condition)
+{
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!condition() && std::chrono::steady_clock::now() < end)
+        std::this_thread::yield();
+    return condition();
+}
+
+void wait_for(const std::atomic<bool> &flag)
+{
+    while (!flag)
+        std::this_thread::yield();
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(order_waiting)
@@ -128,6 +223,79 @@ BOOST_AUTO_TEST_CASE(B2_to_keep_the_bound_costs_one_change_a_few_writes)
     }
     BOOST_TEST(most > 0u);
     BOOST_TEST(most <= 5u);
+}
+
+// Two wait for one barrier. When it has come the one who leads takes out what is too much,
+// and the other one goes on.
+BOOST_AUTO_TEST_CASE(B2_to_keep_the_bound_nobody_waits_but_who_does_it)
+{
+    Held held(3, 1);
+    std::atomic<std::thread::id> first;
+    std::atomic<bool> first_waits = false, first_may_go = false, others_may_cool = false;
+    std::atomic<int> changed = 0;
+    held.store.before_write = [&](std::uint64_t offset, bool durable) {
+        if (!held.is_in_bitmap(offset))
+            return;
+        if (std::this_thread::get_id() == first.load()) {
+            first_waits = durable;
+            if (durable)
+                wait_for(first_may_go);
+        } else if (!durable) {
+            wait_for(others_may_cool);
+        }
+    };
+    const auto change = [&](std::uint64_t granule) {
+        held.change(granule);
+        ++changed;
+    };
+    std::thread one([&] {
+        first = std::this_thread::get_id();
+        change(10000);
+    });
+    // They come while a batch is under way, and so are one.
+    wait_for(first_waits);
+    WaitingThread two([&] { change(DirtyBits::page_bits + 10000); });
+    WaitingThread three([&] { change(DirtyBits::page_bits + 20000); });
+    two.wait_until_asleep();
+    three.wait_until_asleep();
+    first_may_go = true;
+    BOOST_TEST(comes_true([&] { return changed == 2; }));
+    BOOST_TEST(changed == 2);
+    others_may_cool = true;
+    one.join();
+    two.join();
+    three.join();
+    BOOST_TEST(changed == 3);
+}
+
+// To cool a large bitmap takes long. Who wants to arm meanwhile waits for a few pages of it.
+BOOST_AUTO_TEST_CASE(B2_who_cools_lets_others_arm)
+{
+    constexpr std::uint64_t many = 64;
+    Held held(many, ~std::uint64_t(0));
+    must(held.disk->cool());  // what was used since the last time stays: all
+    std::atomic<std::uint64_t> cooled = 0, cooled_before_the_change = many;
+    std::atomic<bool> has_begun = false, may_go = false;
+    held.store.before_write = [&](std::uint64_t offset, bool durable) {
+        if (!held.is_in_bitmap(offset))
+            return;
+        if (durable) {
+            cooled_before_the_change = cooled.load();
+            return;
+        }
+        ++cooled;
+        has_begun = true;
+        wait_for(may_go);
+    };
+    std::thread cools([&] { must(held.disk->cool()); });
+    wait_for(has_begun);
+    WaitingThread arms([&] { held.change(10000); });
+    arms.wait_until_asleep();
+    may_go = true;
+    arms.join();
+    cools.join();
+    BOOST_TEST(cooled == many);
+    BOOST_TEST(cooled_before_the_change <= 8u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
