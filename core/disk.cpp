@@ -243,14 +243,35 @@ Result<void> Disk::settle()
 // The long part of settle_alone(), while requests pass. What they change meanwhile is left.
 Result<void> Disk::settle_beforehand()
 {
-    Passage passage(gate_);
-    TRY(readable());
-    if (settled_ || why_read_only_)
-        return {};
-    TRY(image_->flush());
-    if (const Result<void> cooled = tracker_->cool(true); !cooled)
-        log_debug("bitmaps: " + cooled.error().what);
+    {
+        Passage passage(gate_);
+        TRY(readable());
+        if (settled_ || why_read_only_)
+            return {};
+        TRY(image_->flush());
+    }
+    cool_beforehand({.all = true});
     return {};
+}
+
+// Who closes the gate waits for one step, and so do requests that come then.
+Result<void> Disk::cool_bitmaps(Cooling cooling)
+{
+    for (bool is_more = true; is_more;) {
+        Passage passage(gate_);
+        TRY(readable());
+        if (why_read_only_)
+            return {};
+        is_more = TRY(tracker_->cool(cooling));
+    }
+    return {};
+}
+
+// That it cannot be done now is no failure.
+void Disk::cool_beforehand(Cooling cooling)
+{
+    if (const Result<void> cooled = cool_bitmaps(std::move(cooling)); !cooled)
+        log_debug("bitmaps: " + cooled.error().what);
 }
 
 Result<void> Disk::settle_alone()
@@ -280,13 +301,11 @@ Result<void> Disk::take_back_alone()
 Result<void> Disk::cool()
 {
     backups_.frozen().tidy();
+    TRY(cool_bitmaps({}));
     {
         Passage passage(gate_);
         TRY(readable());
-        if (why_read_only_)
-            return {};
-        TRY(tracker_->cool());
-        if (!tracker_->gave_up())
+        if (why_read_only_ || !tracker_->gave_up())
             return {};
     }
     Exclusive alone(gate_);

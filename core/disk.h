@@ -44,6 +44,7 @@
 namespace qcow2 {
 
 class Tracker;
+struct Cooling;
 struct ImageFiles;
 
 struct DiskOptions {
@@ -277,6 +278,8 @@ private:
     Result<void> check_range(Range range) const;
     Result<void> begin_alone();
     Result<void> settle_beforehand();
+    Result<void> cool_bitmaps(Cooling cooling);
+    void cool_beforehand(Cooling cooling);
     Result<void> restructure_beforehand();
     void look_for_free();
     Result<void> settle_alone();

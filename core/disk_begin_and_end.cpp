@@ -117,11 +117,8 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
     backups_.frozen().thaw(*ended->disk);
     if (!success || ended->bitmaps.empty())
         return {};
-    // What is not dirty any more goes out of the file. That it cannot yet is no failure.
-    Passage passage(gate_);
-    if (tracker_ && !why_read_only_)
-        if (const auto cooled = tracker_->cool(true); !cooled)
-            log_debug("bitmaps: " + cooled.error().what);
+    // What is not dirty any more goes out of the file.
+    cool_beforehand({.all = true});
     return {};
 }
 

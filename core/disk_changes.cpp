@@ -98,16 +98,21 @@ Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
 {
     if (makes_snapshot(steps))
         return restructure_beforehand();
+    {
+        Passage passage(gate_);
+        TRY(readable());
+        if (why_read_only_)
+            return {};
+        look_for_free();
+        if (settled_)
+            return {};
+    }
+    // Each time requests go on meanwhile, but a shorter time.
+    for (int times = 0; times < 3; ++times)
+        cool_beforehand({.all = true, .names = read_by(steps)});
     Passage passage(gate_);
     TRY(readable());
-    if (why_read_only_)
-        return {};
-    look_for_free();
-    if (settled_)
-        return {};
-    if (const Result<void> cooled = tracker_->cool(read_by(steps)); !cooled)
-        log_debug("bitmaps: " + cooled.error().what);
-    return image_->flush();
+    return why_read_only_ ? Result<void>() : image_->flush();
 }
 
 Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)

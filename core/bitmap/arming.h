@@ -29,9 +29,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,21 @@
 #include "core/bitmap/enabled_bitmap.h"
 
 namespace qcow2 {
+
+// What is to be cooled, and how far it has come.
+struct Cooling {
+    bool all = false;  // also what was written to lately
+    // Of these bitmaps; nullopt: of all.
+    std::optional<std::vector<std::string>> names = std::nullopt;
+
+    std::size_t bitmap = 0;
+    std::uint64_t page = 0;
+
+    bool wants(const std::string &name) const
+    {
+        return !names || std::find(names->begin(), names->end(), name) != names->end();
+    }
+};
 
 class Arming {
 public:
@@ -59,10 +76,9 @@ public:
     // they are durable. False: there is no room for those of some bitmap, and it
     // was not to be given up for that.
     Result<bool> arm(Range bytes, bool may_give_up) EXCLUDES(queue_, turn_);
-    // To be called every few seconds. all: also what was written to lately. Who wants to
-    // arm meanwhile waits for a few pages, not for all of them.
-    Result<void> cool(bool all) EXCLUDES(turn_, queue_);
-    Result<void> cool(EnabledBitmap &bitmap, bool all) EXCLUDES(turn_, queue_);
+    // A step of it, of some pages; who wants to arm meanwhile waits for no more. False: there
+    // was nothing left.
+    Result<bool> cool(Cooling &cooling) EXCLUDES(turn_, queue_);
     // Brings the file to exactly the precise bits of these bitmaps, durably. in_use: they
     // are marked, so changes have relied on bits that are in memory alone.
     Result<void> store(const std::vector<EnabledBitmap *> &which, bool in_use) EXCLUDES(turn_);

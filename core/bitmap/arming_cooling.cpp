@@ -46,30 +46,26 @@ void Arming::let_others_arm()
         ended_.wait(queue_);
 }
 
-Result<void> Arming::cool(EnabledBitmap &bitmap, bool all)
+Result<bool> Arming::cool(Cooling &cooling)
 {
-    for (std::uint64_t page = 0; page < bitmap.bits.pages();) {
-        let_others_arm();
-        Locked turn(turn_);
-        const std::uint64_t end = std::min(page + looked_at_pages_max, bitmap.bits.pages());
-        for (unsigned cooled = 0; page < end && cooled < cooled_pages_max; ++page) {
-            if (bitmap.lost)
-                return {};
-            cooled += TRY(cool_page(bitmap, page, all));
-        }
-    }
-    return {};
-}
-
-Result<void> Arming::cool(bool all)
-{
-    {
-        Locked turn(turn_);
+    while (cooling.bitmap < bitmaps_.size() && !cooling.wants(bitmaps_[cooling.bitmap]->name))
+        ++cooling.bitmap;
+    if (cooling.bitmap >= bitmaps_.size())
+        return false;
+    let_others_arm();
+    Locked turn(turn_);
+    if (cooling.bitmap == 0 && cooling.page == 0)
         log_figures();
+    EnabledBitmap &bitmap = *bitmaps_[cooling.bitmap];
+    const std::uint64_t pages = bitmap.lost ? 0 : bitmap.bits.pages();
+    const std::uint64_t end = std::min(cooling.page + looked_at_pages_max, pages);
+    for (unsigned cooled = 0; cooling.page < end && cooled < cooled_pages_max; ++cooling.page)
+        cooled += TRY(cool_page(bitmap, cooling.page, cooling.all));
+    if (cooling.page >= pages) {
+        ++cooling.bitmap;
+        cooling.page = 0;
     }
-    for (const auto &bitmap : bitmaps_)
-        TRY(cool(*bitmap, all));
-    return {};
+    return true;
 }
 
 // As little as is enough, from page to page in turns: a change waits for it. Regions

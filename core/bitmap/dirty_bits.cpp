@@ -13,15 +13,12 @@ namespace {
 
 std::uint64_t load_word(Bytes bytes, std::uint64_t word)
 {
-    std::uint64_t value;
-    __builtin_memcpy(&value, &bytes[word * sizeof value], sizeof value);
-    return boost::endian::little_to_native(value);
+    return boost::endian::load_little_u64(&bytes[word * 8]);
 }
 
 void store_word(Buffer &bytes, std::uint64_t word, std::uint64_t value)
 {
-    value = boost::endian::native_to_little(value);
-    __builtin_memcpy(&bytes[word * sizeof value], &value, sizeof value);
+    boost::endian::store_little_u64(&bytes[word * 8], value);
 }
 
 // The bits [begin, end) of a word; not empty.
@@ -75,6 +72,17 @@ void DirtyBits::for_each_word_there(const Page &page, Range words, Visit visit)
                 visit(word, sector->word(word));
         words.begin = end;
     }
+}
+
+// Calls for each word of a page that may have a bit of either kind: its number in the page,
+// the word. (Where nothing is extra the words with precise bits are all.)
+template <class Visit>
+void DirtyBits::for_each_word_in_use(const Page &page, Visit visit)
+{
+    for (std::uint64_t i = 0; i < page_sectors; ++i)
+        if (Sector *sector = page.sector(i))
+            for_each_bit(page.extra != 0 ? ~std::uint64_t(0) : sector->words_precise.load(),
+                         [&](std::uint64_t word) { visit(i * sector_words + word, sector->word(word)); });
 }
 
 // Calls for each word that has precise bits: its number in the bitmap, the bits.
@@ -346,7 +354,7 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
         return std::nullopt;
     PageImage image;
     image.sectors = page->unsure;
-    for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
+    for_each_word_in_use(*page, [&](std::uint64_t at, Word word) {
         const std::uint64_t precise = word.precise.load();
         if (word.durable.load() == precise)
             return;
@@ -354,7 +362,7 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
         image.sectors |= sector_of(at);
     });
     page->armings = 0;
-    count_extra(*page);
+    extra_bits_ -= std::exchange(page->extra, 0);
     if (image.sectors == 0)
         return std::nullopt;
     fill(number, *page, image);
@@ -368,12 +376,6 @@ void DirtyBits::forget_refused(std::uint64_t number)
         for_each_word_there(*page, {0, page_words}, [](std::uint64_t, Word word) {
             word.precise.fetch_and(word.durable.load());
         });
-}
-
-void DirtyBits::written(const PageImage &image)
-{
-    Page &page = *loaded(image.page);
-    page.unsure &= std::uint8_t(~image.sectors);
 }
 
 void DirtyBits::durable(const PageImage &image)
@@ -391,9 +393,7 @@ void DirtyBits::settled()
 {
     for (std::uint64_t number = 0; number < pages(); ++number)
         if (Page *page = loaded(number))
-            for_each_word_there(*page, {0, page_words}, [](std::uint64_t, Word word) {
-                word.durable.store(word.precise.load());
-            });
+            for_each_word_in_use(*page, [](std::uint64_t, Word word) { word.durable.store(word.precise.load()); });
 }
 
 }  // namespace qcow2

@@ -108,7 +108,7 @@ public:
     void forget_refused(std::uint64_t page);
 
     // The file now holds exactly this page (not yet durable).
-    void written(const PageImage &image);
+    void written(const PageImage &image) { loaded(image.page)->unsure &= std::uint8_t(~image.sectors); }
     // The file now holds this page durably.
     void durable(const PageImage &image);
     // All that was written is durable, and exact.
@@ -159,6 +159,8 @@ private:
 
     template <class Visit>
     static void for_each_word_there(const Page &page, Range words, Visit visit);
+    template <class Visit>
+    static void for_each_word_in_use(const Page &page, Visit visit);
     template <class Visit>
     void for_each_precise_word(Visit visit) const;
     void note_precise(std::uint64_t page, Sector &sector, std::uint64_t word);

@@ -273,11 +273,4 @@ Result<void> Tracker::store(const std::vector<std::string> &names)
     return arming_.store(kept_true(names), false);
 }
 
-Result<void> Tracker::cool(const std::vector<std::string> &names)
-{
-    for (EnabledBitmap *bitmap : kept_true(names))
-        TRY(arming_.cool(*bitmap, true));
-    return {};
-}
-
 }  // namespace qcow2

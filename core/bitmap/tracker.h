@@ -70,12 +70,10 @@ public:
         return TRY(mark(bytes)) ? Result<void>() : make_durable(bytes, place);
     }
 
-    // To be called every few seconds: regions to which nothing was written
-    // lately are not reported after a crash any more. all: at once, whenever they
-    // were written to.
-    Result<void> cool(bool all = false) { return arming_.cool(all); }
-    // The same at once for these, so that little is left to store().
-    Result<void> cool(const std::vector<std::string> &names);
+    // Regions to which nothing was written lately are not reported after a crash any more;
+    // cooling.all: whenever they were written to, so that little is left to store(). A step of
+    // it; false if there was nothing left. Between two steps bitmaps may come and go.
+    Result<bool> cool(Cooling &cooling) { return arming_.cool(cooling); }
 
     // B8: brings the file up to date and takes in_use off, durably.
     Result<void> store();

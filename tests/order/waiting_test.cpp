@@ -298,4 +298,32 @@ BOOST_AUTO_TEST_CASE(B2_who_cools_lets_others_arm)
     BOOST_TEST(cooled_before_the_change <= 8u);
 }
 
+// Nor does who changes the structure wait for more, and with him all requests that come then.
+BOOST_AUTO_TEST_CASE(L1_who_cools_lets_others_close_the_gate)
+{
+    constexpr std::uint64_t many = 64;
+    Held held(many, ~std::uint64_t(0));
+    must(held.disk->cool());
+    std::atomic<std::uint64_t> cooled = 0, cooled_before_the_commit = many;
+    std::atomic<bool> has_begun = false, may_go = false;
+    held.store.before_write = [&](std::uint64_t offset, bool durable) {
+        if (offset == 0)
+            cooled_before_the_commit = cooled.load();
+        if (durable || !held.is_in_bitmap(offset))
+            return;
+        ++cooled;
+        has_begun = true;
+        wait_for(may_go);
+    };
+    std::thread cools([&] { must(held.disk->cool()); });
+    wait_for(has_begun);
+    WaitingThread adds([&] { must(held.disk->change_together({AddBitmap{{.name = "new"}}})); });
+    adds.wait_until_asleep();
+    may_go = true;
+    adds.join();
+    cools.join();
+    BOOST_TEST(cooled == many);
+    BOOST_TEST(cooled_before_the_commit <= 8u);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
