@@ -31,6 +31,9 @@ export LC_ALL=C
 PYTHON=${PYTHON:-/usr/bin/python3}
 FILTER=${FILTER:?is not set: run this by make check TESTS=...}
 
+# For what hangs, in seconds: longer than anything takes on a busy machine.
+patience=300
+
 # --- How a test ends.
 
 # skip REASON
@@ -265,15 +268,16 @@ little_memory() { [ -n "${SANITIZER_PRELOAD-}" ] || ulimit -v 2000000; }
 
 # refused PATTERN NBDKIT-ARGUMENTS...: nbdkit, asked to be a daemon, with our
 # filter nearest to the client, must say PATTERN at the prompt and end with a
-# failure. In 10 seconds, and less than 2 GB of address space.
+# failure. In 10 seconds of CPU, and less than 2 GB of address space.
 refused()
 {
     local pattern=$1 status=0 first
     shift
     (
         little_memory
-        # A limit in time, by its number: a hang is a failure of the test.
-        as_server timeout 10 "${nbdkit_command[@]}" -U "$tmp/refused.sock" -P "$tmp/refused.pid" \
+        ulimit -t 10
+        # A hang is a failure of the test.
+        as_server timeout "$patience" "${nbdkit_command[@]}" -U "$tmp/refused.sock" -P "$tmp/refused.pid" \
             --filter="$FILTER" "$@"
     ) >refused.out 2>&1 </dev/null || status=$?
     if [ "$status" -eq 0 ]; then

@@ -15,7 +15,7 @@ class Refused(Exception):
 
 
 class Qmp:
-    def __init__(self, path, negotiate=True, timeout=60):
+    def __init__(self, path, negotiate=True, timeout=300):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)  # waits where many do
         self.socket.settimeout(timeout)

@@ -65,7 +65,7 @@ while read -r length name; do
     before=$(file_state cut.qcow2)
     rm -f main.sock
     status=0
-    timeout 20 "${nbdkit_command[@]}" -U "$tmp/main.sock" --filter="$FILTER" \
+    timeout "$patience" "${nbdkit_command[@]}" -U "$tmp/main.sock" --filter="$FILTER" \
         file cut.qcow2 --run true >main.log 2>&1 || status=$?
     message=$(head -n 1 main.log)
     case $status in

@@ -166,7 +166,7 @@ else
     was_served=0 was_refused=0
     for ((i = 0; i < 60 || (i < 600 && was_served * was_refused == 0); ++i)); do
         # Refused at the prompt, or when the client comes; or served.
-        (as_server timeout 20 "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
+        (as_server timeout "$patience" "${nbdkit_command[@]}" -r -f -U - --filter="$FILTER" file $disk "${allow[@]}" \
             --run 'qemu-io -r -f raw -c "read -P 0x41 0 64k" "$uri"') >swapped.out 2>&1 || true
         ! grep -q "Pattern verification failed" swapped.out || fail "what lies outside was served"
         if grep -q "^read 65536/65536" swapped.out; then

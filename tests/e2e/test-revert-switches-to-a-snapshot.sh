@@ -14,7 +14,7 @@ revert()
     local expected=$1 status=0
     shift
     rm -f main.sock
-    timeout 20 "${nbdkit_command[@]}" -U "$tmp/main.sock" --filter="$FILTER" "$@" \
+    timeout "$patience" "${nbdkit_command[@]}" -U "$tmp/main.sock" --filter="$FILTER" "$@" \
         >out 2>main.log </dev/null || status=$?
     [ "$status" -eq "$expected" ] ||
         fail "exit status $status, expected $expected: nbdkit $*"$'\n'"$(cat out main.log)"

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from interop import KiB, MiB, SECTOR, expect, nbd, run
+from interop import PATIENCE, KiB, MiB, SECTOR, expect, nbd, run
 
 
 class Client(threading.Thread):
@@ -53,7 +53,7 @@ class Client(threading.Thread):
     def end(self):
         self._wants_end = True
         self.go_on()
-        self.join(timeout=60)
+        self.join(timeout=PATIENCE)
         expect(not self.is_alive(), f"{self.name} hangs")
         with contextlib.suppress(nbd.Error):
             self.h.shutdown()
@@ -159,7 +159,7 @@ class Fio(threading.Thread):
             self._wants_end = True
             if self._process is not None and self._process.poll() is None:
                 self._process.send_signal(number)
-        self.join(timeout=60)
+        self.join(timeout=PATIENCE)
         expect(not self.is_alive(), "fio hangs")
 
 

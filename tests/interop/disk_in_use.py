@@ -31,7 +31,7 @@ import sys
 import time
 
 from clients import Fio, Log, Stirrer, Writer
-from interop import AUTO, MiB, Nbdkit, Qcow2File, Wrong, check, create, expect, nbd, run, same
+from interop import AUTO, PATIENCE, MiB, Nbdkit, Qcow2File, Wrong, check, create, expect, nbd, run, same
 from moments import History, Instant, Sequence
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
@@ -104,7 +104,7 @@ class DiskInUse:
             client.start()
 
     def qmp(self):
-        return Qmp(self.control, timeout=100)
+        return Qmp(self.control, timeout=PATIENCE)
 
     def uri(self, name):
         return f"nbd+unix:///{name}?socket={self.server.socket}"
@@ -260,7 +260,7 @@ def processes_of(folder):
 
 
 def wait_for(is_so, what):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not is_so():
         expect(time.monotonic() < deadline, "waited too long for", what)
         time.sleep(0.01)

@@ -8,6 +8,10 @@ import os
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
+# For what hangs, in seconds: longer than anything takes on a busy machine.
+PATIENCE = 300
+
+
 class Limits:
     # Of one case, in seconds: then its servers are killed, and it fails. A busy
     # machine takes ten times what an idle one takes.

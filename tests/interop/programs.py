@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 
-from judging import Wrong, expect
+from judging import PATIENCE, Wrong, expect
 from storage_daemon import StorageDaemon
 
 
@@ -27,7 +27,7 @@ def run(*command, status=0, cwd=None):
     """Runs it; returns what it said. `status`: the exit status it must have, or
     several of which one."""
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, timeout=90,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, timeout=PATIENCE,
                           env=environment_of(command[0]))
     text = done.stdout.decode(errors="replace")
     if done.returncode not in (status if isinstance(status, tuple) else (status,)):
@@ -85,7 +85,7 @@ def qemu_io(path, *commands, format="qcow2"):
 def told(*command):
     """What a program of QEMU says in JSON. (It may warn of something, too.)"""
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=90)
+                          capture_output=True, timeout=PATIENCE)
     if done.returncode != 0:
         raise Wrong(f"exit status {done.returncode}: {' '.join(map(str, command))}\n"
                     f"{done.stderr.decode(errors='replace')}")
@@ -106,14 +106,14 @@ def check(path, leaks=False):
     """No corruption, and no leaks unless `leaks`, in QEMU's eyes and in
     core/check's. Returns what QEMU said."""
     done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", path],
-                          capture_output=True, timeout=90)
+                          capture_output=True, timeout=PATIENCE)
     said = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
     expect(done.returncode in ((0, 3) if leaks else (0,)),
            f"qemu-img check {path}: exit status {done.returncode}\n{said}")
     result = json.loads(done.stdout)
     ours = os.path.join(os.environ.get("builddir", "."), "support/check_image")
     expect(os.access(ours, os.X_OK), f"{ours} is missing: run this by make check TESTS=...")
-    done = subprocess.run([ours, path], capture_output=True, timeout=90)
+    done = subprocess.run([ours, path], capture_output=True, timeout=PATIENCE)
     expect(done.returncode in ((0, 3) if leaks else (0,)),
            f"check_image {path}: exit status {done.returncode}\n"
            f"{(done.stdout + done.stderr).decode(errors='replace')}")

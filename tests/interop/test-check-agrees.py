@@ -180,7 +180,7 @@ class Change:
 
 def qemu(path):
     done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", path],
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=PATIENCE)
     if done.returncode not in (0, 2, 3):
         return done.returncode, 0, done.stderr.decode(errors="replace")
     told = json.loads(done.stdout)
@@ -188,7 +188,7 @@ def qemu(path):
 
 
 def ours(path):
-    done = subprocess.run([CHECK_IMAGE, path], capture_output=True, timeout=60)
+    done = subprocess.run([CHECK_IMAGE, path], capture_output=True, timeout=PATIENCE)
     text = (done.stdout + done.stderr).decode(errors="replace")
     if done.returncode not in (0, 2, 3):
         return done.returncode, 0, text

@@ -25,7 +25,7 @@ class Session:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
         self.received = b""
         self.greeting = self.message()
         self.events = []
@@ -100,7 +100,7 @@ def both(t, test, negotiate=True):
             session.socket.sendall(words("quit"))
             same(session.message(), {"return": {}}, "quit")
             same(session.socket.recv(1), b"", "the end of the connection")
-        daemon.process.wait(timeout=30)
+        daemon.process.wait(timeout=PATIENCE)
         server.wait()
     for path in paths:
         check(path)

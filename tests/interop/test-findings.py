@@ -40,7 +40,7 @@ OTHER_WORDS = {
 def images(t):
     program = os.path.join(os.environ.get("builddir", "."), "corrupt/corrupt_tests")
     done = subprocess.run([program, "--run_test=corrupt_test/files_for_the_server"],
-                          env={**os.environ, "CASES": t.folder}, capture_output=True, timeout=90)
+                          env={**os.environ, "CASES": t.folder}, capture_output=True, timeout=PATIENCE)
     expect(done.returncode == 0, done.stdout.decode() + done.stderr.decode())
     with open(t.path("cases")) as f:
         found = [json.loads(line) for line in f]
@@ -54,7 +54,7 @@ def nbdkit(path, *arguments):
     """Exit status, and what it printed and said. It must end by itself."""
     done = subprocess.run(["nbdkit", "-f", "-U", "-", f"--filter={os.environ['FILTER']}", "file", path,
                            *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=60, env=environment_of("nbdkit"))
+                          stderr=subprocess.STDOUT, timeout=PATIENCE, env=environment_of("nbdkit"))
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -105,7 +105,7 @@ def the_server_tells(t):
 def check_agrees_with_qemu(t):
     wrong = []
     for path, c in images(t):
-        done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], timeout=60,
+        done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], timeout=PATIENCE,
                               capture_output=True, cwd=t.folder)  # where QEMU looks for data files
         status, said = nbdkit(path, "qcow2-check=report")
         found, expected = (done.returncode, status), DIFFERENT.get(c["name"])
@@ -125,7 +125,7 @@ def repair_agrees_with_check(t):
             again, text = nbdkit(path, "qcow2-check=report")
             same(again, status, f"{c['name']}: report after {kind}\n{said}{text}")
             if status in (SOUND, LEAKS) and c["name"] not in DIFFERENT:
-                done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], timeout=60,
+                done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], timeout=PATIENCE,
                                       capture_output=True)
                 same(done.returncode, status, f"{c['name']}: QEMU after {kind}\n{said}{text}")
 

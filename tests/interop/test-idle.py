@@ -30,7 +30,7 @@ def wait_until_idle(path, seconds=100):
     for _ in range(seconds * 50):
         if flags(path) == AUTO:
             done = subprocess.run(["qemu-img", "check", "-U", "-f", "qcow2", path],
-                                  capture_output=True, timeout=60)
+                                  capture_output=True, timeout=PATIENCE)
             if done.returncode == 0:
                 return
         time.sleep(0.02)
@@ -150,7 +150,7 @@ def reading_does_not_keep_it_busy(t):
         wait_until_idle(path)
     finally:
         stop.set()
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
     expect(reads[0] > 10, "nothing was read")
     server.kill()
     is_clean(t, path, model, touched(ops))

@@ -116,7 +116,7 @@ class Storm:
 
     def end(self):
         for client in self.clients:
-            client.join(timeout=60)
+            client.join(timeout=PATIENCE)
             expect(not client.is_alive(), "a client hangs")
             if client.failure:
                 raise Wrong(f"a client failed before the kill: {client.failure}")

@@ -258,7 +258,7 @@ def refcounts_of_one_bit(t):
             apply_all(draw.take(60), server.connect(), model, cluster)
         check_cut(path)
         done = subprocess.run(["qemu-img", "snapshot", "-q", "-c", "one", path],
-                              capture_output=True, timeout=90)
+                              capture_output=True, timeout=PATIENCE)
         expect(done.returncode != 0, "QEMU made a snapshot with refcounts of one bit")
         check(path, leaks=True)
         run("qemu-img", "check", "-q", "-r", "leaks", path, status=(0, 3))
@@ -287,7 +287,7 @@ def refcounts_that_are_full(t, bits):
         snapshot(path, f"s{number}")
         kept[f"s{number}"] = model.copy()
     done = subprocess.run(["qemu-img", "snapshot", "-q", "-c", "more", path], capture_output=True,
-                          timeout=90)
+                          timeout=PATIENCE)
     expect(done.returncode != 0, "there is room for one more snapshot")
     run("qemu-img", "check", "-q", "-r", "all", path, status=(0, 3))
     check(path)

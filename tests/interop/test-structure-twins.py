@@ -46,7 +46,7 @@ class Twins:
         words = {}
         for who, command in (("qemu", ["qemu-img", *by_qemu]),
                              ("we", [CHANGE_IMAGE, self.ours, *by_us])):
-            done = subprocess.run([str(word) for word in command], capture_output=True, timeout=60)
+            done = subprocess.run([str(word) for word in command], capture_output=True, timeout=PATIENCE)
             words[who] = (done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace"))
         same(words["we"][0], words["qemu"][0], f"{by_us}: done; {words}")
         if not words["we"][0]:
