@@ -7,7 +7,7 @@
 # these tests in the place of what is in the library, and they must fail: a mutation
 # that survives is a failure of this test. The sources stay as they are.
 #
-#   ./configure --enable-unity=tests       a mutation takes the place of one file
+#   ./configure --disable-unity            a mutation takes the place of one file
 #   make check-mutations                   all of them
 #   make check-mutations MUTATION=W3       those with this in their names
 #

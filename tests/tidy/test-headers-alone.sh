@@ -3,9 +3,8 @@
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
 # Every header compiles when it is the first that is included, and twice. Where some
-# source of the engine or the filter includes it before all else, that is shown where
-# each of them is compiled alone: with configure --enable-unity=tests, as one step of
-# .ci/run does.
+# source includes it before all else, that is shown where each source is compiled
+# alone: with configure --disable-unity, as one step of .ci/run does.
 
 . "${srcdir:-$(dirname "$0")/..}"/tidy/functions.sh
 
@@ -31,7 +30,7 @@ mapfile -t headers < <(tree_files core filter tests | grep -E '\.(h|cpp)$' | xar
     /^#include/ && !seen { seen = 1; if ($2 ~ /^"/) first[FILENAME] = substr($2, 2, length($2) - 2) }
     END {
         for (file in first)
-            if (file ~ /^(core|filter)\/.*\.cpp$/)
+            if (file ~ /\.cpp$/)
                 for (f = first[file]; f in header; f = first[f])
                     delete header[f]
         for (file in header)
