@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 
+from judging import PATIENCE
+
 CHECK_IMAGE = os.environ.get(
     "CHECK_IMAGE", os.path.join(os.environ.get("builddir", "."), "support/check_image"))
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
