@@ -108,8 +108,9 @@ Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
             return {};
     }
     // Each time requests go on meanwhile, but a shorter time.
+    const Cooling cooling{.all = true, .names = read_by(steps)};
     for (int times = 0; times < 3; ++times)
-        cool_beforehand({.all = true, .names = read_by(steps)});
+        cool_beforehand(cooling);
     Passage passage(gate_);
     TRY(readable());
     return why_read_only_ ? Result<void>() : image_->flush();

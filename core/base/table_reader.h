@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "core/base/arith.h"
 #include "core/base/byte_store.h"
@@ -22,7 +23,8 @@ namespace qcow2 {
 
 // What goes from one table to the next.
 struct TableBuffer {
-    Buffer bytes;
+    std::string where = {};  // what it is: said where it cannot be read; empty: nothing is said
+    Buffer bytes = {};
     bool was_zero = false;  // the piece that was read last
 };
 
@@ -51,7 +53,8 @@ Result<void> for_each_table_piece(ByteStore &store, TableBuffer &buffer, std::ui
         const std::uint64_t n = std::min(length - at, piece_bytes);
         buffer.bytes.resize(std::max<std::size_t>(buffer.bytes.size(), n));
         const MutableBytes piece = sub(MutableBytes(buffer.bytes), 0, n);
-        TRY(store.read(offset + at, piece));
+        if (Result<void> read = store.read(offset + at, piece); !read)
+            return buffer.where.empty() ? std::move(read) : std::move(read).in(buffer.where);
         buffer.was_zero = all_zero(piece);
         if (!buffer.was_zero)
             TRY(visit(at, Bytes(piece)));

@@ -30,20 +30,15 @@ Result<void> for_each_table_entry(Image &image, const BitmapDirectoryEntry &entr
                                                              " entries");
     if (!fits(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8, image.store().size()))
         return finding(Finding::bitmap_table_past_end, where);
-    bool was_read = true;
     const auto decode = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        was_read = false;  // what fails is the entry
         const auto decoded = decode_bitmap_table_entry(raw, image.geometry());
         if (!decoded)
             return Error(decoded.error()).in(where + ", entry " + std::to_string(i));
-        TRY(visit(i, *decoded));
-        was_read = true;
-        return {};
+        return visit(i, *decoded);
     };
-    TableBuffer buffer;
-    const Result<void> done = for_each_entry(image.store(), buffer, entry.bitmap_table_offset.value,
-                                             entry.bitmap_table_size, 8, decode);
-    return done || !was_read ? done : Error(done.error()).in(where);
+    TableBuffer buffer{.where = where};
+    return for_each_entry(image.store(), buffer, entry.bitmap_table_offset.value, entry.bitmap_table_size, 8,
+                          decode);
 }
 
 // Calls function(entry index, bytes) for the data of each table entry, but for those

@@ -137,6 +137,7 @@ private:
         std::array<std::atomic<bool>, sector_words> used{};
         // Bit n: word n has a precise bit, or had one.
         std::atomic<std::uint64_t> words_precise{0};
+
         // Its number in this sector, or in its page.
         Word word(std::uint64_t number)
         {

@@ -48,9 +48,7 @@ Result<void> StoredBitmap::open(bool notes)
         return finding(Finding::tables_overlap, where);
 
     SparseWords table(table_size_);
-    bool was_read = true;
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        was_read = false;  // what fails is the entry
         const auto entry = [&] { return where + ", entry " + std::to_string(i); };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
@@ -60,13 +58,10 @@ Result<void> StoredBitmap::open(bool notes)
         if (decoded->has_cluster() && !note({geometry_.cluster_of(decoded->data), 1}))
             return finding(Finding::tables_overlap, entry() + ": " + hex(decoded->data.value));
         table.set(i, raw);
-        was_read = true;
         return {};
     };
-    TableBuffer buffer;
-    const Result<void> followed = for_each_entry(store, buffer, table_offset_.value, table_size_, 8, visit);
-    if (!followed)
-        return was_read ? Error(followed.error()).in(where) : followed.error();
+    TableBuffer buffer{.where = where};
+    TRY(for_each_entry(store, buffer, table_offset_.value, table_size_, 8, visit));
     Locked lock(table_mutex_);
     table_ = std::move(table);
     return {};

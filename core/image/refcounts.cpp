@@ -39,7 +39,7 @@ Result<void> Refcounts::open()
         return finding(Finding::refcount_table_past_end, where);
 
     table_entries_ = bytes / 8;
-    const auto add_block = [&](std::uint64_t i, std::uint64_t raw) -> Result<void> {
+    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(raw); };
         const HostOffset block = TRY(decode_refcount_table_entry(raw, geometry_).in(where));
         if (block.value >= store_.size())
@@ -50,13 +50,8 @@ Result<void> Refcounts::open()
         table_[i] = block;
         return {};
     };
-    Result<void> sound;
-    const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) {
-        return sound = add_block(i, raw);
-    };
-    TableBuffer buffer;
-    Result<void> read = for_each_entry(store_, buffer, table_offset_.value, table_entries_, 8, visit);
-    return sound ? std::move(read).in(where) : sound;
+    TableBuffer buffer{.where = where};
+    return for_each_entry(store_, buffer, table_offset_.value, table_entries_, 8, visit);
 }
 
 bool Refcounts::covered(HostCluster cluster) const

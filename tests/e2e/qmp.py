@@ -9,13 +9,16 @@ import json
 import socket
 import sys
 
+# For what hangs, in seconds: longer than anything takes on a busy machine.
+PATIENCE = 300
+
 
 class Refused(Exception):
     pass
 
 
 class Qmp:
-    def __init__(self, path, negotiate=True, timeout=300):
+    def __init__(self, path, negotiate=True, timeout=PATIENCE):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)  # waits where many do
         self.socket.settimeout(timeout)

@@ -18,7 +18,7 @@ pid = int(open("main.pid").read())
 def descriptors():
     return len(os.listdir("/proc/%d/fd" % pid))
 def all_gone(before):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert descriptors() <= before, "%d descriptors, before %d" % (descriptors(), before)

@@ -4,12 +4,12 @@
 # What a test says of what it finds, and how long it may take. Used by all modules here.
 
 import os
+import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
+from qmp import PATIENCE  # noqa: E402, F401: for all modules here
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-
-
-# For what hangs, in seconds: longer than anything takes on a busy machine.
-PATIENCE = 300
 
 
 class Limits:

@@ -173,6 +173,37 @@ void wait_for(const std::atomic<bool> &flag)
         std::this_thread::yield();
 }
 
+// One thread cools a bitmap of 64 pages. When it is about to write the first of them, another
+// one begins with its work; it has come to where it waits when the first one goes on. Returns
+// how many pages were cooled before the write by which the other one is known.
+std::uint64_t cooled_before(const std::function<bool(const Held &, std::uint64_t offset, bool durable)> &is_others,
+                            const std::function<void(Held &)> &work)
+{
+    constexpr std::uint64_t pages = 64;
+    Held held(pages, ~std::uint64_t(0));
+    must(held.disk->cool());  // what was used since the last time stays: all
+    std::atomic<std::uint64_t> cooled = 0, before = pages;
+    std::atomic<bool> has_begun = false, may_go = false;
+    held.store.before_write = [&](std::uint64_t offset, bool durable) {
+        if (is_others(held, offset, durable))
+            before = cooled.load();
+        if (durable || !held.is_in_bitmap(offset))
+            return;
+        ++cooled;
+        has_begun = true;
+        wait_for(may_go);
+    };
+    std::thread cools([&] { must(held.disk->cool()); });
+    wait_for(has_begun);
+    WaitingThread other([&] { work(held); });
+    other.wait_until_asleep();
+    may_go = true;
+    other.join();
+    cools.join();
+    BOOST_TEST(cooled == pages);
+    return before;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(order_waiting)
@@ -271,59 +302,18 @@ BOOST_AUTO_TEST_CASE(B2_to_keep_the_bound_nobody_waits_but_who_does_it)
 // To cool a large bitmap takes long. Who wants to arm meanwhile waits for a few pages of it.
 BOOST_AUTO_TEST_CASE(B2_who_cools_lets_others_arm)
 {
-    constexpr std::uint64_t many = 64;
-    Held held(many, ~std::uint64_t(0));
-    must(held.disk->cool());  // what was used since the last time stays: all
-    std::atomic<std::uint64_t> cooled = 0, cooled_before_the_change = many;
-    std::atomic<bool> has_begun = false, may_go = false;
-    held.store.before_write = [&](std::uint64_t offset, bool durable) {
-        if (!held.is_in_bitmap(offset))
-            return;
-        if (durable) {
-            cooled_before_the_change = cooled.load();
-            return;
-        }
-        ++cooled;
-        has_begun = true;
-        wait_for(may_go);
+    const auto arms = [](const Held &held, std::uint64_t offset, bool durable) {
+        return durable && held.is_in_bitmap(offset);
     };
-    std::thread cools([&] { must(held.disk->cool()); });
-    wait_for(has_begun);
-    WaitingThread arms([&] { held.change(10000); });
-    arms.wait_until_asleep();
-    may_go = true;
-    arms.join();
-    cools.join();
-    BOOST_TEST(cooled == many);
-    BOOST_TEST(cooled_before_the_change <= 8u);
+    BOOST_TEST(cooled_before(arms, [](Held &held) { held.change(10000); }) <= 8u);
 }
 
 // Nor does who changes the structure wait for more, and with him all requests that come then.
 BOOST_AUTO_TEST_CASE(L1_who_cools_lets_others_close_the_gate)
 {
-    constexpr std::uint64_t many = 64;
-    Held held(many, ~std::uint64_t(0));
-    must(held.disk->cool());
-    std::atomic<std::uint64_t> cooled = 0, cooled_before_the_commit = many;
-    std::atomic<bool> has_begun = false, may_go = false;
-    held.store.before_write = [&](std::uint64_t offset, bool durable) {
-        if (offset == 0)
-            cooled_before_the_commit = cooled.load();
-        if (durable || !held.is_in_bitmap(offset))
-            return;
-        ++cooled;
-        has_begun = true;
-        wait_for(may_go);
-    };
-    std::thread cools([&] { must(held.disk->cool()); });
-    wait_for(has_begun);
-    WaitingThread adds([&] { must(held.disk->change_together({AddBitmap{{.name = "new"}}})); });
-    adds.wait_until_asleep();
-    may_go = true;
-    adds.join();
-    cools.join();
-    BOOST_TEST(cooled == many);
-    BOOST_TEST(cooled_before_the_commit <= 8u);
+    const auto commits = [](const Held &, std::uint64_t offset, bool) { return offset == 0; };
+    const auto add = [](Held &held) { must(held.disk->change_together({AddBitmap{{.name = "new"}}})); };
+    BOOST_TEST(cooled_before(commits, add) <= 8u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
