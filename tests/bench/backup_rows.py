@@ -15,7 +15,7 @@ import time
 
 from control import Controlled, StorageDaemon, write_all_over
 from rows import Group, Row, Sample, known, part, size_name
-from servers import RUN_SECONDS, GiB, MiB, TiB, Failed, run
+from servers import RUN_SECONDS, GiB, MiB, TiB, Failed, run, warm_memory
 
 DISK = GiB
 BEGINS = 5
@@ -45,16 +45,6 @@ def writes(bench, what):
     return dict(how, size=DISK, io_size=part(bench, DISK, amount))
 
 
-def warm_memory(image):
-    """Memory that a virtual machine uses for the first time comes from its host, at a tenth of
-    the speed. That is no cost of a backup, but scratch in memory would be the first to need it."""
-    path = image + ".warm"
-    with open(path, "wb") as file:
-        for _ in range(2 * DISK // MiB):
-            file.write(bytes(MiB))
-    os.unlink(path)
-
-
 @contextlib.contextmanager
 def backup(variant, server, image, size):
     variant.prepare(image, size)
@@ -72,7 +62,7 @@ def guest(what):
     """{step: (MB/s, p99 in us)}, and the memory of the backup."""
     def measure(bench, variant):
         image = in_use(bench, variant)
-        warm_memory(image)
+        warm_memory(image, 2 * DISK)
         how = writes(bench, what)
         values = {}
         with variant.serve(image, bench.sockets) as server:
@@ -253,7 +243,7 @@ def bad_scratch(kind, what, number):
 
         def once():
             image = in_use(bench, variant)
-            warm_memory(image)
+            warm_memory(image, 2 * DISK)
             how = writes(bench, what)
             with variant.serve(image, bench.sockets) as server:
                 server.fio(**how)

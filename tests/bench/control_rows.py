@@ -5,7 +5,8 @@
 # 4 KiB at random places of a disk that is mapped everywhere and has sixteen enabled
 # bitmaps, and another time one that reads. While it is at work the command is done some
 # times. A gap is the time between two answers to the client; those count that lie in the
-# time from a command to 50 ms after its answer. "no command": what the machine adds.
+# time from a command to 50 ms after its answer. "no command": what the machine adds; a flush
+# by another client: what a command has in it that brings the file up to date.
 
 import array
 import dataclasses
@@ -18,7 +19,7 @@ import typing
 
 from control import Controlled, StorageDaemon, with_bitmaps, write_all_over
 from rows import Group, Row, Sample, known, size_name
-from servers import GiB, MiB, TiB, Failed
+from servers import GiB, MiB, TiB, Failed, warm_memory
 
 BITMAPS = 16
 AFTER = 0.05
@@ -121,6 +122,7 @@ take = do("blockdev-snapshot-internal-sync", device="disk", name="s{}")
 drop = do("blockdev-snapshot-delete-internal-sync", device="disk", name="s{}")
 COMMANDS = (
     Command("nothing", "no command", lambda *_: None),
+    Command("flush", "no command, a flush by another client", lambda _variant, server, _number: server.client.flush()),
     Command("add", "bitmap add", bitmap("add", "t{}", persistent=True), after=bitmap("remove", "t{}"), goal_ms=5),
     Command("remove", "bitmap remove", bitmap("remove", "t{}"), bitmap("add", "t{}", persistent=True)),
     Command("disable", "bitmap disable", bitmap("disable", "b0"), after=bitmap("enable", "b0"), goal_ms=5),
@@ -166,9 +168,10 @@ def measure_command(bench, variant, size, command):
     variant = variant.layered(command.is_backup)
     image = bench.images.copied(variant, with_bitmaps(bench.images, size, BITMAPS))
     values = {}
+    warm_memory(image, GiB)
     with variant.serve(image, bench.sockets) as server:
         server.image, server.size, server.numbers = image, size, itertools.count()
-        client = server.connect()  # while there is one nobody settles the disk
+        server.client = server.connect()  # while there is one nobody settles the disk
         write_all_over(server, size, int(min(bench.seconds, 1) * 32) * MiB or MiB)
         server.monitor.do("query-version")
         for what in ("write", "read"):
@@ -176,7 +179,7 @@ def measure_command(bench, variant, size, command):
             values[what + "-longest"] = found[-1] * 1e3
             values[what + "-p99"] = found[len(found) * 99 // 100] * 1e3
             values["answer"] = took[len(took) // 2] * 1e3
-        client.shutdown()
+        server.client.shutdown()
     return values
 
 
