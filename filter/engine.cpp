@@ -45,6 +45,18 @@ void say_each_line(std::string_view text)
     }
 }
 
+// While somebody waits to be let in.
+class EndingWithServer {
+public:
+    explicit EndingWithServer(NextStore &store) : store_(store) { store_.end_with_server(true); }
+    ~EndingWithServer() { store_.end_with_server(false); }
+    EndingWithServer(const EndingWithServer &) = delete;
+    EndingWithServer &operator=(const EndingWithServer &) = delete;
+
+private:
+    NextStore &store_;
+};
+
 }  // namespace
 
 Engine::Engine() = default;
@@ -95,6 +107,7 @@ std::string Engine::why_size_is_kept() const
 Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
     store_ = TRY(NextStore::open(backend, read_only, serialised_, file_.get()));
+    const EndingWithServer may_end(*store_);
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
@@ -143,7 +156,8 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
     if (TRY(Disk::open(store, options))->why_read_only())
         return {};
     auto repaired = repair(store, RepairKind::all);
-    if (!repaired && (repaired.error().code == Errc::io || repaired.error().code == Errc::lost))
+    if (!repaired && (repaired.error().code == Errc::io || repaired.error().code == Errc::lost ||
+                      repaired.error().code == Errc::shut_down))
         return std::move(repaired).error().in("repairing the refcounts");
     if (!repaired) {
         log_warning("the image cannot be repaired: " + repaired.error().what);
@@ -275,7 +289,10 @@ Result<void> Engine::begin_writing()
 {
     if (writing_ || disk_->why_read_only())
         return {};
-    TRY(disk_->begin_writing());
+    {
+        const EndingWithServer may_end(*store_);
+        TRY(disk_->begin_writing());
+    }
     report(*disk_, false);
     idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;

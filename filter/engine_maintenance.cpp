@@ -93,6 +93,7 @@ Result<void> Engine::maintain_layer(nbdkit_backend *backend)
 {
     const Maintenance &maintenance = *config_.maintenance;
     store_ = TRY(NextStore::open(backend, !maintenance.changes, serialised_));
+    store_->end_with_server(true);
     TRY(hold_file());
     store_->keep_size(why_size_is_kept());
     if (maintenance.changes && store_->read_only())

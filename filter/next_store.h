@@ -28,6 +28,7 @@
 #include "filter/growth.h"
 #include "filter/local_store.h"
 #include "filter/next_context.h"
+#include "filter/server_end.h"
 
 namespace qcow2 {
 
@@ -47,6 +48,9 @@ public:
     // asked anew when room ends. The file must outlive the store.
     void allow_growth(LocalFile &file);
     bool rotational() const { return rotational_; }
+    // true: what is being done takes long, and nothing that was acknowledged depends on it. From
+    // now on reads and writes fail (shut_down) when the server has been told to end.
+    void end_with_server(bool ends) { ends_with_server_ = ends; }
 
     std::uint64_t size() const override { return size_.load(); }
     std::uint64_t fresh_from() const override { return fresh_from_.load(); }
@@ -84,6 +88,7 @@ public:
 
 private:
     void cut_file();
+    Result<void> check_server() { return ends_with_server_.load() ? server_end_.check() : Result<void>(); }
     class Turn;
 
     NextStore(nbdkit_backend *backend, bool read_only, bool serialised)
@@ -120,6 +125,8 @@ private:
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
     std::atomic<bool> flush_failed_{false};
+    std::atomic<bool> ends_with_server_{false};
+    ServerEnd server_end_;
     // Of those who flush at once a kernel tells only one that bytes are lost:
     // one flushes at a time. The same holds for barriers, which have another
     // descriptor and are told for themselves.

@@ -313,6 +313,8 @@ void nbdkit_debug(const char *, ...) {}
 
 void nbdkit_shutdown(void) {}
 
+int nbdkit_nanosleep(unsigned, unsigned) { return told_to_end ? -1 : 0; }
+
 nbdkit_extents *nbdkit_extents_new(std::uint64_t, std::uint64_t) { return new nbdkit_extents; }
 void nbdkit_extents_free(nbdkit_extents *extents) { delete extents; }
 std::size_t nbdkit_extents_count(const nbdkit_extents *extents) { return extents->first.length != 0; }

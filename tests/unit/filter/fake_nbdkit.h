@@ -27,6 +27,9 @@ namespace qcow2::test {
 // What was said by nbdkit_error since the last call.
 std::vector<std::string> said();
 
+// Whether the server has got a signal.
+inline std::atomic<bool> told_to_end{false};
+
 // The bytes of a layer.
 class FakeBytes {
 public:

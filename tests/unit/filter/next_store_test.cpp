@@ -338,6 +338,25 @@ BOOST_AUTO_TEST_CASE(a_part_of_a_block_against_a_trim)
     BOOST_TEST(was_called(layer, "trim"));
 }
 
+BOOST_AUTO_TEST_CASE(what_takes_long_ends_with_the_server_and_nothing_else_does)
+{
+    FakeMemory memory(1 << 20);
+    FakeLayer layer(memory);
+    const auto store = opened(layer);
+    Buffer bytes(512);
+    struct ToldToEnd {
+        ToldToEnd() { told_to_end = true; }
+        ~ToldToEnd() { told_to_end = false; }
+    } told;
+    must(store->read(0, bytes));
+    must(store->write(0, bytes));
+    store->end_with_server(true);
+    BOOST_CHECK(store->read(0, bytes).error().code == Errc::shut_down);
+    BOOST_CHECK(store->write(0, bytes).error().code == Errc::shut_down);
+    store->end_with_server(false);
+    must(store->write(0, bytes));
+}
+
 BOOST_AUTO_TEST_CASE(a_serialised_layer_is_called_once_at_a_time)
 {
     FakeMemory memory(1 << 20);
