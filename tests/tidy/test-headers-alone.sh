@@ -25,7 +25,7 @@ done < <(tree_files core filter tests | grep '\.h$' | xargs grep -L '^#pragma on
 
 # Those that some compilation begins with: a source has them first, or a header
 # does that has been found to be first itself.
-mapfile -t headers < <(tree_files core filter tests | grep -E '\.(h|cpp)$' | xargs awk '
+list=$(tree_files core filter tests | grep -E '\.(h|cpp)$' | xargs awk '
     FNR == 1 { seen = 0; if (FILENAME ~ /\.h$/) header[FILENAME] = 1 }
     /^#include/ && !seen { seen = 1; if ($2 ~ /^"/) first[FILENAME] = substr($2, 2, length($2) - 2) }
     END {
@@ -35,7 +35,8 @@ mapfile -t headers < <(tree_files core filter tests | grep -E '\.(h|cpp)$' | xar
                     delete header[f]
         for (file in header)
             print file
-    }' | LC_ALL=C sort)
+    }' | LC_ALL=C sort) || problem "the headers cannot be listed"
+mapfile -t headers <<<"$list"
 
 echo "${#headers[@]} headers that no source includes first"
 printf '%s\n' "${headers[@]}" | xargs -P "$(nproc)" -I{} bash -c 'compile_alone {}' ||
