@@ -173,7 +173,7 @@ Result<void> Repair::begin_writing()
 
 Result<void> Repair::put_lost_names_away()
 {
-    if (lost_names_are_away_ || walk_.lost().count == 0)
+    if (lost_names_are_away_ || !walk_.lost().can_be_put_away())
         return {};
     TRY(begin_writing());
     TRY(put_lost_names_out_of_reach(store_, walk_));

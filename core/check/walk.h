@@ -54,6 +54,8 @@ public:
         std::set<HostOffset> l2_tables;      // with entries that do
         std::vector<HostOffset> words;       // all others, but those
         bool in_header = false;              // of the header, or the area behind it
+
+        bool can_be_put_away() const { return !l2_tables.empty() || !words.empty(); }
     };
 
     // Once, before all else. An error: the header (or a table it names) is such
