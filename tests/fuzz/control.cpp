@@ -2,39 +2,18 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // The control channel and whatever bytes: every conversation is answered by lines that
-// are what they must be, and cutting the stream elsewhere changes no answer. A
-// violation ends the process. For libFuzzer:
-//
-//   make -C core && clang++ -std=c++20 -O1 -fsanitize=fuzzer -I. -DPACKAGE_VERSION='"0"'
-//     tests/fuzz/control.cpp tests/support/{memory_store,sparse_bytes}.cpp core/libcore.a
-//     -lz -lzstd -o control-fuzz
-//   ./control-fuzz tests/fuzz/control-corpus
-//
-// and mutate_test.cpp calls it with mutations of its own.
-
-#include "tests/fuzz/control.h"
+// are what they must be, and cutting the stream elsewhere changes no answer.
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
+#include "tests/fuzz/input.h"
 #include "tests/support/conversation.h"
 
-using namespace qcow2;
-using namespace qcow2::test;
+namespace qcow2::test {
 
 namespace {
-
-void require(bool is_so, std::string_view what, std::string_view line)
-{
-    if (is_so)
-        return;
-    std::fprintf(stderr, "%.*s: %.*s\n", static_cast<int>(what.size()), what.data(), static_cast<int>(line.size()),
-                 line.data());
-    std::abort();
-}
 
 void check_line(const std::string &line)
 {
@@ -57,7 +36,7 @@ std::vector<std::string> answers(std::string_view bytes, std::size_t piece)
     MemoryHost host;
     Monitor monitor;
     std::vector<std::string> lines = lines_of(converse(monitor, host, bytes, piece));
-    require(host.entered == host.left || host.ending(), "entered, and did not leave", "");
+    require(host.entered == host.left || host.ending(), "entered, and did not leave");
     for (std::string &line : lines) {
         check_line(line);
         line = kind_of(line);
@@ -68,12 +47,13 @@ std::vector<std::string> answers(std::string_view bytes, std::size_t piece)
 }  // namespace
 
 // The first byte is the length of the pieces.
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size)
+void fuzz_control(const std::uint8_t *data, std::size_t size)
 {
     if (size == 0)
-        return 0;
+        return;
     const std::string_view bytes(reinterpret_cast<const char *>(data) + 1, size - 1);
     require(answers(bytes, std::string::npos) == answers(bytes, std::size_t(1) + data[0] % 64),
             "answered otherwise in pieces", bytes);
-    return 0;
 }
+
+}  // namespace qcow2::test

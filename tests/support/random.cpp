@@ -24,7 +24,7 @@ namespace qcow2::test {
 namespace {
 
 // What to say when the process dies; no allocation at that time.
-char last_words[512];
+char last_words[2048];
 
 void say_last_words()
 {
@@ -73,10 +73,11 @@ std::string how_to_repeat(std::uint64_t seed)
            " --run_test=" + test_case.full_name();
 }
 
-DeathNote::DeathNote(std::uint64_t seed) : exceptions_(std::uncaught_exceptions())
+DeathNote::DeathNote(std::uint64_t seed) : DeathNote(how_to_repeat(seed)) {}
+
+DeathNote::DeathNote(const std::string &words) : exceptions_(std::uncaught_exceptions())
 {
-    const std::string line = how_to_repeat(seed) + "\n";
-    std::strncpy(last_words, line.c_str(), sizeof last_words - 1);
+    std::snprintf(last_words, sizeof last_words, "%s\n", words.c_str());
     // Boost.Test takes SIGABRT for itself when a test case begins, and tells
     // nothing of the scope; taken back here.
     std::signal(SIGABRT, on_abort);

@@ -33,10 +33,11 @@ std::vector<std::uint64_t> seeds(unsigned smoke);
 std::string how_to_repeat(std::uint64_t seed);
 
 // For what ends the scope, or the process, before Boost.Test looks: an
-// exception, an abort, a sanitizer.
+// exception, an abort, a sanitizer. One at a time.
 class DeathNote {
 public:
     explicit DeathNote(std::uint64_t seed);
+    explicit DeathNote(const std::string &words);
     ~DeathNote();
     DeathNote(const DeathNote &) = delete;
     DeathNote &operator=(const DeathNote &) = delete;
