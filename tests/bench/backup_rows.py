@@ -9,13 +9,12 @@
 # so bitmaps have their bits, and the second touch is one.
 
 import contextlib
-import os
 import subprocess
 import time
 
 from control import Controlled, StorageDaemon, write_all_over
 from rows import Group, Row, Sample, known, part, size_name
-from servers import RUN_SECONDS, GiB, MiB, TiB, Failed, run, warm_memory
+from servers import RUN_SECONDS, GiB, MiB, TiB, Failed, compiled, run, warm_memory
 
 DISK = GiB
 BEGINS = 5
@@ -223,10 +222,7 @@ def with_scratch(bench, variant, kind):
     """Our server with scratch of this kind."""
     if kind == "full":
         return Controlled(variant.name, variant.title, variant.filter, variant.sync, LIMIT)
-    shim = os.path.join(bench.sockets, "bad_scratch.so")
-    if not os.path.exists(shim):
-        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bad_scratch.c")
-        run("cc", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC", "-o", shim, source)
+    shim = compiled("bad_scratch.c", bench.sockets)
     return Controlled(variant.name, variant.title, variant.filter, variant.sync, None,
                       ("LD_PRELOAD=" + shim,
                        "SCRATCH_FAILS=1" if kind == "fails" else f"SCRATCH_DELAY_US={DELAY_US}"))

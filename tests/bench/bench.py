@@ -27,6 +27,7 @@ except ImportError:
 
 import backup_rows
 import control_rows
+import floor_rows
 import growth
 import report
 import rows
@@ -140,6 +141,7 @@ def main():
               growth.growth_group(options.filter, options.sync),
               backup_rows.backup_group(options.filter, options.sync),
               backup_rows.scratch_group(options.filter, options.sync),
+              floor_rows.floor_group(),
               control_rows.control_group(options.filter, options.sync)]
     if options.list:
         for group in groups:

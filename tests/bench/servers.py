@@ -22,6 +22,15 @@ RUN_SECONDS = 600
 _prctl = ctypes.CDLL(None).prctl
 
 
+def compiled(source, folder):
+    """A file of this folder as a library for LD_PRELOAD, made once in the other."""
+    library = os.path.join(folder, source.replace(".c", ".so"))
+    if not os.path.exists(library):
+        here = os.path.dirname(os.path.abspath(__file__))
+        run("cc", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC", "-o", library, os.path.join(here, source))
+    return library
+
+
 def warm_memory(image, size):
     """Memory that a virtual machine uses for the first time comes from its host, at a tenth of
     the speed, and milliseconds at a time. That is no cost of a server: so what its image, or
