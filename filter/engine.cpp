@@ -23,6 +23,7 @@
 #include "filter/local_file.h"
 #include "filter/next_store.h"
 #include "filter/report.h"
+#include "filter/server_end.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
 // file is brought to what a clean stop leaves.
@@ -44,18 +45,6 @@ void say_each_line(std::string_view text)
         text.remove_prefix(std::min(end + 1, text.size()));
     }
 }
-
-// While somebody waits to be let in.
-class EndingWithServer {
-public:
-    explicit EndingWithServer(NextStore &store) : store_(store) { store_.end_with_server(true); }
-    ~EndingWithServer() { store_.end_with_server(false); }
-    EndingWithServer(const EndingWithServer &) = delete;
-    EndingWithServer &operator=(const EndingWithServer &) = delete;
-
-private:
-    NextStore &store_;
-};
 
 }  // namespace
 
@@ -106,8 +95,8 @@ std::string Engine::why_size_is_kept() const
 
 Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 {
+    const ServerEnd::Scope may_end;
     store_ = TRY(NextStore::open(backend, read_only, serialised_, file_.get()));
-    const EndingWithServer may_end(*store_);
     TRY(hold_file());
     if (file_ && stack_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
@@ -290,7 +279,7 @@ Result<void> Engine::begin_writing()
     if (writing_ || disk_->why_read_only())
         return {};
     {
-        const EndingWithServer may_end(*store_);
+        const ServerEnd::Scope may_end;
         TRY(disk_->begin_writing());
     }
     report(*disk_, false);

@@ -18,6 +18,7 @@
 #include "filter/local_store.h"
 #include "filter/maintenance.h"
 #include "filter/next_store.h"
+#include "filter/server_end.h"
 
 namespace qcow2 {
 
@@ -92,8 +93,8 @@ Result<void> Engine::after_fork(nbdkit_backend *backend)
 Result<void> Engine::maintain_layer(nbdkit_backend *backend)
 {
     const Maintenance &maintenance = *config_.maintenance;
+    const ServerEnd::Scope may_end;
     store_ = TRY(NextStore::open(backend, !maintenance.changes, serialised_));
-    store_->end_with_server(true);
     TRY(hold_file());
     store_->keep_size(why_size_is_kept());
     if (maintenance.changes && store_->read_only())

@@ -127,7 +127,7 @@ void NextStore::allow_growth(LocalFile &file)
 
 Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
 {
-    TRY(check_server());
+    TRY(server_end_.check());
     const Passage passage(inside_);
     NextContext &context = current();
     const std::uint64_t size = context.size();
@@ -172,7 +172,7 @@ Result<void> NextStore::write_at_both(std::uint64_t offset, Bytes bytes)
 
 Result<void> NextStore::write(std::uint64_t offset, Bytes bytes)
 {
-    TRY(check_server());
+    TRY(server_end_.check());
     const Passage passage(inside_);
     return write_at_both(offset, bytes);
 }

@@ -48,9 +48,6 @@ public:
     // asked anew when room ends. The file must outlive the store.
     void allow_growth(LocalFile &file);
     bool rotational() const { return rotational_; }
-    // true: what is being done takes long, and nothing that was acknowledged depends on it. From
-    // now on reads and writes fail (shut_down) when the server has been told to end.
-    void end_with_server(bool ends) { ends_with_server_ = ends; }
 
     std::uint64_t size() const override { return size_.load(); }
     std::uint64_t fresh_from() const override { return fresh_from_.load(); }
@@ -88,7 +85,6 @@ public:
 
 private:
     void cut_file();
-    Result<void> check_server() { return ends_with_server_.load() ? server_end_.check() : Result<void>(); }
     class Turn;
 
     NextStore(nbdkit_backend *backend, bool read_only, bool serialised)
@@ -125,7 +121,6 @@ private:
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
     std::atomic<bool> flush_failed_{false};
-    std::atomic<bool> ends_with_server_{false};
     ServerEnd server_end_;
     // Of those who flush at once a kernel tells only one that bytes are lost:
     // one flushes at a time. The same holds for barriers, which have another

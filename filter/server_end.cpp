@@ -13,24 +13,31 @@ namespace {
 
 constexpr std::chrono::milliseconds between_looks(100);
 
+thread_local bool in_scope = false;
+
 // Who sleeps as nbdkit wants it is woken when the server is to end; in the thread of a
 // connection also when its client has gone, which is no reason to begin anew with the next
 // one. So another thread sleeps, for no time.
-bool look()
+bool told_to_end()
 {
-    bool has_come = false;
-    start_quiet_thread([&] { has_come = nbdkit_nanosleep(0, 0) == -1; }).join();
-    return has_come;
+    bool told = false;
+    start_quiet_thread([&] { told = nbdkit_nanosleep(0, 0) == -1; }).join();
+    return told;
 }
 
 }  // namespace
 
-Result<void> ServerEnd::check()
+ServerEnd::Scope::Scope() { in_scope = true; }
+ServerEnd::Scope::~Scope() { in_scope = false; }
+
+Result<void> ServerEnd::check() { return in_scope ? look() : Result<void>(); }
+
+Result<void> ServerEnd::look()
 {
     const Clock::rep now = Clock::now().time_since_epoch().count();
     Clock::rep next = next_look_.load();
     if (now >= next && next_look_.compare_exchange_strong(next, now + Clock::duration(between_looks).count()))
-        has_come_ = look();
+        has_come_ = told_to_end();
     return has_come_.load() ? Result<void>(Error(Errc::shut_down, "the server is about to end")) : Result<void>();
 }
 
