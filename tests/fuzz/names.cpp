@@ -5,16 +5,14 @@
 // with links that lead in, out and nowhere: what is opened lies in the folder, and what is
 // said of the rest can be printed.
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "filter/named_files.h"
 #include "tests/fuzz/input.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qcow2::test {
 
@@ -23,34 +21,27 @@ namespace {
 namespace fs = std::filesystem;
 
 // FOLDER/in is allowed; FOLDER/out and FOLDER/in2 are not. The files in it say "i", all others "o".
-class Folders {
+class Folders : public TemporaryFolder {
 public:
     Folders()
     {
-        std::string folder = std::string(P_tmpdir) + "/qcow2bitmap-fuzz.XXXXXX";
-        require(::mkdtemp(folder.data()), "no folder", folder);
-        path = fs::canonical(folder);
         for (const char *side : {"in", "in2", "out"}) {
-            fs::create_directories(path + "/" + side + "/sub");
-            for (const char *name : {"file", "sub/file", "file:file", "json:file"})
-                std::ofstream(path + "/" + side + "/" + name) << (side == std::string("in") ? 'i' : 'o');
+            const std::string folder = path() + "/" + side;
+            fs::create_directories(folder + "/sub");
+            for (const char *name : {"/file", "/sub/file", "/file:file", "/json:file"})
+                std::ofstream(folder + name) << (side == std::string("in") ? 'i' : 'o');
         }
-        fs::create_symlink("sub/file", path + "/in/link");
-        fs::create_symlink("../out/file", path + "/in/sub/out");
-        fs::create_symlink(path + "/out", path + "/in/away");
-        fs::create_symlink("../in", path + "/out/back");
-        fs::create_symlink("..", path + "/in/up");
-        fs::create_symlink("loop", path + "/in/loop");
-        fs::create_symlink("nowhere", path + "/in/dangling");
+        fs::create_symlink("sub/file", path() + "/in/link");
+        fs::create_symlink("../out/file", path() + "/in/sub/out");
+        fs::create_symlink(path() + "/out", path() + "/in/away");
+        fs::create_symlink("../in", path() + "/out/back");
+        fs::create_symlink("..", path() + "/in/up");
+        fs::create_symlink("loop", path() + "/in/loop");
+        fs::create_symlink("nowhere", path() + "/in/dangling");
     }
-    ~Folders() { fs::remove_all(path); }
-    Folders(const Folders &) = delete;
-    Folders &operator=(const Folders &) = delete;
-
-    std::string path;
 };
 
-// A byte below 32 stands for a part of a path, all others for themselves.
+// A byte below 30 stands for a part of a path, all others for themselves.
 std::string spelled(Bytes bytes, const std::string &folder)
 {
     const std::string parts[] = {"/", "..", "../", ".", "in", "in2", "out", "sub", "file", "link", "away", "back",
@@ -77,12 +68,12 @@ void fuzz_names(const std::uint8_t *data, std::size_t size)
     const std::uint64_t wanted = input.below(32);
     const Bytes names = input.rest();
     const std::uint64_t length = std::min<std::uint64_t>(wanted, names.size());
-    const std::string namer = spelled(names.first(length), folders.path);
-    const std::string name = spelled(names.subspan(length), folders.path);
+    const std::string namer = spelled(names.first(length), folders.path());
+    const std::string name = spelled(names.subspan(length), folders.path());
 
     NamedFiles files;
-    require(files.allow(folders.path + "/in").has_value(), "not allowed");
-    const auto opened = files.open(name, {nullptr, folders.path + "/" + namer, {}}, writable);
+    require(files.allow(folders.path() + "/in").has_value(), "not allowed");
+    const auto opened = files.open(name, {nullptr, folders.path() + "/" + namer, {}}, writable);
     if (!opened) {
         require(std::ranges::none_of(opened.error().what, [](unsigned char c) { return c < 0x20 || c == 0x7f; }),
                 "cannot be printed", opened.error().what);

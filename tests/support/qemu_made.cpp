@@ -11,6 +11,7 @@
 #include "tests/support/image_reader.h"
 #include "tests/support/payload.h"
 #include "tests/support/qemu_img.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qcow2::test {
 
@@ -18,30 +19,16 @@ namespace {
 
 class Folder {
 public:
-    Folder()
-    {
-        path_ = (std::filesystem::temp_directory_path() / "qcow2bitmap-XXXXXX").string();
-        if (!mkdtemp(path_.data()))
-            throw std::runtime_error("cannot make a folder like " + path_);
-    }
-    ~Folder()
-    {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    Folder(const Folder &) = delete;
-    Folder &operator=(const Folder &) = delete;
-
-    std::string path(const std::string &name) const { return path_ + "/" + name; }
+    std::string path(const std::string &name) const { return folder_.path() + "/" + name; }
     void run(const std::string &command) const
     {
-        const std::string line = "cd '" + path_ + "' && " + command + " >said 2>&1 </dev/null";
+        const std::string line = "cd '" + folder_.path() + "' && " + command + " >said 2>&1 </dev/null";
         if (std::system(line.c_str()) != 0)
             throw std::runtime_error("failed: " + line);
     }
 
 private:
-    std::string path_;
+    const TemporaryFolder folder_;
 };
 
 StoreImage load(const std::string &path)

@@ -13,10 +13,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 
 #include "filter/file_store.h"
 #include "tests/support/must.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/unit/filter/fake_nbdkit.h"
 
 using namespace qcow2;
@@ -40,10 +40,8 @@ BOOST_AUTO_TEST_CASE(what_is_no_file_is_refused)
 // What a path was when it was checked is not what it is when it is opened.
 BOOST_AUTO_TEST_CASE(no_link_is_followed_below_a_directory)
 {
-    std::string folder = std::string(P_tmpdir) + "/qcow2bitmap-test.XXXXXX";
-    BOOST_REQUIRE(::mkdtemp(folder.data()));
-    const auto remove_all = [](const std::string *path) { std::filesystem::remove_all(*path); };
-    const std::unique_ptr<const std::string, decltype(remove_all)> removed(&folder, remove_all);
+    const TemporaryFolder temporary;
+    const std::string &folder = temporary.path();
     std::filesystem::create_directories(folder + "/in/sub");
     std::filesystem::create_directory(folder + "/out");
     for (const char *name : {"/in/sub/file", "/out/file"})

@@ -3,17 +3,15 @@
 
 #include "filter/named_files.h"
 
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
 
 #include "tests/support/must.h"
+#include "tests/support/temporary_folder.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -24,26 +22,18 @@ BOOST_AUTO_TEST_SUITE(named_files_test)
 namespace {
 
 // FOLDER/in, which is allowed, and FOLDER/out; each with sub/file, of one byte.
-class Folders {
+class Folders : public TemporaryFolder {
 public:
     Folders()
     {
-        std::string folder = std::string(P_tmpdir) + "/qcow2bitmap-test.XXXXXX";
-        BOOST_REQUIRE(::mkdtemp(folder.data()));
-        path = fs::canonical(folder);
         for (const char *side : {"in", "out"}) {
-            fs::create_directories(path + "/" + side + "/sub");
-            std::ofstream(path + "/" + side + "/sub/file") << side[0];
+            fs::create_directories(path() + "/" + side + "/sub");
+            std::ofstream(path() + "/" + side + "/sub/file") << side[0];
         }
     }
-    ~Folders() { fs::remove_all(path); }
-    Folders(const Folders &) = delete;
-    Folders &operator=(const Folders &) = delete;
 
     // As an image in the allowed folder would name it.
-    ChainPlace place() const { return {nullptr, path + "/in/disk.qcow2", {}}; }
-
-    std::string path;
+    ChainPlace place() const { return {nullptr, path() + "/in/disk.qcow2", {}}; }
 };
 
 // Something happens between the check of a name and the opening.
@@ -72,7 +62,7 @@ char first_byte(const NamedFile &file)
 BOOST_AUTO_TEST_CASE(a_link_that_is_put_there_between_check_and_opening_is_not_followed)
 {
     const Folders folders;
-    const std::string &path = folders.path;
+    const std::string &path = folders.path();
     Interrupted files;
     must(files.allow(path + "/in"));
     for (const bool writable : {false, true}) {
@@ -102,7 +92,7 @@ BOOST_AUTO_TEST_CASE(a_link_that_is_put_there_between_check_and_opening_is_not_f
 BOOST_AUTO_TEST_CASE(what_is_allowed_stays_the_folder_that_was_there_when_it_was_said)
 {
     const Folders folders;
-    const std::string &path = folders.path;
+    const std::string &path = folders.path();
     Interrupted files;
     must(files.allow(path + "/in"));
     files.between = [&] {
@@ -116,18 +106,18 @@ BOOST_AUTO_TEST_CASE(names_are_relative_to_the_name_of_the_namer_and_messages_ha
 {
     const Folders folders;
     NamedFiles files;
-    must(files.allow(folders.path + "/in"));
-    fs::create_directory_symlink("sub", folders.path + "/in/link");
+    must(files.allow(folders.path() + "/in"));
+    fs::create_directory_symlink("sub", folders.path() + "/in/link");
     const NamedFile file = must(files.open("link/file", folders.place(), false));
-    BOOST_TEST(file.path == folders.path + "/in/sub/file");
-    BOOST_TEST(file.named == folders.path + "/in/link/file");
+    BOOST_TEST(file.path == folders.path() + "/in/sub/file");
+    BOOST_TEST(file.named == folders.path() + "/in/link/file");
 }
 
 // Of a name that leads out nothing is told of what is there.
 BOOST_AUTO_TEST_CASE(what_is_missing_outside_is_not_allowed_like_what_is_there)
 {
     const Folders folders;
-    const std::string &path = folders.path;
+    const std::string &path = folders.path();
     NamedFiles files;
     must(files.allow(path + "/in"));
     fs::create_directory_symlink("../out", path + "/in/link");

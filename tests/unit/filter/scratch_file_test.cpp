@@ -16,6 +16,7 @@
 #include <string>
 
 #include "tests/support/must.h"
+#include "tests/support/temporary_folder.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -25,20 +26,6 @@ BOOST_AUTO_TEST_SUITE(scratch_file_test)
 namespace {
 
 constexpr std::uint64_t G = std::uint64_t(1) << 30;
-
-class Folder {
-public:
-    Folder() { BOOST_REQUIRE(::mkdtemp(path_.data())); }
-    ~Folder() { std::filesystem::remove_all(path_); }
-    Folder(const Folder &) = delete;
-    Folder &operator=(const Folder &) = delete;
-
-    const std::string &path() const { return path_; }
-    bool empty() const { return std::filesystem::is_empty(path_); }
-
-private:
-    std::string path_ = std::string(P_tmpdir) + "/qcow2bitmap-test.XXXXXX";
-};
 
 // The environment variable has this value, or none, for the current scope.
 class Environment {
@@ -78,10 +65,10 @@ void expect_bytes(Scratch &scratch, std::uint64_t offset, const Buffer &bytes)
 // Also across the ends of files, which would be too long for ext4 as one.
 BOOST_AUTO_TEST_CASE(what_was_written_is_read_and_no_name_is_seen)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::uint64_t size = 64 * 1024 * G;
     const auto scratch = must(ScratchFile::make(folder.path(), size, 1 << 20));
-    BOOST_TEST(folder.empty());
+    BOOST_TEST(std::filesystem::is_empty(folder.path()));
     BOOST_TEST(scratch->bytes_used() == 0u);
     for (const std::uint64_t offset : {std::uint64_t(0), ScratchFile::file_bytes_max - 4096, size - 8192}) {
         Buffer bytes(8192, std::uint8_t(offset >> 30 | 1));
@@ -98,7 +85,7 @@ BOOST_AUTO_TEST_CASE(what_was_written_is_read_and_no_name_is_seen)
 
 BOOST_AUTO_TEST_CASE(F2_the_limit_is_one_of_room)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     const auto scratch = must(ScratchFile::make(folder.path(), G, 10000));
     must(scratch->write(0, Buffer(8192)));
     const auto full = scratch->write(8192, Buffer(4096));
@@ -112,7 +99,7 @@ BOOST_AUTO_TEST_CASE(F2_the_limit_is_one_of_room)
 
 BOOST_AUTO_TEST_CASE(limits_are_the_least_of_what_is_asked_for_and_set)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     ScratchFolder maker;
     must(maker.set_directory(folder.path()));
     const auto bytes_max = [&](std::optional<std::uint64_t> asked) {
@@ -133,7 +120,7 @@ BOOST_AUTO_TEST_CASE(limits_are_the_least_of_what_is_asked_for_and_set)
 
 BOOST_AUTO_TEST_CASE(F2_it_is_known_whose_room_it_takes)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::string file = folder.path() + "/disk.qcow2";
     BOOST_REQUIRE(std::fclose(std::fopen(file.c_str(), "w")) == 0);
     ScratchFolder scratch;
@@ -150,7 +137,7 @@ BOOST_AUTO_TEST_CASE(F2_it_is_known_whose_room_it_takes)
 // The disk has grown since its backup was prepared.
 BOOST_AUTO_TEST_CASE(F2_what_is_behind_its_end_is_an_error)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     const auto scratch = must(ScratchFile::make(folder.path(), G, G));
     must(scratch->write(G, Buffer(4096)));
     BOOST_TEST(!scratch->write(ScratchFile::file_bytes_max - 4096, Buffer(8192)));
@@ -175,7 +162,7 @@ BOOST_AUTO_TEST_CASE(the_folder_is_the_one_for_temporary_files)
 
 BOOST_AUTO_TEST_CASE(what_is_no_folder_is_refused)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::string file = folder.path() + "/file";
     BOOST_REQUIRE(std::fclose(std::fopen(file.c_str(), "w")) == 0);
     ScratchFolder scratch;
@@ -191,7 +178,7 @@ BOOST_AUTO_TEST_CASE(what_is_no_folder_is_refused)
 // A limit for files (ulimit -f) would kill us where we write behind it.
 BOOST_AUTO_TEST_CASE(F2_a_limit_for_files_is_told_when_a_backup_begins)
 {
-    const Folder folder;
+    const TemporaryFolder folder;
     rlimit was;
     BOOST_REQUIRE_EQUAL(::getrlimit(RLIMIT_FSIZE, &was), 0);
     const rlimit small{1 << 20, was.rlim_max};
