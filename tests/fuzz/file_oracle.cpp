@@ -47,7 +47,7 @@ FileOracle::Tables FileOracle::tables() const
     for (const std::uint64_t page : walk.counts().page_indices()) {
         walk.counts().page(page, words);
         for (std::uint64_t i = 0; i < words.size(); ++i) {
-            if (words[i].is(Use::guest) || !(words[i].is(Use::sole) || words[i].is(Use::l2_table)))
+            if (!words[i].is(Use::sole) && !words[i].is(Use::l2_table))
                 continue;
             const std::uint64_t cluster = page * ReferenceCounts::page_clusters + i;
             Buffer bytes(std::min<std::uint64_t>(cluster_size, 65536));

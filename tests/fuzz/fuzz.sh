@@ -7,8 +7,8 @@
 # `make fuzz`: each harness with libFuzzer, from its corpus and what earlier runs have found
 # (fuzz/found) on; one at a time on each processor, so that all have ended after about
 # FUZZ_SECONDS. The images, of which there are most, have a processor of their own. Says how
-# often each was run, and how many edges of the program it has seen. What it finds wrong is
-# in fuzz/found/NAME.wrong: a line for the corpus when it is mended.
+# often each was run, and how many edges of the program it has seen. An input that something is
+# wrong with is fuzz/found/NAME.wrong-*: as hexadecimal digits (xxd -p) a line for the corpus.
 
 set -u -o pipefail
 
@@ -41,7 +41,7 @@ fuzz()
 {
     local log=$found/$1.log executed edges
     corpus "$1"
-    "$builddir/fuzz/$1_fuzzer" -max_total_time="$2" -timeout=25 -rss_limit_mb=1024 -max_len=600 \
+    "$builddir/fuzz/$1_fuzzer" -max_total_time="$2" -timeout=25 -rss_limit_mb=1024 -max_len=4096 \
         -print_final_stats=1 -artifact_prefix="$found/$1.wrong-" "$found/$1" "$found/$1.corpus" >"$log" 2>&1
     local status=$?
     executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
