@@ -18,7 +18,7 @@ import time
 import typing
 
 from control import Controlled, StorageDaemon, with_bitmaps, write_all_over
-from rows import Group, Row, Sample, known, size_name
+from rows import Group, Row, Sample, known, part, size_name
 from servers import GiB, MiB, TiB, Failed, warm_memory
 
 BITMAPS = 16
@@ -168,7 +168,7 @@ def measure_command(bench, variant, size, command):
     variant = variant.layered(command.is_backup)
     image = bench.images.copied(variant, with_bitmaps(bench.images, size, BITMAPS))
     values = {}
-    warm_memory(image, GiB)
+    warm_memory(image, part(bench, GiB, GiB))
     with variant.serve(image, bench.sockets) as server:
         server.image, server.size, server.numbers = image, size, itertools.count()
         server.client = server.connect()  # while there is one nobody settles the disk

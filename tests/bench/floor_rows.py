@@ -8,7 +8,7 @@
 import os
 
 from backup_rows import DISK, WRITES, writes
-from rows import Group, Row, Sample, known
+from rows import Group, Row, Sample, known, part
 from servers import Raw, compiled, warm_memory
 
 
@@ -28,7 +28,7 @@ def first_touch(what, number):
     def measure(bench, variant):
         def once():
             image = bench.images.full_copy(variant, DISK)
-            warm_memory(image, 2 * DISK)
+            warm_memory(image, part(bench, 2 * DISK, 2 * DISK))
             with Raw("warm", "").serve(image, bench.sockets) as server:
                 server.fio(**writes(bench, what))
             with variant.serve(image, bench.sockets) as server:
