@@ -49,20 +49,64 @@ bool ActiveTree::followed() const
                 walk_.file_clusters() << geometry().cluster_bits);
 }
 
+// Names of a refcount structure that goes do not count.
+bool ActiveTree::is_apart(HostOffset table, std::uint64_t bytes, std::uint64_t times, bool is_l2) const
+{
+    const Range clusters = Range::of(table.value, bytes).touched(geometry().cluster_size());
+    for (std::uint64_t cluster = clusters.begin; cluster < clusters.end; ++cluster) {
+        const ReferenceCounts::Word word = walk_.counts().of(cluster);
+        if (word.is(Use::guest) || (word.is(Use::l2_table) && !is_l2) || counts_.names(cluster) != times)
+            return false;
+    }
+    return true;
+}
+
+Result<void> ActiveTree::keep_what_is_not_apart()
+{
+    if (!followed())
+        return {};
+    l1_stays_ = !is_apart(header().l1_table_offset, std::uint64_t(header().l1_size) * 8, 1, false);
+    const auto keep_l2 = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        if (L1Entry(raw).present())
+            counts_.keep(cluster_of(L1Entry(raw).l2_table()));
+        return {};
+    };
+    if (l1_stays_)
+        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
+                           keep_l2));
+    const auto keep_data = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const HostOffset host(raw & entry_offset_mask);
+        if (!(raw & l2_entry_compressed) && host.value != 0 &&
+            walk_.is_inside(host, geometry().cluster_size()))
+            counts_.keep(cluster_of(host));
+        return {};
+    };
+    for (const auto &[table, named] : walk_.l2_tables()) {
+        if (named.active == 0 || is_apart(table, geometry().cluster_size(), named.times, true))
+            continue;
+        l2_stay_.insert(table);
+        if (!geometry().data_file)
+            TRY(for_each_entry(store_, table_buffer_, table.value, geometry().l2_entries(),
+                               geometry().l2_entry_bytes(), keep_data));
+    }
+    return {};
+}
+
 Result<void> ActiveTree::find_wrong()
 {
     wrong_l1_ = false;
     wrong_l2_.clear();
     if (!followed())
         return {};
-    TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
-                       [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
-                           wrong_l1_ |= TRY(right_l1_entry(raw)) != raw;
-                           return {};
-                       }));
+    if (!l1_stays_)
+        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
+                           [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+                               wrong_l1_ |= TRY(right_l1_entry(raw)) != raw;
+                               return {};
+                           }));
     for (const auto &named : walk_.l2_tables()) {
         const HostOffset table = named.first;
-        if (named.second.active == 0)
+        if (named.second.active == 0 || l2_stay_.contains(table))
             continue;
         const auto visit = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
             if (TRY(right_l2_entry(raw)) != raw)
@@ -75,20 +119,10 @@ Result<void> ActiveTree::find_wrong()
     return {};
 }
 
-// Names of the old refcount structure do not count any more.
 bool ActiveTree::movable() const
 {
-    for (const HostOffset &table : wrong_l2_)
-        if (!geometry().is_aligned(table) || walk_.counts().of(cluster_of(table)).is(Use::guest) ||
-            counts_.names(cluster_of(table)) != walk_.l2_tables().at(table).times)
-            return false;
-    const std::uint64_t l1 = cluster_of(header().l1_table_offset);
-    for (std::uint64_t i = 0; i < l1_clusters(); ++i) {
-        const ReferenceCounts::Word word = walk_.counts().of(l1 + i);
-        if (word.is(Use::guest) || word.is(Use::l2_table) || counts_.names(l1 + i) != 1)
-            return false;
-    }
-    return true;
+    return !l1_stays_ &&
+           std::ranges::all_of(wrong_l2_, [&](HostOffset table) { return geometry().is_aligned(table); });
 }
 
 std::uint64_t ActiveTree::l1_clusters() const
@@ -141,7 +175,8 @@ std::vector<HostOffset> ActiveTree::wrong_and_shared() const
     std::vector<HostOffset> tables;
     for (const HostOffset &table : wrong_l2_) {
         const ImageWalk::Named &named = walk_.l2_tables().at(table);
-        if (named.active != named.times && named.bad_entries)
+        if (named.active != named.times && named.bad_entries &&
+            walk_.is_apart(table, geometry().cluster_size()))
             tables.push_back(table);
     }
     return tables;

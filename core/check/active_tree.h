@@ -25,7 +25,12 @@ public:
     {
     }
 
-    // Finds the tables in which a bit is wrong.
+    // Once, before all else. Tables whose clusters are something else, too (a bitmap,
+    // the guest's data) are written neither in place nor anew: what they are is not
+    // known. So bits 63 in them stay as they are, and with them the refcounts of what
+    // they name.
+    Result<void> keep_what_is_not_apart();
+    // Finds the tables in which a bit is wrong, of those that can be written.
     Result<void> find_wrong();
     // Of these the shared ones that have other things wrong besides: moved, there
     // would be twice as many of such. In shared tables bits only go: they are cleared
@@ -36,7 +41,7 @@ public:
     // L2 tables by offset, ascending.
     const std::set<HostOffset> &wrong_l2() const { return wrong_l2_; }
 
-    // Whether these can be moved: nothing else lies in their clusters.
+    // Whether these can be moved, and the L1 table with them.
     bool movable() const;
     std::uint64_t l1_clusters() const;
     // New contents for the L1 table, given where L2 tables have been moved to,
@@ -56,6 +61,7 @@ private:
         return offset.value >> geometry().cluster_bits;
     }
     bool followed() const;
+    bool is_apart(HostOffset table, std::uint64_t bytes, std::uint64_t times, bool is_l2) const;
     Result<std::uint64_t> right_bit(std::uint64_t raw, HostOffset host);
     Result<std::uint64_t> right_l1_entry(std::uint64_t raw);
     Result<std::uint64_t> right_l2_entry(std::uint64_t raw);
@@ -66,6 +72,8 @@ private:
     ImageWalk &walk_;
     RightCounts &counts_;
     const RepairKind kind_;
+    bool l1_stays_ = false;
+    std::set<HostOffset> l2_stay_;
     bool wrong_l1_ = false;
     std::set<HostOffset> wrong_l2_;
     TableBuffer table_buffer_;

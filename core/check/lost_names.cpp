@@ -36,8 +36,8 @@ Result<LostNames> walk_and(ByteStore &store, bool put_out_of_reach)
 {
     ImageWalk walk(store);
     TRY(walk.run());
-    if (put_out_of_reach && walk.lost().in_header)
-        return Error(Errc::corrupt, "the header names what lies behind the end of the file");
+    if (put_out_of_reach && !walk.lost().stays.empty())
+        return Error(Errc::corrupt, walk.lost().stays);
     if (put_out_of_reach && walk.lost().count != 0)
         TRY(put_lost_names_out_of_reach(store, walk));
     return LostNames{walk.lost().count, walk.lost().first};

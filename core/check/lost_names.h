@@ -5,7 +5,9 @@
 // file was cut. What they named is not there, and reading it is an error. That
 // must not change when the file grows: zeros, or what somebody else has written
 // there, would be taken for it. So before anything is put behind the end each such
-// word is put out of reach (format/table_entry.h); then nothing is named there.
+// word is put out of reach (format/table_entry.h); then nothing is named there. Two
+// kinds stay, and the file must not grow then: what the header names, and what stands
+// in a cluster that is named as something else, too.
 //
 // Refcounts behind the end are left as they are: leaks, like others.
 //
@@ -31,8 +33,8 @@ struct LostNames {
 // Follows every name in the image. Errors: those of check().
 Result<LostNames> find_lost_names(ByteStore &store);
 // And puts those out of reach that lead behind the end now; durably. They can be
-// told in the same words afterwards. corrupt: the header itself names something
-// there; nothing was written.
+// told in the same words afterwards. corrupt: one of them has to stay; nothing was
+// written.
 Result<LostNames> put_lost_names_out_of_reach(ByteStore &store);
 
 // The second half of it, for who has walked. The walk has to be done again then.

@@ -19,9 +19,7 @@ Error must_stay()
 
 Result<void> Rebuild::plan()
 {
-    // The old structure goes as a whole.
-    for (const std::uint64_t cluster : walk_.refcount_clusters())
-        counts_.take_names(cluster, 1);
+    counts_.take_structure();
     TRY(tree_.find_wrong());
     move_l1_ = tree_.any_wrong();
     if (move_l1_ && !tree_.movable())
@@ -77,20 +75,19 @@ Rebuild::Layout Rebuild::layout_at(std::uint64_t first) const
     }
 }
 
-Result<void> Rebuild::make_room_behind(bool may_grow)
+Result<void> Rebuild::make_room_behind()
 {
-    if (!may_grow)
-        return Error(Errc::no_space, "the header names what lies behind the end of the file, which "
-                                     "must not grow therefore");
+    if (!walk_.lost().stays.empty())
+        return Error(Errc::no_space, walk_.lost().stays + ", which must not grow therefore");
     // What ends a little behind the end of the file has its cluster.
     const std::uint64_t end_of_file = walk_.file_clusters();
     layout_ = layout_at(end_of_file + (walk_.counts().of(end_of_file).count() != 0));
     return store_.grow(offset_of(layout_.end()).value);
 }
 
-Result<void> Rebuild::place(bool may_grow)
+Result<void> Rebuild::place()
 {
-    const Result<void> grown = make_room_behind(may_grow);
+    const Result<void> grown = make_room_behind();
     if (!grown) {
         if (grown.error().code != Errc::no_space)
             return grown;

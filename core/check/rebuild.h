@@ -30,7 +30,7 @@ public:
     Result<void> plan();
     // Then: where all of it goes. Makes the store long enough, if it may.
     // no_space: there is no room.
-    Result<void> place(bool may_grow);
+    Result<void> place();
 
     // Writes all of it and switches; durable.
     Result<void> write();
@@ -58,7 +58,7 @@ private:
     };
     Layout layout_at(std::uint64_t first) const;
     Result<void> find_blocks();
-    Result<void> make_room_behind(bool may_grow);
+    Result<void> make_room_behind();
     Result<std::optional<Layout>> place_inside();
     Result<void> write_tree();
     Result<void> write_refcounts();

@@ -76,7 +76,6 @@ private:
     Result<void> make_room(Rebuild &anew);
     Result<void> look();
     bool structure_is_sound() const;
-    bool block_is_sound(std::uint64_t offset) const;
     Result<void> in_place();
     Result<bool> write_counts(bool up);
     Result<bool> write_block(std::uint64_t index, bool up);
@@ -124,6 +123,11 @@ Result<void> Repair::put_right(const CheckReport &before)
         TRY(put_lost_names_away());
     counts_.emplace(walk_, kind_, all_followed);
     tree_.emplace(store_, walk_, *counts_, kind_);
+    if (kind_ == RepairKind::all && !structure_is_sound())
+        counts_->take_structure();
+    if (kind_ == RepairKind::leaks)
+        counts_->keep_outside_of_sound_blocks();
+    TRY(tree_->keep_what_is_not_apart());
     TRY(look());
     TRY(tree_->find_wrong());
     TRY(clear_in_shared());
@@ -196,7 +200,7 @@ Result<void> Repair::clear_in_shared()
 Result<void> Repair::make_room(Rebuild &anew)
 {
     TRY(put_lost_names_away());
-    TRY(anew.place(!walk_.lost().in_header));
+    TRY(anew.place());
     return {};
 }
 
@@ -209,7 +213,7 @@ Result<void> Repair::look()
             const std::uint64_t index = cluster >> geometry().refcount_block_bits();
             const bool has_block = walk_.refcounts().has_block(index);
             blocks_missing_ |= !has_block && then != 0;
-            differs_ |= has_block && then != now && block_is_sound(walk_.refcounts().blocks()[index]);
+            differs_ |= has_block && then != now && walk_.block_is_sound(HostOffset(walk_.refcounts().blocks()[index]));
             if (used.count() != 0 || now == 0)
                 return;
             if (!unused_.empty() && unused_.back().end() == HostCluster(cluster))
@@ -217,13 +221,6 @@ Result<void> Repair::look()
             else
                 unused_.push_back({HostCluster(cluster), 1});
         });
-}
-
-// Only a cluster that is a block and nothing else may be written as one.
-bool Repair::block_is_sound(std::uint64_t offset) const
-{
-    const ReferenceCounts::Word word = walk_.counts().of(offset >> geometry().cluster_bits);
-    return word.is(Use::sole) && word.well_used();
 }
 
 bool Repair::structure_is_sound() const
@@ -236,7 +233,7 @@ bool Repair::structure_is_sound() const
     };
     return !has_any(report_.before, findings) &&
            std::ranges::all_of(walk_.refcount_clusters(), [&](std::uint64_t cluster) {
-               return block_is_sound(cluster << geometry().cluster_bits);
+               return walk_.block_is_sound(geometry().offset_of(HostCluster(cluster)));
            });
 }
 
@@ -247,9 +244,6 @@ Result<void> Repair::in_place()
         TRY(flush_if(TRY(write_counts(true))));                                 // W1
     }
     TRY(flush_if(TRY(write_counts(false))));
-    // A count in a block that is none of ours was not lowered.
-    if (!structure_is_sound())
-        return {};
     return flush_if(TRY(tree_->write_in_place(ActiveTree::Which::all)));  // W6
 }
 
@@ -260,7 +254,7 @@ Result<bool> Repair::write_counts(bool up)
     bool written = false;
     const std::vector<std::uint64_t> &blocks = walk_.refcounts().blocks();
     for (std::uint64_t index = 0; index < blocks.size(); ++index)
-        if (blocks[index] != 0 && block_is_sound(blocks[index]))
+        if (blocks[index] != 0 && walk_.block_is_sound(HostOffset(blocks[index])))
             written |= TRY(write_block(index, up));
     return written;
 }

@@ -11,8 +11,12 @@
 //          active tree right.
 //
 // Neither lets the file grow over what a name behind its end leads to: such names
-// are put out of reach first (lost_names.h), by `all` in any case. If the header
-// itself has one then the file does not grow.
+// are put out of reach first (lost_names.h), by `all` in any case. If one has to
+// stay then the file does not grow.
+//
+// A table in whose clusters something else lies, too, as in an image where two
+// tables name one cluster, is written neither in place nor anew: whose the words are
+// is not known. What it names keeps its refcount, which bit 63 in it goes with.
 //
 // The dirty bit is cleared when the refcounts can be trusted, the corrupt bit
 // when nothing is corrupt any more. What is wrong besides is left as it is, and

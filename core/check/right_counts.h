@@ -35,12 +35,26 @@ public:
     void take_names(std::uint64_t cluster, std::uint64_t times) { gone_[cluster] += times; }
     // A cluster that nothing named is used now.
     void give(std::uint64_t cluster, std::uint64_t times) { given_[cluster] = times; }
+    // Those of the old refcount structure, which goes as a whole.
+    void take_structure()
+    {
+        if (!structure_taken_)
+            for (const std::uint64_t cluster : walk_.refcount_clusters())
+                take_names(cluster, 1);
+        structure_taken_ = true;
+    }
     // As if nothing had been moved.
     void forget_moves()
     {
         gone_.clear();
         given_.clear();
+        structure_taken_ = false;
     }
+    // The structure stays as it is: where a block is missing, or is something else, too,
+    // refcounts stay what they are.
+    void keep_outside_of_sound_blocks() { only_in_sound_blocks_ = true; }
+    // Its refcount stays what the file says: bit 63 of its name cannot be changed.
+    void keep(std::uint64_t cluster) { kept_.add(cluster, 1, Use::guest); }
 
     std::uint64_t names(std::uint64_t cluster) const
     {
@@ -56,6 +70,8 @@ public:
     {
         if (const auto given = given_.find(cluster); given != given_.end())
             return given->second;
+        if (kept_.of(cluster).count() != 0 || (only_in_sound_blocks_ && !has_sound_block(cluster)))
+            return now;
         const std::uint64_t named = names(cluster);
         if (named == 0 && gone_.contains(cluster))
             return 0;
@@ -70,9 +86,19 @@ public:
     }
 
 private:
+    bool has_sound_block(std::uint64_t cluster) const
+    {
+        const std::uint64_t index = cluster >> walk_.geometry().refcount_block_bits();
+        return walk_.refcounts().has_block(index) &&
+               walk_.block_is_sound(HostOffset(walk_.refcounts().blocks()[index]));
+    }
+
     ImageWalk &walk_;
     const RepairKind kind_;
     const bool may_lower_;
+    bool structure_taken_ = false;
+    bool only_in_sound_blocks_ = false;
+    ReferenceCounts kept_;
     std::unordered_map<std::uint64_t, std::uint64_t> gone_;
     std::unordered_map<std::uint64_t, std::uint64_t> given_;
 };

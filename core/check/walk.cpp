@@ -13,6 +13,12 @@
 
 namespace qcow2 {
 
+namespace {
+
+constexpr std::string_view named_by_header = "the header names what lies behind the end of the file";
+
+}  // namespace
+
 Result<void> ImageWalk::run()
 {
     TRY(load_header());
@@ -20,7 +26,9 @@ Result<void> ImageWalk::run()
     TRY(walk_active_l1());
     TRY(walk_snapshots());
     TRY(walk_l2_tables());
-    return walk_bitmaps();
+    TRY(walk_bitmaps());
+    keep_lost_names_in_other_things();
+    return {};
 }
 
 Result<void> ImageWalk::load_header()
@@ -109,7 +117,7 @@ Result<void> ImageWalk::walk_snapshots()
     }
     if (!table) {
         findings_.add(Finding::snapshot_table_past_end, table.error().what);
-        lost_.in_header = true;
+        lost_.stays = named_by_header;
         return {};
     }
     count({Place::Kind::header, {}}, header().snapshots_offset, table->encoded_size, Use::sole,
@@ -138,8 +146,7 @@ Result<void> ImageWalk::walk_snapshots()
     });
 }
 
-template <class Follow>
-Result<void> ImageWalk::for_each_part(const Tables &tables, Follow follow)
+Result<void> ImageWalk::for_each_part(const Tables &tables, const std::function<Result<void>(const TablePart &)> &follow)
 {
     std::vector<Range> clusters;
     for (const Range &bytes : tables.bytes)
@@ -285,13 +292,41 @@ void ImageWalk::note_lost(Place place, std::string words)
 {
     switch (place.kind) {
     case Place::Kind::refcounts: return;
-    case Place::Kind::header: lost_.in_header = true; break;
+    case Place::Kind::header: lost_.stays = named_by_header; break;
     case Place::Kind::word: lost_.words.push_back(place.offset); break;
     case Place::Kind::l2_entry:
     case Place::Kind::compressed: lost_.l2_tables.insert(place.offset); break;
     }
     if (++lost_.count == 1)
         lost_.first = std::move(words);
+}
+
+bool ImageWalk::is_apart(HostOffset offset, std::uint64_t bytes) const
+{
+    const Range clusters = Range::of(offset.value, bytes).touched(geometry_.cluster_size());
+    for (std::uint64_t cluster = clusters.begin; cluster < clusters.end; ++cluster)
+        if (!counts_.of(cluster).well_used())
+            return false;
+    return true;
+}
+
+// Where two things lie in one cluster it is not known which of them a word belongs
+// to: what looks like a lost name may be a bitmap's.
+void ImageWalk::keep_lost_names_in_other_things()
+{
+    const auto stays = [&](std::string_view what, HostOffset at, std::uint64_t bytes) {
+        if (is_apart(at, bytes))
+            return false;
+        if (lost_.stays.empty())
+            lost_.stays = std::string(what) + " at " + hex(at.value) +
+                          ", in a cluster that is something else, too, names what lies behind the end "
+                          "of the file";
+        return true;
+    };
+    std::erase_if(lost_.l2_tables, [&](HostOffset table) {
+        return stays("the L2 table", table, geometry_.cluster_size());
+    });
+    std::erase_if(lost_.words, [&](HostOffset word) { return stays("the word", word, 8); });
 }
 
 // As check_l2_entry() has found it.

@@ -14,6 +14,7 @@
 
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -53,7 +54,9 @@ public:
         std::string first;                   // in words
         std::set<HostOffset> l2_tables;      // with entries that do
         std::vector<HostOffset> words;       // all others, but those
-        bool in_header = false;              // of the header, or the area behind it
+        // Why one of them cannot be put out of reach, in words; empty if all can. The file
+        // must not grow then. Such stand in none of the above.
+        std::string stays;
 
         bool can_be_put_away() const { return !l2_tables.empty() || !words.empty(); }
     };
@@ -79,6 +82,15 @@ public:
         std::uint64_t end;
         return offset.value < file_size_ && !__builtin_add_overflow(offset.value, bytes, &end) &&
                (end <= file_size_ || end - file_size_ < geometry_.cluster_size());
+    }
+    // Whether what is named there has these clusters for itself, so that who writes
+    // it changes nothing else.
+    bool is_apart(HostOffset offset, std::uint64_t bytes) const;
+    // Whether it is a refcount block and nothing else: only such a one is written as one.
+    bool block_is_sound(HostOffset block) const
+    {
+        const ReferenceCounts::Word word = counts_.of(block.value >> geometry_.cluster_bits);
+        return word.is(Use::sole) && word.well_used();
     }
     // A table has to be there as a whole.
     bool is_there(HostOffset table, std::uint64_t bytes) const
@@ -147,6 +159,7 @@ private:
         return false;
     }
     void note_lost(Place place, std::string words);
+    void keep_lost_names_in_other_things();
 
     // Tables of several owners, which may lie one over the other where an image is
     // broken. Each byte is read once, and stands for as many names as it has.
@@ -169,8 +182,7 @@ private:
         std::uint64_t times;
     };
     // Counts their clusters, and calls follow(part) for each part.
-    template <class Follow>
-    Result<void> for_each_part(const Tables &tables, Follow follow);
+    Result<void> for_each_part(const Tables &tables, const std::function<Result<void>(const TablePart &)> &follow);
 
     Result<void> load_header();
     Result<void> walk_refcount_structure();
