@@ -78,6 +78,16 @@ void log_warning(const std::string &line)
         log_sink(LogLevel::warning, line);
 }
 
+void FewWarnings::say(const std::string &line)
+{
+    if (said_ == most)
+        log_warning("and more like these; -v tells of each");
+    if (said_++ < most)
+        log_warning(line);
+    else
+        log_debug(line);
+}
+
 std::string hex(unsigned long long n)
 {
     char text[2 + 16 + 1];

@@ -25,6 +25,18 @@ void log_detail(const std::string &line);
 void log_debug(const std::string &line);
 void log_warning(const std::string &line);
 
+// Warnings of which an image can cause any number in one act: the first of them, and
+// that there are more. (They are all there for who looks for details: as debug lines.)
+class FewWarnings {
+public:
+    static constexpr std::size_t most = 20;
+
+    void say(const std::string &line);
+
+private:
+    std::size_t said_ = 0;
+};
+
 // "0x1f000": how every place in a file is written.
 std::string hex(unsigned long long n);
 

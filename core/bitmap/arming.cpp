@@ -207,12 +207,13 @@ Result<void> Arming::give_up(EnabledBitmap &bitmap)
 Result<void> Arming::make_last_clusters()
 {
     Locked turn(turn_);
+    FewWarnings without_room;
     for (const auto &bitmap : bitmaps_) {
         Result<void> made = bitmap->stored.make_last();
         if (!made && made.error().code == Errc::no_space) {
-            log_warning("bitmap " + quote(bitmap->name) + ": there is no room for its last bits (" +
-                        made.error().what + "); a change of the disk that needs them costs the bitmap, until "
-                        "there is room");
+            without_room.say("bitmap " + quote(bitmap->name) + ": there is no room for its last bits (" +
+                             made.error().what + "); a change of the disk that needs them costs the bitmap, "
+                             "until there is room");
             made = {};
         }
         TRY(std::move(made));

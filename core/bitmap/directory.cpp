@@ -14,6 +14,11 @@ namespace qcow2 {
 
 std::string words_for_bitmap(std::string_view name) { return "bitmap " + quote(name); }
 
+Error no_such_bitmap(std::string_view name)
+{
+    return Error(Errc::not_found, "there is no " + words_for_bitmap(name));
+}
+
 Result<BitmapDirectory> BitmapDirectory::load(Image &image)
 {
     BitmapDirectory directory;
@@ -75,9 +80,10 @@ Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry 
     return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 
-bool BitmapDirectory::has_for_qemu(std::string_view name) const
+const BitmapDirectoryEntry *BitmapDirectory::find_for_qemu(std::string_view name) const
 {
-    return std::ranges::find(entries, name, &BitmapDirectoryEntry::name_for_qemu) != entries.end();
+    const auto found = std::ranges::find(entries, name, &BitmapDirectoryEntry::name_for_qemu);
+    return found == entries.end() ? nullptr : &*found;
 }
 
 const BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name) const
@@ -98,10 +104,9 @@ Result<void> BitmapDirectory::check_up_to_date() const
 
 Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)
 {
-    const std::string words = words_for_bitmap(name);
-    TRY(check_up_to_date().in(words));
+    TRY(check_up_to_date().in(words_for_bitmap(name)));
     BitmapDirectoryEntry *entry = find(name);
-    return entry ? Result<BitmapDirectoryEntry *>(entry) : Error(Errc::not_found, "there is no " + words);
+    return entry ? Result<BitmapDirectoryEntry *>(entry) : no_such_bitmap(name);
 }
 
 }  // namespace qcow2

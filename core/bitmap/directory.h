@@ -24,6 +24,7 @@ constexpr std::string_view out_of_date_cure =
 
 // "bitmap 'NAME'", for messages.
 std::string words_for_bitmap(std::string_view name);
+Error no_such_bitmap(std::string_view name);
 
 class BitmapDirectory {
 public:
@@ -67,8 +68,8 @@ public:
     Result<void> check_up_to_date() const;
     // The same, or not_found.
     Result<BitmapDirectoryEntry *> existing(std::string_view name);
-    // Whether QEMU, which ends names at a NUL, would take one for this name.
-    bool has_for_qemu(std::string_view name) const;
+    // What QEMU, which ends names at a NUL, would take for this name; nullptr: none.
+    const BitmapDirectoryEntry *find_for_qemu(std::string_view name) const;
 
     // The old one may be somebody else's: it is to leak.
     void leak_old() { clusters_ = {}; }

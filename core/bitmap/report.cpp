@@ -27,7 +27,7 @@ std::string size_in_words(std::uint32_t granularity_bits)
 }
 
 // Whoever has more of them does not read them all.
-constexpr std::size_t warnings_max = 20;
+constexpr std::size_t warnings_max = FewWarnings::most;
 
 constexpr const char *will_be_valid_words = "valid again, with all bits set, before the first client writes";
 

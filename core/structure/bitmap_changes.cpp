@@ -8,7 +8,6 @@
 #include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"
 #include "core/format/findings.h"
-#include "core/structure/bitmap_clusters.h"
 #include "core/structure/new_bitmap_data.h"
 #include "core/structure/new_bitmap_directory.h"
 
@@ -38,17 +37,17 @@ BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t t
 
 }  // namespace
 
-Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const BitmapDirectory &directory,
-                                              const NewBitmap &bitmap)
+Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const NewBitmap &bitmap,
+                                              const BitmapDirectoryEntry *other)
 {
     const Geometry &geometry = image.geometry();
     if (geometry.version < 3)
         return Error(Errc::unsupported, "version 2 images cannot keep bitmaps; 'qemu-img amend -o "
                                         "compat=1.1' makes it version 3");
     TRY(check_bitmap_name(bitmap.name));
-    if (directory.find(bitmap.name))
+    if (other && other->name == bitmap.name)
         return Error(Errc::exists, words_for_bitmap(bitmap.name) + " exists already");
-    if (directory.has_for_qemu(bitmap.name))
+    if (other)
         return Error(Errc::exists, words_for_bitmap(bitmap.name) + " cannot be made: there is one whose name has a NUL "
                                                             "behind that, which QEMU takes for the same name");
     const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
@@ -77,11 +76,10 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
     return written;
 }
 
-BitmapChanges::BitmapChanges(Image &image, BitmapDirectory directory)
-    : image_(image), directory_(std::move(directory)), old_entries_(directory_.entries)
+BitmapChanges::BitmapChanges(Image &image, BitmapDirectory old) : image_(image), old_(std::move(old))
 {
-    for (std::size_t i = 0; i < old_entries_.size(); ++i)
-        planned_.push_back({.entry = old_entries_[i], .old = i});
+    for (std::size_t i = 0; i < old_.entries.size(); ++i)
+        name(planned_.emplace_back(Planned{.entry = old_.entries[i], .old = i}));
 }
 
 Result<BitmapChanges> BitmapChanges::of(Image &image)
@@ -91,17 +89,26 @@ Result<BitmapChanges> BitmapChanges::of(Image &image)
 
 Result<void> BitmapChanges::add(const BitmapStep &step)
 {
-    TRY(std::visit([this](const auto &s) { return plan(s); }, step));
-    directory_.entries.clear();
-    for (const Planned &bitmap : planned_)
-        directory_.entries.push_back(bitmap.entry);
-    return {};
+    return std::visit([this](const auto &s) { return plan(s); }, step);
+}
+
+BitmapChanges::Planned *BitmapChanges::planned(std::string_view name) const
+{
+    const auto first = names_.lower_bound(name);
+    return first != names_.end() && first->first == name ? first->second : nullptr;
+}
+
+const BitmapDirectoryEntry *BitmapChanges::find(std::string_view name) const
+{
+    const Planned *bitmap = planned(name);
+    return bitmap ? &bitmap->entry : nullptr;
 }
 
 Result<BitmapChanges::Planned *> BitmapChanges::existing(const std::string &name)
 {
-    const auto entry = TRY(directory_.existing(name));
-    return &planned_[entry - directory_.entries.data()];
+    TRY(old_.check_up_to_date().in(words_for_bitmap(name)));
+    Planned *bitmap = planned(name);
+    return bitmap ? Result<Planned *>(bitmap) : no_such_bitmap(name);
 }
 
 // What its bits say is known, and may be changed.
@@ -118,21 +125,26 @@ Result<BitmapChanges::Planned *> BitmapChanges::consistent(const std::string &na
 
 Result<void> BitmapChanges::plan(const AddBitmap &step)
 {
-    TRY(directory_.check_up_to_date());
-    planned_.push_back({.entry = TRY(new_bitmap_entry(image_, directory_, step.bitmap)),
-                        .old = {},
-                        .content = Content::uniform,
-                        .value = step.bitmap.all_dirty});
+    TRY(old_.check_up_to_date());
+    // Behind a name come those that have a NUL behind it.
+    const auto at = names_.lower_bound(step.bitmap.name);
+    const BitmapDirectoryEntry *other = at == names_.end() ? nullptr : &at->second->entry;
+    if (other && other->name_for_qemu() != step.bitmap.name)
+        other = nullptr;
+    name(planned_.emplace_back(Planned{.entry = TRY(new_bitmap_entry(image_, step.bitmap, other)),
+                                       .old = {},
+                                       .content = Content::uniform,
+                                       .value = step.bitmap.all_dirty}));
     return {};
 }
 
 Result<void> BitmapChanges::plan(const RemoveBitmap &step)
 {
-    const Planned *bitmap = TRY(existing(step.name));
+    Planned *bitmap = TRY(existing(step.name));
     TRY(check_not_foreign(bitmap->entry));
-    if (bitmap->old)
-        removed_.push_back(*bitmap->old);
-    planned_.erase(planned_.begin() + (bitmap - planned_.data()));
+    bitmap->removed = true;
+    bitmap->bits = BitVector(0);
+    names_.erase(names_.lower_bound(step.name));
     return {};
 }
 
@@ -177,7 +189,7 @@ Result<void> BitmapChanges::set_enabled(const std::string &name, bool enabled)
 }
 
 // Once it is enabled, a bitmap that cannot be kept true makes the disk read-only.
-Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap) const
+Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap)
 {
     if (bitmap.content != Content::as_stored)
         return {};
@@ -186,7 +198,7 @@ Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap) const
     if (entry.bitmap_table_size != size.table_entries)
         return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
                                                              std::to_string(size.table_entries));
-    return TRY(BitmapClusters::of(image_, old_directory())).check(entry);
+    return TRY(clusters())->check(entry);
 }
 
 Result<BitVector> BitmapChanges::bits_of(const Planned &bitmap) const
@@ -213,54 +225,51 @@ Result<void> BitmapChanges::write(Aside &aside, const Planned &bitmap, BitmapDir
     return write_bits(aside, image_, bitmap.bits, entry);
 }
 
-BitmapDirectory BitmapChanges::old_directory() const
+Result<BitmapClusters *> BitmapChanges::clusters()
 {
-    BitmapDirectory directory = directory_;
-    directory.entries = old_entries_;
-    return directory;
+    if (!clusters_)
+        clusters_.emplace(TRY(BitmapClusters::of(image_, old_)));
+    return &*clusters_;
 }
 
 // To know whose clusters are whose all tables are read: not where nothing goes.
-Result<void> BitmapChanges::release_replaced(Aside &aside) const
+Result<void> BitmapChanges::release_replaced(Aside &aside)
 {
-    std::vector<std::size_t> replaced = removed_;
     for (const Planned &bitmap : planned_)
         if (bitmap.old && !keeps_table(bitmap))
-            replaced.push_back(*bitmap.old);
-    if (replaced.empty())
-        return {};
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image_, old_directory()));
-    for (const std::size_t old : replaced)
-        clusters.release(aside, old_entries_[old]);
+            TRY(clusters())->release(aside, old_.entries[*bitmap.old]);
     return {};
 }
 
-Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside) const
+Result<ImageHeader::Change> BitmapChanges::prepare(Aside &aside)
 {
     TRY(release_replaced(aside));
-    BitmapDirectory directory = directory_;
-    for (std::size_t i = 0; i < planned_.size(); ++i)
-        TRY(write(aside, planned_[i], directory.entries[i]));
-    return write_bitmap_directory(aside, std::move(directory.entries), directory.clusters());
+    std::vector<BitmapDirectoryEntry> entries;
+    for (const Planned &bitmap : planned_)
+        if (!bitmap.removed)
+            TRY(write(aside, bitmap, entries.emplace_back(bitmap.entry)));
+    return write_bitmap_directory(aside, std::move(entries), old_.clusters());
 }
 
 std::vector<std::optional<std::size_t>> BitmapChanges::kept_tables() const
 {
     std::vector<std::optional<std::size_t>> kept;
     for (const Planned &bitmap : planned_)
-        kept.push_back(keeps_table(bitmap) ? bitmap.old : std::nullopt);
+        if (!bitmap.removed)
+            kept.push_back(keeps_table(bitmap) ? bitmap.old : std::nullopt);
     return kept;
 }
 
 bool BitmapChanges::flags_differ(const Planned &bitmap) const
 {
-    return bitmap.old && old_entries_[*bitmap.old].flags != bitmap.entry.flags;
+    return bitmap.old && old_.entries[*bitmap.old].flags != bitmap.entry.flags;
 }
 
 bool BitmapChanges::empty() const
 {
-    return removed_.empty() && std::ranges::all_of(planned_, [this](const Planned &bitmap) {
-        return keeps_table(bitmap) && !flags_differ(bitmap);
+    return std::ranges::all_of(planned_, [this](const Planned &bitmap) {
+        const bool never_there = bitmap.removed && !bitmap.old;
+        return never_there || (keeps_table(bitmap) && !flags_differ(bitmap));
     });
 }
 
@@ -269,12 +278,14 @@ const BitmapChanges::Planned *BitmapChanges::only_flags_of_one() const
 {
     const Planned *one = nullptr;
     for (const Planned &bitmap : planned_) {
+        if (bitmap.removed && !bitmap.old)
+            continue;
         if (!keeps_table(bitmap) || (one && flags_differ(bitmap)))
             return nullptr;
         if (flags_differ(bitmap))
             one = &bitmap;
     }
-    return removed_.empty() ? one : nullptr;
+    return one;
 }
 
 Result<void> BitmapChanges::commit()
@@ -282,7 +293,7 @@ Result<void> BitmapChanges::commit()
     if (empty())
         return {};
     if (const Planned *one = only_flags_of_one())
-        return change_bitmap_flags(image_, directory_, old_entries_[*one->old], one->entry.flags);
+        return change_bitmap_flags(image_, old_, old_.entries[*one->old], one->entry.flags);
     Aside aside(image_);
     return aside.commit(TRY(prepare(aside)));
 }

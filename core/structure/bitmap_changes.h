@@ -17,14 +17,18 @@
 
 #pragma once
 
+#include <deque>
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
 #include "core/base/bit_vector.h"
 #include "core/bitmap/directory.h"
 #include "core/structure/aside.h"
+#include "core/structure/bitmap_clusters.h"
 
 namespace qcow2 {
 
@@ -49,9 +53,10 @@ struct MergeBitmaps { std::string target; std::vector<std::string> sources; };
 
 using BitmapStep = std::variant<AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap, DisableBitmap, MergeBitmaps>;
 
-// The entry of a bitmap that is made, without its table.
-Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const BitmapDirectory &directory,
-                                              const NewBitmap &bitmap);
+// The entry of a bitmap that is made, without its table. exists: another has its
+// name; nullptr: none has.
+Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const NewBitmap &bitmap,
+                                              const BitmapDirectoryEntry *other);
 // One word of one sector, durably. What failed may have landed: where the old
 // word cannot be put back the image is not written to any more.
 Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
@@ -60,10 +65,11 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
 class BitmapChanges {
 public:
     static Result<BitmapChanges> of(Image &image);
+    BitmapChanges(BitmapChanges &&) = default;
 
     Result<void> add(const BitmapStep &step);
     // As it would be now; nullptr: there is none of this name.
-    const BitmapDirectoryEntry *find(std::string_view name) const { return directory_.find(name); }
+    const BitmapDirectoryEntry *find(std::string_view name) const;
 
     // Whether there is anything to be written.
     bool empty() const;
@@ -72,7 +78,7 @@ public:
     std::vector<std::optional<std::size_t>> kept_tables() const;
     // Tables, data and directory, written aside; what they replace goes with the
     // commit. Done to the header area, the change makes the header name them.
-    Result<ImageHeader::Change> prepare(Aside &aside) const;
+    Result<ImageHeader::Change> prepare(Aside &aside);
     // All by one commit of their own; a change of the flags of one bitmap alone is
     // a write of one word.
     Result<void> commit();
@@ -86,9 +92,12 @@ private:
         Content content = Content::as_stored;
         bool value = false;              // of uniform
         BitVector bits = BitVector(0);
+        bool removed = false;
     };
 
-    BitmapChanges(Image &image, BitmapDirectory directory);
+    BitmapChanges(Image &image, BitmapDirectory old);
+    Planned *planned(std::string_view name) const;
+    void name(Planned &bitmap) { names_.emplace(bitmap.entry.name, &bitmap); }
     Result<Planned *> existing(const std::string &name);
     Result<Planned *> consistent(const std::string &name);
     Result<void> plan(const AddBitmap &step);
@@ -98,20 +107,24 @@ private:
     Result<void> plan(const DisableBitmap &step) { return set_enabled(step.name, false); }
     Result<void> plan(const MergeBitmaps &step);
     Result<void> set_enabled(const std::string &name, bool enabled);
-    Result<void> check_can_be_tracked(const Planned &bitmap) const;
+    Result<void> check_can_be_tracked(const Planned &bitmap);
     Result<BitVector> bits_of(const Planned &bitmap) const;
     Result<void> write(Aside &aside, const Planned &bitmap, BitmapDirectoryEntry &entry) const;
-    BitmapDirectory old_directory() const;
-    Result<void> release_replaced(Aside &aside) const;
-    static bool keeps_table(const Planned &bitmap) { return bitmap.old && bitmap.content == Content::as_stored; }
+    Result<BitmapClusters *> clusters();
+    Result<void> release_replaced(Aside &aside);
+    static bool keeps_table(const Planned &bitmap)
+    {
+        return bitmap.old && !bitmap.removed && bitmap.content == Content::as_stored;
+    }
     bool flags_differ(const Planned &bitmap) const;
     const Planned *only_flags_of_one() const;
 
     Image &image_;
-    BitmapDirectory directory_;  // entries: as they are to be named
-    const std::vector<BitmapDirectoryEntry> old_entries_;
-    std::vector<Planned> planned_;
-    std::vector<std::size_t> removed_;  // of old_entries_
+    BitmapDirectory old_;
+    std::deque<Planned> planned_;  // in the order of the directory, those that are removed, too
+    // Those that will be there. Of one name the first comes first.
+    std::multimap<std::string_view, Planned *> names_;
+    std::optional<BitmapClusters> clusters_;  // of the old ones; all tables are read for it, once
 };
 
 // Several steps by one commit.

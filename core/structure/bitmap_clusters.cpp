@@ -147,12 +147,12 @@ Result<bool> BitmapClusters::owns(const std::vector<HostRun> &runs) const
     return true;
 }
 
-void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry) const
+void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry)
 {
     const auto runs = runs_of(entry);
     const auto owned = runs ? owns(*runs) : false;
     if (!owned || !*owned) {
-        log_warning("bitmap " + quote(entry.name) + ": its clusters cannot be told from others' and "
+        leaked_.say(words_for_bitmap(entry.name) + ": its clusters cannot be told from others' and "
                     "are not given back; 'qcow2-check=leaks' frees them");
         return;
     }

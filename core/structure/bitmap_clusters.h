@@ -10,6 +10,7 @@
 
 #include <vector>
 
+#include "core/base/log.h"
 #include "core/bitmap/directory.h"
 #include "core/format/table_entry.h"
 #include "core/structure/aside.h"
@@ -25,7 +26,7 @@ public:
 
     // Lets the clusters of this bitmap go with the commit, if it owns them all.
     // Else they leak, and the log says so.
-    void release(Aside &aside, const BitmapDirectoryEntry &entry) const;
+    void release(Aside &aside, const BitmapDirectoryEntry &entry);
 
     // Whether nothing else has the clusters of the directory.
     Result<bool> own_directory() const { return owns({directory_}); }
@@ -52,6 +53,7 @@ private:
     const HostRun directory_;
     ClusterSet used_;     // by the directory and by bitmaps
     ClusterSet several_;  // of those: that have another name, too
+    FewWarnings leaked_;
 };
 
 }  // namespace qcow2

@@ -15,12 +15,12 @@ namespace qcow2 {
 namespace {
 
 // Of an unknown type nobody knows what its table is.
-void release_or_leak(Aside &aside, const BitmapClusters &clusters, const BitmapDirectoryEntry &entry)
+void release_or_leak(Aside &aside, BitmapClusters &clusters, const BitmapDirectoryEntry &entry, FewWarnings &unknown)
 {
     if (entry.type == bitmap_type_dirty_tracking)
         clusters.release(aside, entry);
     else
-        log_warning(words_for_bitmap(entry.name) + ": its clusters are not known, and leak");
+        unknown.say(words_for_bitmap(entry.name) + ": its clusters are not known, and leak");
 }
 
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
@@ -28,11 +28,12 @@ Result<void> commit(Aside &aside, const BitmapDirectory &directory)
     return aside.commit(TRY(write_bitmap_directory(aside, directory.entries, directory.clusters())));
 }
 
-void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how)
+void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how,
+                     FewWarnings &given_up)
 {
     const std::string valid_again = ", and is valid again with all bits set" + how;
     if (directory.given_up(entry))
-        log_warning(words_for_bitmap(entry.name) + " had been given up for lack of room" + valid_again);
+        given_up.say(words_for_bitmap(entry.name) + " had been given up for lack of room" + valid_again);
     else
         log_debug(words_for_bitmap(entry.name) + (directory.out_of_date() ? " was out of date" : " was inconsistent") +
                   valid_again);
@@ -40,7 +41,7 @@ void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntr
 
 Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
 {
-    BitmapDirectoryEntry entry = TRY(new_bitmap_entry(image, directory, bitmap));
+    BitmapDirectoryEntry entry = TRY(new_bitmap_entry(image, bitmap, directory.find_for_qemu(bitmap.name)));
     TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
@@ -53,16 +54,17 @@ void say_what_is_gone(const BitmapDirectory &directory)
     std::unordered_set<std::string_view> names;
     for (const BitmapDirectoryEntry &entry : directory.entries)
         names.insert(entry.name);
+    FewWarnings gone;
     for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
         if (!names.contains(entry.name))
-            log_warning(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
+            gone.say(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
 }
 
 // H4: what an extension names that is out of date is not let go of.
 Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Recoverable which)
 {
     const BitmapDirectory old = directory;
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
+    BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
     for (auto &[entry, as_it_would_be] : list_recoverable(old, image, which)) {
         TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for_bitmap(entry->name)));
         if (old.out_of_date()) {
@@ -92,8 +94,9 @@ Result<void> drop_bitmap(Image &image, const std::string &name)
         if (other.name == name && (other.finding || other.in_use()) && !entry->finding && !entry->in_use())
             entry = &other;
     Aside aside(image);
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
-    release_or_leak(aside, clusters, *entry);
+    BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    FewWarnings unknown;
+    release_or_leak(aside, clusters, *entry, unknown);
     if (!TRY(clusters.own_directory()))
         directory.leak_old();
     directory.entries.erase(directory.entries.begin() + (entry - directory.entries.data()));
@@ -110,9 +113,10 @@ Result<void> drop_all_bitmaps(Image &image)
         return std::move(loaded).error();
     BitmapDirectory directory = loaded ? std::move(*loaded) : BitmapDirectory();
     Aside aside(image);
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    FewWarnings unknown;
     for (const BitmapDirectoryEntry &entry : directory.entries)
-        release_or_leak(aside, clusters, entry);
+        release_or_leak(aside, clusters, entry, unknown);
     if (!TRY(clusters.own_directory()))
         directory.leak_old();
     directory.entries.clear();
@@ -142,7 +146,8 @@ namespace {
 Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory, Recoverable which)
 {
     std::size_t recovered = 0;
-    const BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
+    FewWarnings given_up, still_inconsistent;
+    BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
     for (const auto &[entry, as_it_would_be] : list_recoverable(directory, image, which)) {
         auto table = clusters.own_table(*entry);
         Result<void> set = table ? set_bits_in_place(image, *entry, std::move(*table)) : Result<void>(table.error());
@@ -152,9 +157,9 @@ Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &direct
             return set.error();
         recovered += set.has_value();
         if (set)
-            say_valid_again(directory, *entry, ", in place");
+            say_valid_again(directory, *entry, ", in place", given_up);
         else if (!directory.given_up(*entry))
-            log_warning(words_for_bitmap(entry->name) + " stays inconsistent: " + set.error().what);
+            still_inconsistent.say(words_for_bitmap(entry->name) + " stays inconsistent: " + set.error().what);
     }
     return recovered;
 }
@@ -178,13 +183,14 @@ Result<void> recover_and_add(Image &image, std::optional<Recoverable> which, con
     TRY(commit(aside, directory));
     say_what_is_gone(directory);
     const std::size_t recovered = directory.entries.size() - bitmaps.size();
+    FewWarnings given_up;
     for (std::size_t i = 0; i < directory.entries.size(); ++i)
         if (i >= recovered)
             log_debug(words_for_bitmap(directory.entries[i].name) + " was made");
         else if (i >= before.entries.size())
-            say_valid_again(before, directory.entries[i], "");
+            say_valid_again(before, directory.entries[i], "", given_up);
         else if (before.entries[i].flags != directory.entries[i].flags)
-            say_valid_again(before, before.entries[i], "");
+            say_valid_again(before, before.entries[i], "", given_up);
     return {};
 }
 

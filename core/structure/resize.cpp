@@ -324,8 +324,8 @@ void Resize::finish()
         if (stays || !old_l1_[i].present())
             continue;
         if (const auto given = give_back_table(i); !given)
-            log_warning("the clusters of the L2 table at " + hex(old_l1_[i].l2_table().value) +
-                        " may have leaked: " + given.error().what);
+            leaked_.say("the clusters of the L2 table at " + hex(old_l1_[i].l2_table().value) +
+                            " may have leaked: " + given.error().what);
     }
     give_back({});
     if (!geometry_.data_file || grows())
@@ -346,7 +346,7 @@ Result<void> Resize::give_back_table(std::uint64_t index)
         const auto was = old.get(i);
         const auto is = kept.get(i);
         if (!was) {
-            log_warning("L2 table at " + hex(l1.l2_table().value) + ": " + was.error().what);
+            leaked_.say("L2 table at " + hex(l1.l2_table().value) + ": " + was.error().what);
             continue;
         }
         const HostRun names = named_clusters(*was, geometry_);
@@ -354,8 +354,8 @@ Result<void> Resize::give_back_table(std::uint64_t index)
             continue;
         // Images lie.
         if (image_.metadata().overlaps(names))
-            log_warning("clusters at " + hex(geometry_.offset_of(names.first).value) +
-                        " are not given back: there is metadata");
+            leaked_.say("clusters at " + hex(geometry_.offset_of(names.first).value) +
+                            " are not given back: there is metadata");
         else
             give_back(names);
     }

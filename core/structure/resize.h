@@ -24,6 +24,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/base/log.h"
 #include "core/format/l2_table.h"
 #include "core/structure/aside.h"
 
@@ -90,6 +91,7 @@ private:
     // The table that the end of what is kept goes through, if it was written anew.
     std::optional<L2Table> boundary_;
     HostRun released_;  // not given back yet
+    FewWarnings leaked_;
 };
 
 }  // namespace qcow2

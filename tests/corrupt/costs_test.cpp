@@ -7,6 +7,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "core/base/log.h"
 #include "core/check/check.h"
 #include "core/disk.h"
 #include "core/structure/operations.h"
@@ -151,6 +152,61 @@ BOOST_AUTO_TEST_CASE(many_bitmaps_become_valid_again)
     BOOST_TEST(store.reads < 10u * 4000);
     must(disk->close());
     BOOST_TEST(must(check(store)).sound());
+}
+
+// Each step that enables a bitmap read the tables of all, to know whose its clusters are.
+BOOST_AUTO_TEST_CASE(a_transaction_of_many_steps)
+{
+    constexpr unsigned bitmaps = 200;
+    ImageSpec spec = spec_of(9, 1 << 20);
+    std::vector<DiskStep> steps;
+    for (unsigned i = 0; i < bitmaps; ++i) {
+        BitmapSpec bitmap;
+        bitmap.name = "b" + std::to_string(i);
+        bitmap.enabled = false;
+        bitmap.set = {{0, 1}};
+        spec.bitmaps.push_back(bitmap);
+        steps.push_back(BitmapStep(EnableBitmap{bitmap.name}));
+        steps.push_back(BitmapStep(DisableBitmap{bitmap.name}));
+    }
+    CountingStore store(build_image(spec).image);
+    auto disk = must(Disk::open(store, {}));
+    must(disk->begin_writing());
+    store.forget();
+    must(disk->change_together(steps));
+    BOOST_TEST(store.reads < 10u * bitmaps);
+    BOOST_TEST(store.writes == 0u);
+    must(disk->close());
+}
+
+// A shell has not so many lines, and whoever reads them even less.
+BOOST_AUTO_TEST_CASE(warnings_about_many_bitmaps_are_few)
+{
+    static std::size_t warnings;
+    warnings = 0;
+    ImageSpec spec = spec_of(9, 1 << 20);
+    spec.refcount_order = 6;
+    for (unsigned i = 0; i < 500; ++i) {
+        BitmapSpec bitmap;
+        bitmap.name = "b" + std::to_string(i);
+        spec.bitmaps.push_back(bitmap);
+    }
+    BuiltImage built = build_image(spec);
+    CountingStore store(built.image);
+    // They all name the table of the first.
+    for (const BitmapDirectoryEntry &entry : built.bitmaps) {
+        const on_disk::be64 word(built.bitmaps[0].bitmap_table_offset.value);
+        const std::uint64_t directory = load_be64(&built.area.find(ExtensionType::bitmaps)->data[16]);
+        must(store.write(directory + entry.position, {word.data(), sizeof word}));
+    }
+    DiskOptions options;
+    options.mends_bitmaps = true;
+    auto disk = must(Disk::open(store, options));
+    set_log_sink([](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+    must(disk->restructure([](Image &image) { return drop_all_bitmaps(image); }));
+    set_log_sink(nullptr);
+    BOOST_TEST(warnings == FewWarnings::most + 1);
+    must(disk->close());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -38,6 +38,23 @@ BOOST_AUTO_TEST_CASE(nothing_is_said_without_a_sink)
     BOOST_TEST(said == "debug: c\nwarning: d\n");
 }
 
+BOOST_AUTO_TEST_CASE(of_many_warnings_the_first_are_said)
+{
+    said.clear();
+    set_log_sink(sink);
+    std::string expected;
+    FewWarnings warnings;
+    for (std::size_t i = 0; i < FewWarnings::most; ++i) {
+        warnings.say(std::to_string(i));
+        expected += "warning: " + std::to_string(i) + "\n";
+    }
+    BOOST_TEST(said == expected);
+    warnings.say("x");
+    warnings.say("y");
+    BOOST_TEST(said == expected + "warning: and more like these; -v tells of each\ndebug: x\ndebug: y\n");
+    set_log_sink(nullptr);
+}
+
 BOOST_AUTO_TEST_CASE(places_are_hex)
 {
     BOOST_TEST(hex(0) == "0x0");
