@@ -50,4 +50,16 @@ constexpr Range intersection(const Range &a, const Range &b)
     return {begin, std::max(begin, std::min(a.end, b.end))};
 }
 
+// Of a range of bits: calls visit(word, mask) for each word of 64 bits in which some are.
+template <class Visit>
+void for_each_word(Range bits, Visit visit)
+{
+    while (!bits.empty()) {
+        const std::uint64_t word = bits.begin / 64;
+        const std::uint64_t end = std::min(bits.end, word * 64 + 64);
+        visit(word, ~std::uint64_t(0) >> (64 - (end - bits.begin)) << bits.begin % 64);
+        bits.begin = end;
+    }
+}
+
 }  // namespace qcow2

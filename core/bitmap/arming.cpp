@@ -283,7 +283,8 @@ Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_us
     std::vector<SmallWrite> writes;
     std::vector<Write> images;
     for (EnabledBitmap *bitmap : which)
-        for (std::uint64_t page = 0; page < bitmap->bits.pages() && !bitmap->lost; ++page)
+        for (std::uint64_t page = 0; (page = bitmap->bits.next_loaded(page)) < bitmap->bits.pages() && !bitmap->lost;
+             ++page)
             if (auto image = bitmap->bits.settle(page))
                 images.push_back({bitmap, std::move(*image)});
     for (Write &write : images)

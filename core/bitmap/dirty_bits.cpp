@@ -21,24 +21,6 @@ void store_word(Buffer &bytes, std::uint64_t word, std::uint64_t value)
     boost::endian::store_little_u64(&bytes[word * 8], value);
 }
 
-// The bits [begin, end) of a word; not empty.
-std::uint64_t mask_of(std::uint64_t begin, std::uint64_t end)
-{
-    return ~std::uint64_t(0) >> (64 - (end - begin)) << begin;
-}
-
-// Calls for each word that the bits touch: number of the word, mask.
-template <class Visit>
-void for_each_word(Range bits, Visit visit)
-{
-    while (!bits.empty()) {
-        const std::uint64_t word = bits.begin / 64;
-        const std::uint64_t end = std::min(bits.end, (word + 1) * 64);
-        visit(word, mask_of(bits.begin % 64, end - word * 64));
-        bits.begin = end;
-    }
-}
-
 // As in PageImage::sectors.
 std::uint8_t sector_of(std::uint64_t word) { return std::uint8_t(1u << word * 8 / PageImage::sector_bytes); }
 
@@ -54,7 +36,7 @@ bool PageImage::touches(Range bytes) const
 
 DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load)
     : bits_(bits), region_bits_(region_bits), load_(std::move(load)),
-      pages_(div_ceil(bits, page_bits)), pages_precise_(div_ceil(pages_.size(), 64))
+      pages_(div_ceil(bits, page_bits)), groups_(div_ceil(pages_, group_pages))
 {
     INVARIANT(std::has_single_bit(region_bits) && region_bits <= page_bits);
 }
@@ -89,17 +71,35 @@ void DirtyBits::for_each_word_in_use(const Page &page, Visit visit)
 template <class Visit>
 void DirtyBits::for_each_precise_word(Visit visit) const
 {
-    for (std::uint64_t group = 0; group < pages_precise_.size(); ++group)
-        for_each_bit(pages_precise_[group].load(std::memory_order_relaxed), [&](std::uint64_t n) {
-            const std::uint64_t number = group * 64 + n;
-            const Page *page = loaded(number);
-            for (std::uint64_t i = 0; page && i < page_sectors; ++i)
-                if (Sector *sector = page->sector(i))
-                    for_each_bit(sector->words_precise.load(std::memory_order_relaxed), [&](std::uint64_t word) {
-                        if (const std::uint64_t bits = sector->precise[word].load(std::memory_order_relaxed))
-                            visit(number * page_words + i * sector_words + word, bits);
-                    });
-        });
+    const auto visit_page = [&](std::uint64_t number) {
+        const Page *page = loaded(number);
+        for (std::uint64_t i = 0; page && i < page_sectors; ++i)
+            if (Sector *sector = page->sector(i))
+                for_each_bit(sector->words_precise.load(std::memory_order_relaxed), [&](std::uint64_t word) {
+                    if (const std::uint64_t bits = sector->precise[word].load(std::memory_order_relaxed))
+                        visit(number * page_words + i * sector_words + word, bits);
+                });
+    };
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        const Group *group = groups_.find(g);
+        for (std::uint64_t i = 0; group && i < group->precise.size(); ++i)
+            for_each_bit(group->precise[i].load(std::memory_order_relaxed),
+                         [&](std::uint64_t n) { visit_page(g * group_pages + i * 64 + n); });
+    }
+}
+
+std::uint64_t DirtyBits::next_loaded(std::uint64_t page) const
+{
+    while (page < pages_) {
+        const Group *group = groups_.find(page / group_pages);
+        if (!group)
+            page = align_down(page, group_pages) + group_pages;
+        else if (group->pages.find(page % group_pages))
+            return page;
+        else
+            ++page;
+    }
+    return pages_;
 }
 
 void DirtyBits::note_precise(std::uint64_t page, Sector &sector, std::uint64_t word)
@@ -110,7 +110,7 @@ void DirtyBits::note_precise(std::uint64_t page, Sector &sector, std::uint64_t w
                !(mask.fetch_or(bit, std::memory_order_relaxed) & bit);
     };
     if (set(sector.words_precise, word))
-        set(pages_precise_[page / 64], page);
+        set(groups_.find(page / group_pages)->precise[page % group_pages / 64], page);
 }
 
 // Two threads may load one page: the first that is in stays. A page that is
@@ -126,6 +126,7 @@ Result<DirtyBits::Page *> DirtyBits::load(std::uint64_t number)
 
 DirtyBits::Page &DirtyBits::put_page(std::uint64_t number, Bytes content)
 {
+    Group &group = groups_.made(number / group_pages);
     auto mine = std::make_unique<Page>();
     for (std::uint64_t word = 0; word < page_words; ++word) {
         const std::uint64_t value = load_word(content, word);
@@ -137,7 +138,7 @@ DirtyBits::Page &DirtyBits::put_page(std::uint64_t number, Bytes content)
         there.precise.store(value, std::memory_order_relaxed);
         there.durable.store(value, std::memory_order_relaxed);
     }
-    return pages_.put(number, std::move(mine));
+    return group.pages.put(number % group_pages, std::move(mine));
 }
 
 Result<bool> DirtyBits::mark(Range bits)
@@ -202,8 +203,9 @@ FrozenBits DirtyBits::copy_precise() const
 
 void DirtyBits::replace_precise(const SparseBits &bits)
 {
-    for (auto &pages : pages_precise_)
-        pages.store(0, std::memory_order_relaxed);
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        for (auto &pages : groups_.made(g).precise)
+            pages.store(0, std::memory_order_relaxed);
     for (std::uint64_t bit = bits.next_set(0); bit < bits_; bit = bits.next_set((bit / sector_bits + 1) * sector_bits))
         loaded(bit / page_bits)->made(bit / sector_bits % page_sectors);
     for (std::uint64_t number = 0; number < pages(); ++number) {
@@ -391,9 +393,8 @@ void DirtyBits::durable(const PageImage &image)
 
 void DirtyBits::settled()
 {
-    for (std::uint64_t number = 0; number < pages(); ++number)
-        if (Page *page = loaded(number))
-            for_each_word_in_use(*page, [](std::uint64_t, Word word) { word.durable.store(word.precise.load()); });
+    for (std::uint64_t number = next_loaded(0); number < pages(); number = next_loaded(number + 1))
+        for_each_word_in_use(*loaded(number), [](std::uint64_t, Word word) { word.durable.store(word.precise.load()); });
 }
 
 }  // namespace qcow2

@@ -26,13 +26,7 @@ const SparseBits::Sector *SparseBits::sector(std::uint64_t number) const
 void SparseBits::set(Range bits)
 {
     INVARIANT(bits.end <= size_);
-    while (!bits.empty()) {
-        const std::uint64_t word = bits.begin / word_bits;
-        const std::uint64_t end = std::min(bits.end, (word + 1) * word_bits);
-        const std::uint64_t length = end - bits.begin;
-        set_word(word, ~std::uint64_t(0) >> (word_bits - length) << bits.begin % word_bits);
-        bits.begin = end;
-    }
+    for_each_word(bits, [this](std::uint64_t word, std::uint64_t mask) { set_word(word, mask); });
 }
 
 void SparseBits::set_word(std::uint64_t number, std::uint64_t value)

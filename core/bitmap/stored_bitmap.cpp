@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "core/base/log.h"
-#include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -33,7 +32,7 @@ StoredBitmap::StoredBitmap(Image &image, const BitmapDirectoryEntry &entry)
 {
 }
 
-Result<void> StoredBitmap::open(bool notes)
+Result<void> StoredBitmap::open(TableBuffer &buffer, bool notes)
 {
     const auto note = [&](HostRun run) { return !notes || image_.metadata().add(run); };
     const std::string where = "bitmap table at " + hex(table_offset_.value);
@@ -60,7 +59,7 @@ Result<void> StoredBitmap::open(bool notes)
         table.set(i, raw);
         return {};
     };
-    TableBuffer buffer{.where = where};
+    buffer.where = where;
     TRY(for_each_entry(store, buffer, table_offset_.value, table_size_, 8, visit));
     Locked lock(table_mutex_);
     table_ = std::move(table);

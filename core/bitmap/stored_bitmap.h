@@ -18,6 +18,7 @@
 
 #include "core/base/mutex.h"
 #include "core/base/sparse_words.h"
+#include "core/base/table_reader.h"
 #include "core/bitmap/dirty_bits.h"
 #include "core/format/bitmap_directory.h"
 #include "core/format/bitmap_table.h"
@@ -36,10 +37,10 @@ public:
     StoredBitmap(Image &image, const BitmapDirectoryEntry &entry);
 
     // Reads the table and checks it and its clusters, which it notes as
-    // metadata. The finding names the place.
-    Result<void> open() { return open(true); }
+    // metadata. The finding names the place. buffer: one for all tables.
+    Result<void> open(TableBuffer &buffer) { return open(buffer, true); }
     // The same where its clusters are noted as metadata already.
-    Result<void> open_noted() { return open(false); }
+    Result<void> open_noted(TableBuffer &buffer) { return open(buffer, false); }
 
     const BitmapSize &size() const { return size_; }
 
@@ -69,7 +70,7 @@ public:
     void table_written() EXCLUDES(table_mutex_);
 
 private:
-    Result<void> open(bool notes);
+    Result<void> open(TableBuffer &buffer, bool notes);
     BitmapTableEntry entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
     BitmapTableEntry durable_entry_of(std::uint64_t entry) const EXCLUDES(table_mutex_);
     void set_entry(std::uint64_t entry, BitmapTableEntry value) EXCLUDES(table_mutex_);

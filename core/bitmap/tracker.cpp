@@ -30,8 +30,9 @@ Result<void> Tracker::open()
 {
     if (!TRY(open_directory({})))
         return {};
+    TableBuffer buffer;
     for (std::size_t i = 0; i < entries_.size(); ++i)
-        note_finding(i, open_bitmap(i));
+        note_finding(i, open_bitmap(i, buffer));
     return {};
 }
 
@@ -43,13 +44,14 @@ Result<void> Tracker::open_after(Tracker &before, const KeptTables &kept)
     std::vector<std::unique_ptr<EnabledBitmap>> old(before.entries_.size());
     for (auto &bitmap : before.enabled_)
         old[bitmap->index] = std::move(bitmap);
+    TableBuffer buffer;
     for (std::size_t i = 0; i < entries_.size(); ++i)
         if (!kept[i])
-            note_finding(i, open_bitmap(i));
+            note_finding(i, open_bitmap(i, buffer));
         else if (const auto &why_not = before.not_followed_[*kept[i]])
             note_finding(i, *why_not);
         else
-            note_finding(i, take_over(i, std::move(old[*kept[i]])));
+            note_finding(i, take_over(i, std::move(old[*kept[i]]), buffer));
     return {};
 }
 
@@ -81,26 +83,26 @@ bool Tracker::is_tracked(std::size_t i) const { return entries_[i].enabled() && 
 
 // What we do not track we only keep: its clusters are noted where it has a
 // form, and it forbids nothing.
-Result<void> Tracker::open_bitmap(std::size_t i)
+Result<void> Tracker::open_bitmap(std::size_t i, TableBuffer &buffer)
 {
     const BitmapDirectoryEntry &e = entries_[i];
     if (e.finding)
         return finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
     auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
-    TRY(bitmap->stored.open());
+    TRY(bitmap->stored.open(buffer));
     if (is_tracked(i))
         enabled_.push_back(std::move(bitmap));
     return {};
 }
 
 // One whose table is where it was. bitmap: as it was tracked; nullptr: it was not.
-Result<void> Tracker::take_over(std::size_t i, std::unique_ptr<EnabledBitmap> bitmap)
+Result<void> Tracker::take_over(std::size_t i, std::unique_ptr<EnabledBitmap> bitmap, TableBuffer &buffer)
 {
     if (!is_tracked(i))
         return {};
     if (!bitmap || bitmap->lost) {
         bitmap = std::make_unique<EnabledBitmap>(image_, i, entries_[i], region_bytes_);
-        TRY(bitmap->stored.open_noted());
+        TRY(bitmap->stored.open_noted(buffer));
     }
     bitmap->index = i;
     enabled_.push_back(std::move(bitmap));

@@ -107,8 +107,8 @@ public:
 
 private:
     Result<bool> open_directory(HostOffset noted);
-    Result<void> open_bitmap(std::size_t entry);
-    Result<void> take_over(std::size_t entry, std::unique_ptr<EnabledBitmap> bitmap);
+    Result<void> open_bitmap(std::size_t entry, TableBuffer &buffer);
+    Result<void> take_over(std::size_t entry, std::unique_ptr<EnabledBitmap> bitmap, TableBuffer &buffer);
     bool is_tracked(std::size_t entry) const;
     void note_finding(std::size_t entry, const Result<void> &opened);
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);

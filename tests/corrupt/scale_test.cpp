@@ -291,7 +291,27 @@ BOOST_AUTO_TEST_CASE(bitmaps_whose_tables_are_holes)
         bitmaps.push_back(bitmap_with(i, far + i * 8 * mib, entries, bitmap_flags::auto_));
     made.set_bitmaps(bitmaps);
     is_within(cost_of_check(made), {mib, mib});
-    is_within(cost_of_opening(made), {mib + 40 * 65536, 8 * mib});  // a piece of each
+    is_within(cost_of_opening(made), {mib, 4 * mib});
+}
+
+// For each 4 KiB of bits there were 8 bytes, from the beginning: a MiB for each bitmap.
+BOOST_AUTO_TEST_CASE(bitmaps_of_a_disk_that_is_large_for_them)
+{
+    Made made(16, std::uint64_t(2) << 40, far * 2);
+    made.set_l1(far + 4096 * mib, 4096);
+    constexpr std::uint32_t entries = 8192;
+    std::vector<BitmapDirectoryEntry> bitmaps;
+    for (std::uint64_t i = 0; i < 1000; ++i)
+        bitmaps.push_back(bitmap_with(i, far + i * mib, entries, bitmap_flags::auto_));
+    made.set_bitmaps(bitmaps);
+    is_within(cost_of_opening(made), {mib, 8 * mib});
+    CountingStore store(made.image());
+    const auto disk = must(Disk::open(store, {}));
+    BOOST_REQUIRE(!disk->why_read_only());
+    must(disk->begin_writing());
+    must(disk->write(GuestOffset(0), Buffer(512, 1), false));
+    must(disk->close());
+    BOOST_TEST(must(must(Disk::open(store, {}))->bitmap_states()).size() == 1000u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -5,6 +5,9 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <utility>
+#include <vector>
+
 using namespace qcow2;
 
 BOOST_AUTO_TEST_SUITE(range)
@@ -28,6 +31,22 @@ BOOST_AUTO_TEST_CASE(neighbours_do_not_overlap)
     BOOST_TEST(range.contains({10, 20}));
     BOOST_TEST(!range.contains({10, 21}));
     BOOST_TEST(!range.contains({9, 20}));
+}
+
+BOOST_AUTO_TEST_CASE(words_of_bits)
+{
+    const auto words = [](Range bits) {
+        std::vector<std::pair<std::uint64_t, std::uint64_t>> words;
+        for_each_word(bits, [&](std::uint64_t word, std::uint64_t mask) { words.emplace_back(word, mask); });
+        return words;
+    };
+    using Words = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+    constexpr std::uint64_t all = ~std::uint64_t(0);
+    BOOST_CHECK((words({5, 5}) == Words{}));
+    BOOST_CHECK((words({0, 64}) == Words{{0, all}}));
+    BOOST_CHECK((words({63, 65}) == Words{{0, std::uint64_t(1) << 63}, {1, 1}}));
+    BOOST_CHECK((words({65, 67}) == Words{{1, 6}}));
+    BOOST_CHECK((words({64, 200}) == Words{{1, all}, {2, all}, {3, 0xff}}));
 }
 
 BOOST_AUTO_TEST_CASE(granules_touched)
