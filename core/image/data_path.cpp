@@ -7,14 +7,13 @@
 #include <cstring>
 
 #include "core/base/log.h"
-#include "core/format/limits.h"
 
 namespace qcow2 {
 
-DataPath::DataPath(ByteStore &store, ByteStore &data, Allocator &allocator, Mapping &mapping,
+DataPath::DataPath(ByteStore &store, std::unique_ptr<GuestClusters> clusters, Mapping &mapping,
                    const Header &header, std::uint64_t disk_size)
-    : data_(data),
-      allocator_(allocator),
+    : clusters_(std::move(clusters)),
+      data_(clusters_->bytes()),
       mapping_(mapping),
       geometry_(header.geometry()),
       disk_size_(disk_size),
@@ -90,9 +89,9 @@ Result<Extent> DataPath::status(GuestOffset offset, std::uint64_t length_max)
         offset.value < backing_->size())
         return backing_->status(offset.value,
                                 std::min(run.length, backing_->size() - offset.value));
-    if (const auto *data = std::get_if<Data>(&run.mapping); data && geometry_.data_file) {
+    if (const auto *data = std::get_if<Data>(&run.mapping)) {
         const ByteStore::Stretch stretch =
-            data_.stretch(data->host.value + geometry_.in_cluster(offset), run.length);
+            clusters_->stretch(data->host.value + geometry_.in_cluster(offset), run.length);
         return Extent{stretch.length, stretch.hole, stretch.hole};
     }
     const auto *zero = std::get_if<Zero>(&run.mapping);
@@ -136,7 +135,7 @@ Result<std::uint64_t> DataPath::write_in_place(GuestOffset offset, Bytes bytes)
     const std::uint64_t in_cluster = geometry_.in_cluster(offset);
     const HostOffset host = std::get<Data>(run.mapping).host + in_cluster;
     TRY(mapping_.check_own(run.mapping, geometry_.clusters_for(in_cluster + run.length), offset));
-    TRY(reach(host.value + run.length));
+    TRY(clusters_->reach(host.value + run.length));
     TRY(data_.write(host.value, sub(bytes, 0, run.length)));
     return run.length;
 }
@@ -173,9 +172,9 @@ Result<std::uint64_t> DataPath::write_new_locked(GuestOffset offset, Bytes bytes
     Allocator::Taken target;
     if (kept) {
         target.run = {geometry_.cluster_of(zero->host), count};
-        TRY(reach(geometry_.offset_of(target.run.end()).value));
+        TRY(clusters_->reach(geometry_.offset_of(target.run.end()).value));
     } else {
-        target = TRY(take(first, count));
+        target = TRY(clusters_->take(first, count));
     }
 
     const std::uint64_t length =
@@ -185,7 +184,7 @@ Result<std::uint64_t> DataPath::write_new_locked(GuestOffset offset, Bytes bytes
         result = mapping_.make_table(first);
     if (!result) {
         if (!kept)
-            give_back(target.run);
+            clusters_->give_back(target.run);
         return std::move(result).error();
     }
     TRY(name(first, target.run));
@@ -228,38 +227,6 @@ Result<void> DataPath::place_cluster(GuestCluster cluster)
     return {};
 }
 
-// An external data file may be shorter than the disk, and than what is mapped. It
-// ends inside a sector at most where the disk does (W8).
-Result<void> DataPath::reach(std::uint64_t end)
-{
-    end = std::min(align_up(end, limits::sector), disk_size_);
-    return geometry_.data_file && end > data_.size() ? data_.grow(end) : Result<void>();
-}
-
-// Clusters for guest clusters from `first` on. In an external data file each
-// has its place, and nothing is counted.
-Result<Allocator::Taken> DataPath::take(GuestCluster first, std::uint64_t count)
-{
-    if (!geometry_.data_file)
-        return allocator_.take(count);
-    TRY(reach((first.value + count) << geometry_.cluster_bits));
-    return Allocator::Taken{{HostCluster(first.value), count}, false};
-}
-
-void DataPath::give_back(HostRun run)
-{
-    if (!geometry_.data_file)
-        allocator_.give_back(run);
-}
-
-// The last cluster of a data file ends with the disk.
-Result<void> DataPath::write_cluster_bytes(std::uint64_t offset, Bytes bytes)
-{
-    if (geometry_.data_file)
-        bytes = sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), disk_size_ - offset));
-    return data_.write(offset, bytes);
-}
-
 // W2: all that the mapping will make readable is written before it is changed.
 // Where the payload leaves room the guest still sees what it saw before: old is
 // the mapping of the first cluster, and of those behind it.
@@ -294,7 +261,7 @@ Result<void> DataPath::fill(const Allocator::Taken &target, GuestOffset offset, 
         TRY(read_run(was, cluster, padded).in("copy-on-write"));
         const std::uint64_t length = std::min(left, cluster_size - begin);
         std::copy_n(payload.begin() + done, length, padded.begin() + begin);
-        TRY(write_cluster_bytes(host.value + at, padded));
+        TRY(clusters_->write_clusters(host.value + at, padded));
         done += length;
         at += cluster_size;
     }

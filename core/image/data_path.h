@@ -15,6 +15,7 @@
 
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "core/base/gate.h"
@@ -22,14 +23,15 @@
 #include "core/base/range_lock.h"
 #include "core/image/backing.h"
 #include "core/image/compressed_clusters.h"
+#include "core/image/guest_clusters.h"
 #include "core/image/mapping.h"
 
 namespace qcow2 {
 
 class DataPath {
 public:
-    // data: where guest clusters are, the store itself or an external data file.
-    DataPath(ByteStore &store, ByteStore &data, Allocator &allocator, Mapping &mapping,
+    // store: of the image, where compressed clusters are.
+    DataPath(ByteStore &store, std::unique_ptr<GuestClusters> clusters, Mapping &mapping,
              const Header &header, std::uint64_t disk_size);
 
     // Once, before use: what unallocated clusters show; nullptr: zeros.
@@ -84,18 +86,13 @@ private:
                       const ClusterMapping &old);
     Result<void> name(GuestCluster first, HostRun run);
 
-    Result<void> reach(std::uint64_t end);
-    Result<Allocator::Taken> take(GuestCluster first, std::uint64_t count);
-    void give_back(HostRun run);
-    Result<void> write_cluster_bytes(std::uint64_t offset, Bytes bytes);
-
     // Bytes of the guest, whole clusters (or subclusters).
     Range whole_parts(Range range) const;
     Result<void> zero_bytes(Range range);
     Result<void> name_zeros(std::uint64_t offset);
     Result<void> zero_raw(Range range, bool may_unmap);
     Result<std::uint64_t> zero_in_place(Range range, bool may_unmap);
-    Result<void> discard_in_data_file(Range range);
+    Result<void> discard_in_places(Range range);
     // Or only the tables that a change needs.
     enum class Step { place, change };
     Result<void> change_clusters(Range range, Step step, const Mapping::Change &change);
@@ -109,8 +106,8 @@ private:
     Result<bool> parts_of_compressed(Range range);
     Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
 
-    ByteStore &data_;
-    Allocator &allocator_;
+    const std::unique_ptr<GuestClusters> clusters_;
+    ByteStore &data_;  // theirs
     Mapping &mapping_;
     const Geometry geometry_;
     const std::uint64_t disk_size_;

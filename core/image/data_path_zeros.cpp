@@ -108,10 +108,8 @@ Result<std::uint64_t> DataPath::zero_in_place(Range range, bool may_unmap)
     const std::uint64_t size = data_.size();
     if (host >= size)  // a file that is too short reads as zeros there
         return run.length;
-    // Holes of a data file stay holes, unless the client wants none.
-    ByteStore::Stretch stretch{std::min(run.length, size - host), false};
-    if (geometry_.data_file)
-        stretch = data_.stretch(host, stretch.length);
+    // Holes stay holes, unless the client wants none.
+    const ByteStore::Stretch stretch = clusters_->stretch(host, std::min(run.length, size - host));
     if (!stretch.hole || !(may_unmap || keep_clusters_))
         TRY(data_.zero(host, stretch.length, may_unmap));
     return stretch.length;
@@ -121,8 +119,10 @@ Result<std::uint64_t> DataPath::zero_in_place(Range range, bool may_unmap)
 // clusters still have their names, like an overwrite: each has its place for
 // ever, so afterwards a hole could meet what the guest writes there next. A data
 // file is a local file: what is discarded reads as zeros, or as before.
-Result<void> DataPath::discard_in_data_file(Range range)
+Result<void> DataPath::discard_in_places(Range range)
 {
+    if (!clusters_->have_places())
+        return {};
     range.end = std::min(range.end, disk_size_);
     while (!range.empty()) {
         Passage writing(readers_);
@@ -222,8 +222,8 @@ Result<void> DataPath::zero(Range range, bool may_unmap)
     if (whole.empty() || must_write_zeros(may_unmap))
         return zero_bytes(range);
     TRY(zero_bytes({range.begin, whole.begin}));
-    if (geometry_.data_file && may_unmap)
-        TRY(discard_in_data_file(whole));
+    if (may_unmap)
+        TRY(discard_in_places(whole));
     TRY(zero_parts(whole, Step::change, may_unmap));
     return zero_bytes({whole.end, range.end});
 }
@@ -292,8 +292,7 @@ Result<void> DataPath::trim(Range range)
                    : zero({whole.begin, std::min(whole.end, disk_size_)}, false);
     if (whole.empty() || (backing_ && geometry_.version < 3))
         return {};
-    if (geometry_.data_file)
-        TRY(discard_in_data_file(whole));
+    TRY(discard_in_places(whole));
     return trim_parts(whole, Step::change);
 }
 

@@ -30,9 +30,15 @@ Image::Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea ar
       disk_size_(state.disk_size),
       allocator_(store_, header_, metadata_, refcount_share(cache_bytes)),
       mapping_(store_, header_, metadata_, allocator_, cache_bytes - refcount_share(cache_bytes)),
-      data_(store_, data_store_ ? *data_store_ : store_, allocator_, mapping_, area.header,
-            disk_size_)
+      data_(store_, clusters_of_guest(), mapping_, area.header, disk_size_)
 {
+}
+
+std::unique_ptr<GuestClusters> Image::clusters_of_guest()
+{
+    if (data_store_)
+        return std::make_unique<DataFileClusters>(*data_store_, geometry_, disk_size_);
+    return std::make_unique<CountedClusters>(store_, allocator_);
 }
 
 Result<std::unique_ptr<Image>> Image::open(ByteStore &store, Beginning beginning, ImageFiles files,

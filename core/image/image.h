@@ -160,6 +160,7 @@ private:
     Image(ByteStore &store, std::optional<NamedFile> data_file, HeaderArea area, Buffer beginning,
           const State &state, std::uint64_t cache_bytes);
 
+    std::unique_ptr<GuestClusters> clusters_of_guest();
     Result<void> open_tables(const State &state, const ImageOptions &options);
     Result<void> note_snapshots(const Header &header, bool with_l2_tables);
     Result<void> note_l1_table(const Snapshot &snapshot);

@@ -61,16 +61,16 @@ Result<std::uint64_t> DataPath::write_parts(GuestOffset offset, Bytes bytes)
     TRY(mapping_.check_own(was, 1, offset));
     Allocator::Taken target{{geometry_.cluster_of(old.host), 1}, false};
     if (own)
-        TRY(reach(geometry_.offset_of(target.run.end()).value));
+        TRY(clusters_->reach(geometry_.offset_of(target.run.end()).value));
     else
-        target = TRY(take(cluster, 1));
+        target = TRY(clusters_->take(cluster, 1));
     const HostOffset host = geometry_.offset_of(target.run.first);
 
     // W2: around the payload the guest sees what it saw before.
     const auto fill_parts = [&]() -> Result<void> {
         const Range span = bytes_to_write(old, written, allocated, own, geometry_.part_size());
         if (span == written)
-            return write_cluster_bytes(host.value + span.begin, payload);
+            return clusters_->write_clusters(host.value + span.begin, payload);
         Buffer content(span.length());
         const MutableBytes all(content);
         const GuestOffset base = geometry_.offset_of(cluster);
@@ -78,7 +78,7 @@ Result<std::uint64_t> DataPath::write_parts(GuestOffset offset, Bytes bytes)
         std::copy(payload.begin(), payload.end(), content.begin() + (begin - span.begin));
         TRY(read(base + written.end, sub(all, written.end - span.begin, span.end - written.end))
                 .in("copy-on-write"));
-        return write_cluster_bytes(host.value + span.begin, content);
+        return clusters_->write_clusters(host.value + span.begin, content);
     };
     Result<void> result = fill_parts();
     if (result)
@@ -92,7 +92,7 @@ Result<std::uint64_t> DataPath::write_parts(GuestOffset offset, Bytes bytes)
     }
     if (!result) {
         if (!own)
-            give_back(target.run);
+            clusters_->give_back(target.run);
         return std::move(result).error();
     }
     return payload.size();

@@ -52,7 +52,7 @@ done < <(xargs awk '
         room("cluster_set extent guarded_store image_header named_file snapshots table_cache")
         room("allocator metadata_map refcounts")
         room("l1_table lookaside mapping mapping_changes")
-        room("backing compressed_clusters data_path data_path_zeros subclusters")
+        room("backing compressed_clusters data_path data_path_zeros guest_clusters subclusters")
         room("create image image_write_back open_image snapshot_reader")
         for (i = 1; i < ARGC; i++) is_file[ARGV[i]] = 1
     }
