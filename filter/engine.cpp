@@ -16,10 +16,10 @@
 #include "filter/control_host.h"
 #include "filter/control_server.h"
 #include "filter/control_socket.h"
-#include "filter/file_store.h"
 #include "filter/idle.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
+#include "filter/local_store.h"
 #include "filter/next_store.h"
 #include "filter/report.h"
 #include "filter/server_end.h"
@@ -118,9 +118,9 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 Result<void> Engine::create()
 {
     // Our own descriptor, if it is the layer's file, knows where holes are.
-    std::unique_ptr<FileStore> file;
+    std::unique_ptr<ReadOnlyLocalStore> file;
     if (file_ && stack_.transparent && file_->held_by_layer() == LocalFile::Held::for_writing)
-        file = TRY(FileStore::open(*file_, true));
+        file = TRY(ReadOnlyLocalStore::open(*file_, true));
     if (!TRY(is_empty(file ? static_cast<ByteStore &>(*file) : *store_, *config_.create_size)))
         return {};
     log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");

@@ -15,9 +15,9 @@
 #include "core/image/create.h"
 #include "filter/command_line.h"
 #include "filter/engine.h"
-#include "filter/file_store.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
+#include "filter/local_store.h"
 #include "filter/rehearsal_store.h"
 #include "filter/report.h"
 #include "filter/server_user.h"
@@ -151,7 +151,7 @@ Result<void> Engine::check_image()
         log_warning(what + "; the disk is served read-only");
         read_only_said_ = true;
     }
-    const auto store = TRY(FileStore::open(*file_, for_reading));
+    const auto store = TRY(ReadOnlyLocalStore::open(*file_, for_reading));
     if (config_.create_size && !for_reading && TRY(is_empty(*store, *config_.create_size)))
         return {};  // made when the first client comes
     DiskOptions options = disk_options();

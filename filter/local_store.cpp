@@ -10,17 +10,26 @@
 
 namespace qcow2 {
 
+namespace {
+
+// Behind the end there are zeros.
+Result<void> read_of(const LocalFile &file, std::uint64_t size, std::uint64_t offset, MutableBytes bytes)
+{
+    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+    TRY(file.read(offset, bytes.first(there)));
+    std::ranges::fill(bytes.subspan(there), 0);
+    return {};
+}
+
+}  // namespace
+
 bool LocalStore::can_grow() const { return file_.regular() && file_.writable(); }
 bool LocalStore::read_only() const { return !file_.writable(); }
 Result<void> LocalStore::flush() { return file_.flush(); }
 
 Result<void> LocalStore::read(std::uint64_t offset, MutableBytes bytes)
 {
-    const std::uint64_t size = size_;
-    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
-    TRY(file_.read(offset, bytes.first(there)));
-    std::ranges::fill(bytes.subspan(there), 0);
-    return {};
+    return read_of(file_, size_, offset, bytes);
 }
 
 ByteStore::Stretch LocalStore::stretch(std::uint64_t offset, std::uint64_t length_max)
@@ -83,6 +92,22 @@ Result<void> LocalStore::shorten(std::uint64_t size)
     TRY(file_.truncate(size));
     size_ = size;
     return {};
+}
+
+Result<std::unique_ptr<ReadOnlyLocalStore>> ReadOnlyLocalStore::open(const LocalFile &file, bool read_only)
+{
+    const std::uint64_t size = TRY(file.length());
+    return std::unique_ptr<ReadOnlyLocalStore>(new ReadOnlyLocalStore(file, size, read_only));
+}
+
+Result<void> ReadOnlyLocalStore::read(std::uint64_t offset, MutableBytes bytes)
+{
+    return read_of(file_, size_, offset, bytes);
+}
+
+ByteStore::Stretch ReadOnlyLocalStore::stretch(std::uint64_t offset, std::uint64_t length_max)
+{
+    return file_.stretch(offset, length_max);
 }
 
 }  // namespace qcow2

@@ -4,14 +4,19 @@
 // LocalStore: a local file as a store, through our own descriptor: files that
 // the image names, and the image itself when a maintenance key works on it
 // before there is a next layer. Read-only if the file is.
+//
+// ReadOnlyLocalStore: the same for who only reads: the image is checked through
+// it at the prompt. It calls itself writable if the file is, so that the check
+// sees what later will be seen; but whoever writes gets an error.
 
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
-#include "core/base/byte_store.h"
 #include "core/base/mutex.h"
+#include "core/base/read_only_store.h"
 
 namespace qcow2 {
 
@@ -45,6 +50,28 @@ private:
     std::atomic<std::uint64_t> size_;
     const std::uint64_t fresh_from_;
     Mutex mutex_{Rank::store};  // who makes it longer or shorter
+};
+
+class ReadOnlyLocalStore final : public ReadOnlyStore {
+public:
+    // The file must outlive the store.
+    static Result<std::unique_ptr<ReadOnlyLocalStore>> open(const LocalFile &file, bool read_only);
+
+    std::uint64_t size() const override { return size_; }
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
+    Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override;
+    Result<void> cut(std::uint64_t) override { return {}; }
+    bool read_only() const override { return read_only_; }
+
+private:
+    ReadOnlyLocalStore(const LocalFile &file, std::uint64_t size, bool read_only)
+        : ReadOnlyStore("the image is only being checked"), file_(file), size_(size), read_only_(read_only)
+    {
+    }
+
+    const LocalFile &file_;
+    const std::uint64_t size_;
+    const bool read_only_;
 };
 
 }  // namespace qcow2

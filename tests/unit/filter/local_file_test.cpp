@@ -2,6 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 
 #include "filter/local_file.h"
+#include "filter/local_store.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -14,7 +15,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "filter/file_store.h"
 #include "tests/support/must.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/unit/filter/fake_nbdkit.h"
@@ -145,7 +145,7 @@ BOOST_AUTO_TEST_CASE(the_store_over_it_reads_zeros_past_the_end_and_cannot_write
     Buffer ones(1000, 1);
     BOOST_REQUIRE_EQUAL(FakeFile(file.path(), true).write(0, ones), 0);
     const auto local = must(LocalFile::open(file.path()));
-    const auto store = must(FileStore::open(*local, false));
+    const auto store = must(ReadOnlyLocalStore::open(*local, false));
     BOOST_CHECK_EQUAL(store->size(), 1000);
     BOOST_CHECK(!store->read_only() && !store->can_grow());
     Buffer bytes(100, 7);
