@@ -53,13 +53,6 @@ ImageSpec spec_of(bool snapshot)
     return spec;
 }
 
-StoreImage cut(StoreImage image, std::uint64_t size)
-{
-    image.bytes.zero(size, image.size - size);
-    image.size = size;
-    return image;
-}
-
 // The image that was cut. counted: by the refcounts of what is behind the end.
 StoreImage cut_image(bool counted, const std::function<void(Patient &)> &change = {})
 {
@@ -370,20 +363,15 @@ BOOST_AUTO_TEST_CASE(W7_a_repair_puts_nothing_where_a_name_leads)
 // An L1 table that is not there cannot be put anywhere: the file keeps its length.
 BOOST_AUTO_TEST_CASE(W7_a_repair_lets_the_file_not_grow_where_the_header_leads)
 {
-    const auto aim_header = [](std::uint64_t field) {
-        return [field](Patient &p) {
-            p.put(field, p.host(clusters - 1) + cs);
-            p.put(p.header().refcount_table_offset.value, std::uint64_t(1) << 40);  // blocks must be made
-        };
-    };
-    for (const std::uint64_t field : {std::uint64_t(40)}) {
-        MemoryStore store(cut_image(true, aim_header(field)));
-        const StoreImage before = store.image();
-        const auto report = repair(store, RepairKind::all);
-        BOOST_TEST(store.size() == before.size);
-        BOOST_TEST(past_end(store.image(), Finding::l1_table_past_end) == 1u);
-        BOOST_CHECK(!Disk::open(store, {}));
-    }
+    MemoryStore store(cut_image(true, [](Patient &p) {
+        p.put(40, p.host(clusters - 1) + cs);
+        p.put(p.header().refcount_table_offset.value, std::uint64_t(1) << 40);  // blocks must be made
+    }));
+    const StoreImage before = store.image();
+    [[maybe_unused]] const auto report = repair(store, RepairKind::all);  // there may be room inside
+    BOOST_TEST(store.size() == before.size);
+    BOOST_TEST(past_end(store.image(), Finding::l1_table_past_end) == 1u);
+    BOOST_CHECK(!Disk::open(store, {}));
 }
 
 // A table of which only a part is there is lost as a whole.

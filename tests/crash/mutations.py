@@ -16,6 +16,7 @@
 # Works in the folder it is started in.
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import re
@@ -153,6 +154,12 @@ MUTATIONS = [
        "    gone_ = TRY(tree_of(snapshot));\n    CountChanges early;\n    TRY(gone_->count_names(-1, early));\n"
        "    TRY(CopiedBits(image_, *active_).put_right_in_place(early));\n")]},
      ["snapshot_crash/W6_in_place*", "resized_and_reverted_without_room"]),
+    ("W7: a file that was cut grows before what it has lost is put out of reach",
+     {"core/disk.cpp": [('        TRY(put_lost_names_out_of_reach(image_->store()).in("the end of the file is missing"));\n', "")]},
+     ["lost_names_crash/*"]),
+    ("W7: what is lost is put out of reach, and not durably",
+     {"core/check/lost_names.cpp": [("    return store.flush();\n", "    return {};\n")]},
+     ["lost_names_crash/*"]),
     ("W8: what crosses the old end of the file does not wait",
      {"core/image/guarded_store.cpp": [("    if (end == 0 || offset >= end || offset + length <= end)\n        return {};\n",
        "    if (end == 0 || length != 0)\n        return {};\n")]},
@@ -303,12 +310,22 @@ FROZEN = [
 ]
 
 
+def whatever_its_lines(code):
+    """A pattern for this code, wherever its lines are broken."""
+    words = re.findall(r'"(?:[^"\\\n]|\\.)*"|\w+|[^\w\s]', code)
+    pattern = re.escape(words[0])
+    for before, word in zip(words, words[1:]):
+        both = before[-1] + word[0]
+        pattern += (r"\s+" if re.fullmatch(r"\w\w", both) else r"\s*") + re.escape(word)
+    return pattern
+
+
 def mutated(path, changes):
     text = (SOURCES / path).read_text()
     for there, instead in changes:
-        if text.count(there) != 1:
-            raise SystemExit(f"{path}: this is there {text.count(there)} times, not once:\n{there}")
-        text = text.replace(there, instead)
+        text, times = re.subn(whatever_its_lines(there), lambda _, text=instead: text, text)
+        if times != 1:
+            raise SystemExit(f"{path}: this is there {times} times, not once:\n{there}")
     return text
 
 
@@ -316,8 +333,8 @@ def crash_cases(program):
     """Those of the simulator, that is of the suite `crash`."""
     listed = subprocess.run([program, "--list_content"], capture_output=True, text=True)
     lines = (listed.stdout + listed.stderr).splitlines()
-    return ["crash/" + line.strip().rstrip("*") for line in lines[1:lines.index("repair_crash*")]
-            if re.match(r"    \S", line)]
+    suite = itertools.takewhile(lambda line: line.startswith(" "), lines[lines.index("crash*") + 1:])
+    return ["crash/" + line.strip().rstrip("*") for line in suite if re.match(r"    \S", line)]
 
 
 def survives(program, order):

@@ -82,6 +82,12 @@ before=$(file_state disk.qcow2)
 refused "bitmap='b0': the bitmaps of the image are out of date .autoclear bit 0 is clear: .*bitmap-recover=all-dirty .*bitmap-remove-all=yes" \
     file disk.qcow2 bitmap=b0
 same "$(file_state disk.qcow2)" "$before"
+# Read-only nobody asks for a change: it is said, and stays.
+serve -r file disk.qcow2 bitmap=b0 bitmap-recover=all-dirty
+client <<<'h.pread(512, 0)'
+stop
+server_said "the bitmaps of the image are out of date"
+same "$(file_state disk.qcow2)" "$before"
 serve file disk.qcow2
 client <<<'h.pwrite(b"n", 40 << 20)'
 stop

@@ -104,6 +104,7 @@ step "next to nothing is left, for a suffix was forgotten: it asks"
 make_qcow2 large.qcow2 200M
 qemu-io -f qcow2 -c "write -P 4 0 3M" -c "write -P 4 150M 64k" large.qcow2 >/dev/null
 untouched=$(sha256sum large.qcow2)
+cp large.qcow2 untold.qcow2
 for size in 5 5k 1023K 1M 2047K; do
     shrink 1 file large.qcow2 qcow2-shrink=$size
     server_said "qcow2-shrink=$size: the disk has 200M, and [0-9]+[KM]? would be left; was a suffix"
@@ -116,9 +117,15 @@ shrink 1 file large.qcow2 qcow2-shrink=100M:50M
 same "$(sha256sum large.qcow2)" "$untouched"
 shrink 0 file large.qcow2 qcow2-shrink=2M
 same "$(virtual_size large.qcow2)" $((2 << 20))
-# What goes is told before it goes.
-server_said "^nbdkit: qcow2bitmap: warning: qcow2-shrink=2M: the disk has 209715200 bytes; the last 207618048 are \
+# What goes is told, and before it goes: also where nothing can be written then.
+goes="^nbdkit: qcow2bitmap: warning: qcow2-shrink=2M: the disk has 209715200 bytes; the last 207618048 are \
 cut off, and with them 1114112 bytes of data\$"
+server_said "$goes"
+requires_filter error
+shrink 1 -f --filter=error --filter=offset file untold.qcow2 offset=0 error-pwrite=EIO error-pwrite-rate=100% \
+    qcow2-shrink=2M
+server_said "$goes"
+same "$(virtual_size untold.qcow2)" $((200 << 20))
 # As the message has it.
 shrink 1 file large.qcow2 qcow2-shrink=5
 eval "shrink 0 file large.qcow2 $(grep -o 'qcow2-shrink=2M:512$' main.log)"

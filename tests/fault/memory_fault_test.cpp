@@ -17,7 +17,9 @@
 #include "core/bitmap/dirty_bits.h"
 #include "core/check/check.h"
 #include "core/disk.h"
+#include "core/structure/operations.h"
 #include "tests/support/image_builder.h"
+#include "tests/support/image_reader.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/must.h"
 #include "tests/support/random.h"
@@ -112,6 +114,16 @@ Buffer everything(Disk &disk)
     return bytes;
 }
 
+// No bitmap has missed what was written after all else.
+void expect_bits(ByteStore &store)
+{
+    constexpr Range written{301 * cs, 306 * cs};
+    for (const auto &bitmap : must(must(ImageReader::open(store)).bitmaps()))
+        if (bitmap.entry.enabled() && !bitmap.entry.in_use())
+            BOOST_REQUIRE_MESSAGE(bitmap.bits.all(written.touched(bitmap.entry.granularity())),
+                                  "bitmap " << bitmap.entry.name << " has missed a change");
+}
+
 // Without memory for the first thing, the second, ..., until there is enough. After
 // that the request is repeated, and clusters are taken, but no L2 table is made: that
 // would write the L1 table anew.
@@ -156,6 +168,7 @@ void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Befor
         disk.reset();
         const CheckReport report = must(check(memory));
         BOOST_REQUIRE_MESSAGE(report.leaks_at_worst(), report.text());
+        expect_bits(memory);
         disk = must(Disk::open(memory, {}));
         BOOST_REQUIRE((everything(*disk) == all));
         if (!ran_out) {
@@ -251,6 +264,32 @@ BOOST_AUTO_TEST_CASE(switching_to_a_snapshot)
                           must(disk.create_snapshot({"x", 0, 0}));
                           must(disk.write(GuestOffset(301 * cs), Buffer(cs, 7), false));
                       }});
+}
+
+BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
+{
+    const std::vector<std::vector<DiskStep>> all = {
+        {BitmapStep(AddBitmap{{.name = "new"}})},
+        {BitmapStep(RemoveBitmap{"off"})},
+        {BitmapStep(ClearBitmap{"b0"})},
+        {BitmapStep(EnableBitmap{"off"})},
+        {BitmapStep(DisableBitmap{"b0"})},
+        {BitmapStep(MergeBitmaps{"off", {"b0"}})},
+        {BitmapStep(AddBitmap{{.name = "new"}}), BitmapStep(MergeBitmaps{"new", {"b0"}}), BitmapStep(ClearBitmap{"b0"}),
+         BitmapStep(EnableBitmap{"off"})},
+        {BitmapStep(AddBitmap{{.name = "new"}}), MakeSnapshot{{"x", 0, 0}}, BitmapStep(ClearBitmap{"b0"})},
+    };
+    for (const std::vector<DiskStep> &steps : all)
+        for_each_shortage(
+            [&](Disk &disk) -> Result<void> {
+                TRY(disk.change_together(steps));
+                return {};
+            },
+            {.done = [](Disk &disk) {
+                must(disk.restructure([](Image &i) {
+                    return add_bitmaps(i, {{.name = "off", .granularity_bits = 11, .enabled = false}});
+                }));
+            }});
 }
 
 // One bit in each of many pages, half of which have one more in the file.

@@ -13,6 +13,14 @@
 
 namespace qcow2::test {
 
+// As `head -c SIZE` leaves it.
+inline StoreImage cut(StoreImage image, std::uint64_t size)
+{
+    image.bytes.zero(size, image.size - size);
+    image.size = size;
+    return image;
+}
+
 class Patient {
 public:
     explicit Patient(const ImageSpec &spec) : built_(build_image(spec)), store_(built_.image) {}
