@@ -210,8 +210,8 @@ Result<std::vector<BitmapState>> Disk::bitmap_states(bool how_much)
         if (!how_much)
             continue;
         if (EnabledBitmap *bitmap = tracked[i]) {
-            TRY(bitmap->bits.load_all());
-            state.dirty_bytes = std::min(bitmap->bits.count_precise() * bitmap->granularity, image_->disk_size());
+            const std::uint64_t dirty = TRY(bitmap->bits.count());
+            state.dirty_bytes = std::min(dirty * bitmap->granularity, image_->disk_size());
             state.extra_bytes = bitmap->bits.extra_bits() * bitmap->granularity;
         } else if (!entry.in_use() && !entry.finding && !tracker_->why_not_followed(i)) {
             state.dirty_bytes = TRY(how_dirty(*image_, entry)).bytes;

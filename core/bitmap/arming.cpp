@@ -62,7 +62,8 @@ EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirect
                              std::uint64_t region_bytes)
     : index(index), name(entry.name), granularity(entry.granularity()), stored(image, entry),
       bits(stored.size().bits, region_bits(granularity, region_bytes),
-           [this](std::uint64_t page, MutableBytes bytes) { return stored.load(page, bytes); })
+           [this](std::uint64_t page, MutableBytes bytes) { return stored.load(page, bytes); },
+           [this](std::uint64_t page) { return stored.next_stored(page); })
 {
 }
 

@@ -68,19 +68,25 @@ public:
     static constexpr std::uint64_t pages_at_once = 16;
     using Load = std::function<Result<void>(std::uint64_t page, MutableBytes bytes)>;
 
+    // The first page, from this one on, that may have bits in the file. Any thread.
+    using NextStored = std::function<std::uint64_t(std::uint64_t page)>;
+
     // region_bits: how much is armed for one bit, at least; a power of two, at
     // most page_bits.
-    DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load);
+    DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load,
+              NextStored next_stored = [](std::uint64_t page) { return page; });
 
     // Makes them precise; true if all of them are durable.
     Result<bool> mark(Range bits);
 
-    // Reads all pages that are not in memory yet. Any thread.
+    // Reads all pages that may have bits and are not in memory yet: no other has any then.
+    // Any thread.
     Result<void> load_all();
-    // How many are precise, of the pages that are in memory. Any thread.
-    std::uint64_t count_precise() const;
+    // How many are precise; what is not in memory is looked at in the file, and does not
+    // stay. Any thread.
+    Result<std::uint64_t> count() const;
 
-    // --- Nobody else is inside, and all pages are in memory.
+    // --- Nobody else is inside, and load_all() has been here.
 
     FrozenBits copy_precise() const;
     // These bits, and no others, are what the bitmap is to say from now on. What is
@@ -178,6 +184,8 @@ private:
 
     Result<Page *> load(std::uint64_t number);
     Page &put_page(std::uint64_t number, Bytes content);
+    template <class Visit>
+    Result<void> for_each_not_loaded(Visit visit) const;
     Page *loaded(std::uint64_t number) const
     {
         const Group *group = groups_.find(number / group_pages);
@@ -192,6 +200,7 @@ private:
     const std::uint64_t bits_;
     const std::uint64_t region_bits_;
     const Load load_;
+    const NextStored next_stored_;
     const std::uint64_t pages_;
     SlotVector<Group> groups_;
     std::atomic<std::uint64_t> extra_bits_{0};

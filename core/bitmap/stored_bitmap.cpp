@@ -149,6 +149,15 @@ Result<void> StoredBitmap::load(std::uint64_t page, MutableBytes bytes)
     return {};
 }
 
+std::uint64_t StoredBitmap::next_stored(std::uint64_t page) const
+{
+    const std::uint64_t cluster_size = geometry_.cluster_size();
+    const std::uint64_t entry = page * DirtyBits::page_bytes / cluster_size;
+    Locked lock(table_mutex_);
+    const std::uint64_t next = table_.next_set(entry);
+    return next == table_.size() ? ~std::uint64_t(0) : std::max(page, next * cluster_size / DirtyBits::page_bytes);
+}
+
 Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite> &writes)
 {
     const std::uint64_t cluster_size = geometry_.cluster_size();

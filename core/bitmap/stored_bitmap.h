@@ -57,6 +57,10 @@ public:
     // have it, and what is read here is called durable (B2).
     Result<void> load(std::uint64_t page, MutableBytes bytes) EXCLUDES(table_mutex_);
 
+    // The first page, from this one on, that may have a bit in the file; past the last one
+    // if there is none.
+    std::uint64_t next_stored(std::uint64_t page) const EXCLUDES(table_mutex_);
+
     // What brings the sectors of the page into the file. Clusters that are not
     // there yet are made, and named by the table in memory: what is gathered
     // here must be durable before the table is. Where there is no room the

@@ -65,10 +65,10 @@ MUTATIONS = [
        "        TRY(image_.store().write(write.offset, write.bytes));\n")]},
      ["writes_that_fail_without_room", "bits_that_come_and_go", "bits_under_threads"]),
     ("B3: an arming forgets what is armed in the same sector",
-     {"core/bitmap/dirty_bits.cpp": [("word.precise.load() | word.durable.load());", "word.precise.load());")]},
+     {"core/bitmap/dirty_bits_turn.cpp": [("word.precise.load() | word.durable.load());", "word.precise.load());")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a region is cooled that a change has made precise",
-     {"core/bitmap/dirty_bits.cpp": [("    const std::uint64_t extra = before & ~word.precise.load();\n"
+     {"core/bitmap/dirty_bits_turn.cpp": [("    const std::uint64_t extra = before & ~word.precise.load();\n"
        "    if (extra == 0)\n        return false;\n",
        "    const std::uint64_t extra = before & ~word.precise.load();\n"
        "    if (before == 0)\n        return false;\n    word.precise.fetch_and(~(before >> 1));\n")]},
