@@ -5,41 +5,21 @@
 
 #include "core/check/repair.h"
 
-#include <boost/test/data/monomorphic.hpp>
-#include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
-#include <algorithm>
-
-#include "core/base/log.h"
-#include "core/disk.h"
 #include "core/format/extensions.h"
-#include "tests/support/damage.h"
-#include "tests/support/fault_store.h"
 #include "tests/support/image_reader.h"
 #include "tests/support/must.h"
-#include "tests/support/patient.h"
 #include "tests/support/recording_store.h"
 #include "tests/support/verdict.h"
-#include "tests/unit/check/checked.h"
+#include "tests/unit/check/repaired.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
-namespace data = boost::unit_test::data;
 
 BOOST_AUTO_TEST_SUITE(repair_test)
 
 namespace {
-
-ImageSpec plain_spec() { return check_::bitmap_spec(); }
-ImageSpec snapshot_spec() { return check_::with_snapshot(plain_spec()); }
-
-Header header_of(ByteStore &store)
-{
-    Buffer bytes(sizeof(on_disk::Header));
-    must(store.read(0, bytes));
-    return must(decode_header(bytes));
-}
 
 // Nothing is wrong any more, the guest and the bitmaps see what they saw, and
 // neither bit is set.
@@ -48,43 +28,6 @@ void expect_sound(Patient &patient)
     BOOST_TEST(clean_stop_verdict(patient.store().image(), patient.reference()) == "");
     BOOST_TEST(qemu_verdict(patient.store().image(), false) == "");
     BOOST_TEST(header_of(patient.store()).incompatible_features == 0);
-}
-
-// The image with everything wrong that `all` mends.
-void make_ill(Patient &patient)
-{
-    patient.set_refcount(patient.host(0), 0);
-    patient.set_refcount(patient.host(1), 2);
-    patient.set_refcount(patient.new_cluster(), 3);
-    patient.put(patient.l2(600), patient.word(patient.l2(600)) & ~entry_copied);
-    patient.put_byte(79, 3);
-}
-
-// Where the guest reads something else, in words; empty if nowhere. What could
-// not be read may be what it wants.
-std::string what_reads_otherwise(const StoreImage &before, const StoreImage &after)
-{
-    DiskOptions options;
-    options.read_only = true;
-    ImageView then(before), now(after);
-    const auto was = Disk::open(then, options);
-    const auto is = Disk::open(now, options);
-    if (!was)
-        return {};
-    if (!is)
-        return "the disk cannot be opened any more: " + is.error().what;
-    Buffer read(4096), now_read(4096);
-    for (std::uint64_t at = 0; at < (*was)->size(); at += read.size()) {
-        const std::uint64_t length = std::min<std::uint64_t>(read.size(), (*was)->size() - at);
-        const MutableBytes a = sub(MutableBytes(read), 0, length), b = sub(MutableBytes(now_read), 0, length);
-        if (!(*was)->read(GuestOffset(at), a))
-            continue;
-        if (const auto result = (*is)->read(GuestOffset(at), b); !result)
-            return "guest offset " + hex(at) + ": " + result.error().what + "\n";
-        if (!std::ranges::equal(a, b))
-            return "guest offset " + hex(at) + " reads otherwise\n";
-    }
-    return {};
 }
 
 bool is_at_end(Patient &patient, HostOffset offset, std::uint64_t end_before)
@@ -306,33 +249,6 @@ BOOST_AUTO_TEST_CASE(a_read_only_store_is_not_repaired)
     BOOST_CHECK(!report && report.error().code == Errc::read_only);
 }
 
-// Whatever was done to its refcounts, an image is sound afterwards, and has
-// what it had.
-BOOST_DATA_TEST_CASE(random_damage, data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits, Damage::structure}),
-                     kind)
-{
-    for (const std::uint64_t seed : seeds(40)) {
-        SEEDED(seed);
-        Random random(seed);
-        const ImageSpec spec = random_spec(random);
-        BOOST_TEST_INFO_SCOPE(spec.text());
-        Patient patient(spec);
-        BOOST_TEST_INFO_SCOPE(damage(patient.store(), random, kind));
-        const bool fixed = kind != Damage::structure && random.one_in(3);
-        MemoryStore store(patient.store().image(),
-                          fixed ? StoreOptions{.can_grow = false, .size_limit = patient.store().size()}
-                                : StoreOptions{.discarded = Discarded::garbage});
-        const auto report =
-            repair(store, kind <= Damage::shares && random.coin() ? RepairKind::leaks : RepairKind::all);
-        BOOST_REQUIRE_MESSAGE(report, words(report));
-        BOOST_REQUIRE_MESSAGE(report->after.sound(), report->before.text() << report->after.text());
-        BOOST_REQUIRE_EQUAL(clean_stop_verdict(store.image(), patient.reference()), "");
-        BOOST_REQUIRE_EQUAL(header_of(store).incompatible_features & 3, 0);
-        if (seed % 8 == 0 && spec.qemu_opens())
-            BOOST_REQUIRE_EQUAL(qemu_verdict(store.image(), false), "");
-    }
-}
-
 // Found in the wild: only leaks, and the L2 table that was moved to set its bits
 // had an L1 entry without one.
 BOOST_AUTO_TEST_CASE(leaks_leaves_a_table_that_it_moves_with_bit_63)
@@ -348,79 +264,6 @@ BOOST_AUTO_TEST_CASE(leaks_leaves_a_table_that_it_moves_with_bit_63)
     BOOST_TEST(report.before.leaks == 2u);
     BOOST_TEST(report.after.sound(), report.after.text());
     expect_sound(patient);
-}
-
-// After any repair of anything check finds no more than before, in every class,
-// the guest reads what it read, and a second repair changes nothing.
-BOOST_DATA_TEST_CASE(no_repair_makes_anything_worse,
-                     data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits,
-                                 Damage::structure, Damage::words}) *
-                         data::make({false, true}),
-                     damaged, leaks_alone)
-{
-    const RepairKind kind = leaks_alone ? RepairKind::leaks : RepairKind::all;
-    for (const std::uint64_t seed : seeds(40)) {
-        SEEDED(seed);
-        Random random(seed);
-        const ImageSpec spec = random_spec(random, 0, 1 << 20);
-        BOOST_TEST_INFO_SCOPE(spec.text());
-        Patient patient(spec);
-        BOOST_TEST_INFO_SCOPE(damage(patient.store(), random, damaged));
-        const StoreImage ill = patient.store().image();
-        MemoryStore store(ill, random.one_in(3)
-                                   ? StoreOptions{.can_grow = false, .size_limit = ill.size}
-                                   : StoreOptions{.discarded = Discarded::garbage});
-        const auto before = check(store);
-        const auto report = repair(store, kind);
-        if (!before) {
-            BOOST_REQUIRE(!report);
-            continue;
-        }
-        const CheckReport after = must(check(store));
-        for (std::size_t f = 0; f < finding_kinds; ++f)
-            BOOST_REQUIRE_MESSAGE(after.counts[f] <= before->counts[f],
-                                  name_of(Finding(f)) << " is new or more:\n"
-                                                      << before->text() << "after:\n" << after.text());
-        // (Who reads metadata as the guest's reads them as they are now.)
-        const std::string fault = before->count_of(Finding::data_cluster_is_metadata) == 0
-                                      ? what_reads_otherwise(ill, store.image())
-                                      : std::string();
-        BOOST_REQUIRE_MESSAGE(fault.empty(), fault << before->text() << after.text());
-        const StoreImage once = store.image();
-        const auto again = repair(store, kind);
-        BOOST_REQUIRE_EQUAL(again.has_value(), report.has_value());
-        if (again)
-            BOOST_REQUIRE_MESSAGE(!again->changed, "again:\n" << after.text());
-        BOOST_REQUIRE_EQUAL(store.size(), once.size);
-    }
-}
-
-// With one thing that fails, the image is no worse, and can be repaired later.
-BOOST_AUTO_TEST_CASE(a_fault_at_any_operation_makes_nothing_worse)
-{
-    for (const bool structure : {false, true}) {
-        Patient ill(snapshot_spec());
-        make_ill(ill);
-        if (structure)
-            ill.put(ill.header().refcount_table_offset.value, 0x1000001);
-        const CheckReport before = must(check(ill.store()));
-        for (const bool lands : {false, true}) {
-            const std::uint64_t struck = for_each_fault(
-                Fault{.kinds = Fault::all, .lands = lands}, [&](FaultPlan &plan) {
-                    MemoryStore memory(ill.store().image());
-                    FaultStore store(memory, plan);
-                    const auto report = repair(store, RepairKind::all);
-                    if (report)
-                        return;
-                    const CheckReport between = must(check(memory));
-                    BOOST_TEST(between.corruptions <= before.corruptions, between.text());
-                    BOOST_TEST(between.leaks <= before.leaks, between.text());
-                    BOOST_TEST(must(repair(memory, RepairKind::all)).after.sound());
-                    BOOST_TEST(clean_stop_verdict(memory.image(), ill.reference()) == "");
-                });
-            BOOST_TEST(struck > 10);
-        }
-    }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
