@@ -109,10 +109,7 @@ public:
 private:
     static ImageSpec spec_of(Random &random, std::uint32_t cluster_bits)
     {
-        ImageSpec spec = random_spec(random, cluster_bits,
-                                     std::max(size_max, std::uint64_t(12) << cluster_bits));
-        // What cannot be kept true forbids writing: other tests look at that.
-        return spec;
+        return random_spec(random, cluster_bits, std::max(size_max, std::uint64_t(12) << cluster_bits));
     }
 
     void want_bitmap(DiskOptions &options)

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <optional>
+#include <ranges>
 #include <thread>
 
 #include "tests/model/disk_bench.h"
@@ -146,6 +147,7 @@ void threads_at_one_place(std::uint64_t seed)
         return at;
     };
     std::atomic<unsigned> strangers{0};
+    std::vector<std::vector<Range>> written(threads);
     std::vector<std::thread> workers;
     for (unsigned t = 0; t < threads; ++t)
         workers.emplace_back([&, t] {
@@ -173,6 +175,7 @@ void threads_at_one_place(std::uint64_t seed)
                 default:
                     result = disk.write(offset, payload(offset, range.length(), ++generation),
                                         mine.one_in(20));
+                    written[t].push_back(range);
                     break;
                 }
                 failures += !result;
@@ -189,7 +192,8 @@ void threads_at_one_place(std::uint64_t seed)
     const std::uint64_t at = first_stranger(0, found);
     BOOST_REQUIRE_MESSAGE(at == area, "a stranger at guest offset " << hex(at));
     bench.reference().preset(GuestOffset(0), found);
-    // Which granules were touched is known only as "some": take the file's.
+    // What was written is dirty. Which granules were zeroed or trimmed is known only as "some":
+    // take the file's.
     must(bench.disk().settle());
     const StoreImage now = bench.now();
     ImageView view(now);
@@ -198,6 +202,10 @@ void threads_at_one_place(std::uint64_t seed)
         const Range outside{Range{0, area}.touched(bitmap.entry.granularity()).end,
                             bitmap.bits.size()};
         BOOST_REQUIRE_EQUAL(bitmap.bits.count(outside), reference.bits.count(outside));
+        if (bitmap.entry.enabled() && !bitmap.entry.in_use())
+            for (const Range &range : std::ranges::join_view(written))
+                BOOST_REQUIRE_MESSAGE(bitmap.bits.all(range.touched(bitmap.entry.granularity())),
+                                      bitmap.entry.name << " has missed a write at " << hex(range.begin));
         reference.bits = bitmap.bits;
     }
     bench.close();

@@ -32,7 +32,7 @@ bool reads_as_zeros(Preset preset)
 
 class Builder {
 public:
-    // refcount_clusters: how many clusters the file has at most.
+    // host_clusters: how many clusters the file has at most.
     Builder(const ImageSpec &spec, std::uint64_t host_clusters)
         : spec_(spec), geometry_(spec.geometry()), host_clusters_(host_clusters)
     {
