@@ -3,7 +3,7 @@
 
 #include "filter/control_host.h"
 
-#include "filter/engine.h"
+#include "filter/served_image.h"
 
 namespace qcow2 {
 

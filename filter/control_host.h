@@ -9,12 +9,12 @@
 
 namespace qcow2 {
 
-class Engine;
+class ServedImage;
 
 class ControlHost final : public Host {
 public:
     // The engine outlives it.
-    explicit ControlHost(Engine &engine) : engine_(engine) {}
+    explicit ControlHost(ServedImage &engine) : engine_(engine) {}
 
     Result<Disk *> enter() override;
     void leave() override;
@@ -24,7 +24,7 @@ public:
     bool ending() const override;
 
 private:
-    Engine &engine_;
+    ServedImage &engine_;
 };
 
 }  // namespace qcow2

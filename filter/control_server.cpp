@@ -16,8 +16,8 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/log.h"
+#include "filter/messages.h"
 #include "filter/quiet_thread.h"
-#include "filter/report.h"
 
 namespace qcow2 {
 

@@ -18,7 +18,7 @@
 // It may not be had: the file has another name now, or there is no descriptor left.
 // Then what was added is reached by our own descriptor (NextStore), if it was this
 // very file that the layer opened at first, and both showed the same bytes. (That the
-// layers between hand on bytes as they are is for the caller to know; stack.h.)
+// layers between hand on bytes as they are is for the caller to know; modules_below.h.)
 //
 // "It could not be found out" is not "it is not so": only what is disproved is
 // disproved for ever.

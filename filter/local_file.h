@@ -17,8 +17,8 @@
 #include <memory>
 #include <string>
 
-#include "core/base/bytes.h"
 #include "core/base/byte_store.h"
+#include "core/base/bytes.h"
 #include "core/base/result.h"
 
 namespace qcow2 {

@@ -8,7 +8,7 @@
 //
 // A new such key needs an entry in the table of config.cpp, whose parser sets
 // Config::maintenance by set_maintenance(), and the work. The engine does the rest
-// (Engine::maintain): at the prompt on a local file, else when the layer below
+// (ServedImage::maintain): at the prompt on a local file, else when the layer below
 // can be opened, always with the locks taken.
 
 #pragma once

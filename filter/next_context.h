@@ -21,7 +21,7 @@
 #include "core/base/bytes.h"
 #include "core/base/gate.h"
 #include "core/base/result.h"
-#include "filter/pieces.h"
+#include "filter/request_pieces.h"
 
 namespace qcow2 {
 

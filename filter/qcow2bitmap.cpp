@@ -18,16 +18,16 @@
 
 #include "core/base/log.h"
 #include "filter/config.h"
-#include "filter/engine.h"
 #include "filter/exports.h"
-#include "filter/report.h"
-#include "filter/stack.h"
+#include "filter/messages.h"
+#include "filter/modules_below.h"
+#include "filter/served_image.h"
 
 using namespace qcow2;
 
 namespace {
 
-Engine &the_engine() { return Engine::of_server(); }
+ServedImage &the_image() { return ServedImage::of_server(); }
 
 // What a handle of nbdkit's is: one client, and what it is served.
 struct Connection {
@@ -60,7 +60,7 @@ void advise()
 void filter_load()
 {
     ++times_loaded;
-    begin_to_report();
+    prepare_warnings();
     std::atexit(advise);
     nbdkit_debug("qcow2bitmap " PACKAGE_VERSION ", for nbdkit " NBDKIT_VERSION_STRING);
 }
@@ -72,7 +72,7 @@ int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char 
 {
     bool ours = false;
     int done = run([&]() -> Result<void> {
-        ours = TRY(take_key(the_engine().config(), key, value));
+        ours = TRY(take_key(the_image().config(), key, value));
         return {};
     });
     if (ours)
@@ -91,14 +91,14 @@ int filter_get_ready(int thread_model)
     return run([&]() -> Result<void> {
         if (times_loaded > 1)
             return Error(Errc::invalid, "the qcow2bitmap filter can stand in a stack only once");
-        return the_engine().get_ready(inspect_stack(), thread_model);
+        return the_image().get_ready(inspect_modules_below(), thread_model);
     });
 }
 
 int filter_after_fork(nbdkit_backend *backend)
 {
     // A failure is told by the exit code; nbdkit would not end by ours.
-    run([&] { return the_engine().after_fork(backend); });
+    run([&] { return the_image().after_fork(backend); });
     return 0;
 }
 
@@ -106,18 +106,18 @@ int filter_preconnect(nbdkit_next_preconnect *next, nbdkit_backend *backend, int
 {
     if (next(backend, readonly) == -1)
         return -1;
-    return run([&] { return the_engine().connect(backend, readonly); });
+    return run([&] { return the_image().connect(backend, readonly); });
 }
 
 void filter_cleanup(nbdkit_backend *)
 {
-    run([] { return the_engine().close(); });
+    run([] { return the_image().close(); });
 }
 
 void filter_unload()
 {
     run([]() -> Result<void> {
-        the_engine().unload();
+        the_image().unload();
         return {};
     });
 }
@@ -125,7 +125,7 @@ void filter_unload()
 int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
 {
     return run([&]() -> Result<void> {
-        for (const ExportName &one : TRY(the_engine().exports()))
+        for (const ExportName &one : TRY(the_image().exports()))
             if (nbdkit_add_export(exports, one.name.c_str(), one.description.c_str()) == -1)
                 return Error(Errc::io, "the list of exports cannot be made");
         return {};
@@ -142,7 +142,7 @@ void *filter_open(nbdkit_next_open *, nbdkit_context *, int readonly, const char
     run([&]() -> Result<void> {
         auto connection = std::make_unique<Connection>();
         connection->name = exportname;
-        connection->served = TRY(the_engine().enter(readonly, exportname));
+        connection->served = TRY(the_image().enter(readonly, exportname));
         opened = std::move(connection);
         return {};
     });
@@ -154,7 +154,7 @@ void filter_close(void *handle)
     run([&]() -> Result<void> {
         const std::unique_ptr<Connection> gone(&connection(handle));
         gone->served.reset();  // before the engine may let go of the disk
-        the_engine().leave(gone->name);
+        the_image().leave(gone->name);
         return {};
     });
 }
@@ -202,7 +202,7 @@ int filter_can_flush(nbdkit_next *, void *handle)
 
 int filter_is_rotational(nbdkit_next *, void *)
 {
-    return answer([]() -> int { return the_engine().rotational(); });
+    return answer([]() -> int { return the_image().rotational(); });
 }
 
 int filter_can_trim(nbdkit_next *, void *) { return 1; }
@@ -227,11 +227,11 @@ template <class Body>
 int serve_request(int *err, std::string_view operation, Body body)
 {
     return serve(err, [&]() -> Result<void> {
-        if (the_engine().ending())
+        if (the_image().ending())
             return Error(Errc::shut_down, "the server is about to end");
         Result<void> done = body();
         if (!done)
-            the_engine().request_failed(operation, done.error());
+            the_image().request_failed(operation, done.error());
         return done;
     });
 }

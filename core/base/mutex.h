@@ -32,7 +32,7 @@ namespace qcow2 {
 // Every lock of the engine, outermost first.
 //
 //   rank         protects                                      across store I/O?
-//   engine       opening, idling and closing the one engine    yes
+//   served_image opening, idling and closing the one image     yes
 //   files        backup files being laid out                   yes
 //   gate         L1: nothing moves under a request             yes
 //   ending       which backups end, and tidying up after them  yes
@@ -56,7 +56,7 @@ namespace qcow2 {
 //   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
 enum class Rank {
-    engine, files, gate, ending, claims, keepings, looking, standing, served, ranges, tables, marks, turn, cycle,
+    served_image, files, gate, ending, claims, keepings, looking, standing, served, ranges, tables, marks, turn, cycle,
     readers, mapping, allocator, refcounts, header, decompressed, bitmaps, growth, store,
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Engine: the server that has a maintenance key, and serves nothing.
+// ServedImage: the server that has a maintenance key, and serves nothing.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -13,24 +13,24 @@
 
 #include "core/base/log.h"
 #include "filter/command_line.h"
-#include "filter/engine.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
 #include "filter/maintenance.h"
 #include "filter/next_store.h"
+#include "filter/served_image.h"
 #include "filter/server_end.h"
 
 namespace qcow2 {
 
 // On a local file all is done at the prompt: then the result is seen, and the
 // exit code is ours, whether nbdkit is to be a daemon or not.
-bool Engine::maintain_at_prompt() const
+bool ServedImage::maintain_at_prompt() const
 {
-    return file_ && (config_.maintenance->changes ? stack_.transparent : stack_.identity);
+    return file_ && (config_.maintenance->changes ? below_.transparent : below_.identity);
 }
 
 // What can be told before anything is opened. Here -r is more than a hint.
-Result<void> Engine::check_maintenance_key()
+Result<void> ServedImage::check_maintenance_key()
 {
     find_output();
     const std::vector<std::string> arguments = server_arguments();
@@ -52,7 +52,7 @@ Result<void> Engine::check_maintenance_key()
 }
 
 // A daemon has no terminal when it is time for the result.
-Result<void> Engine::check_foreground() const
+Result<void> ServedImage::check_foreground() const
 {
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty() || stays_in_foreground(arguments))
@@ -61,7 +61,7 @@ Result<void> Engine::check_foreground() const
                                                            "prompt; add -f to see the result");
 }
 
-Result<void> Engine::maintain_file()
+Result<void> ServedImage::maintain_file()
 {
     if (config_.maintenance->changes && !file_->writable())
         return Error(Errc::read_only, shell_word(file_->path()) + " cannot be written: " +
@@ -73,7 +73,7 @@ Result<void> Engine::maintain_file()
     std::exit(*exit_code_);
 }
 
-Result<void> Engine::after_fork(nbdkit_backend *backend)
+Result<void> ServedImage::after_fork(nbdkit_backend *backend)
 {
     Locked lock(mutex_);
     if (!config_.maintenance)
@@ -90,7 +90,7 @@ Result<void> Engine::after_fork(nbdkit_backend *backend)
     return done;
 }
 
-Result<void> Engine::maintain_layer(nbdkit_backend *backend)
+Result<void> ServedImage::maintain_layer(nbdkit_backend *backend)
 {
     const Maintenance &maintenance = *config_.maintenance;
     const ServerEnd::Scope may_end;
@@ -104,14 +104,14 @@ Result<void> Engine::maintain_layer(nbdkit_backend *backend)
 
 // Standard output as it was at the prompt: later nbdkit puts /dev/null in its
 // place, and with -s a client is at its other end.
-void Engine::find_output()
+void ServedImage::find_output()
 {
     output_ = nbdkit_stdio_safe() ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : -1;
     if (output_ == -1)
         output_ = STDERR_FILENO;
 }
 
-Result<void> Engine::print(std::string_view text) const
+Result<void> ServedImage::print(std::string_view text) const
 {
     while (!text.empty()) {
         const ssize_t n = ::write(output_, text.data(), text.size());
@@ -122,7 +122,7 @@ Result<void> Engine::print(std::string_view text) const
     return {};
 }
 
-Result<void> Engine::maintain(ByteStore &store)
+Result<void> ServedImage::maintain(ByteStore &store)
 {
     const Maintenance &maintenance = *config_.maintenance;
     DiskOptions options = disk_options();

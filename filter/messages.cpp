@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/report.h"
+#include "filter/messages.h"
 
 #include <syslog.h>
 #include <unistd.h>
@@ -71,7 +71,7 @@ void warn(const std::string &line)
 
 }  // namespace
 
-void begin_to_report()
+void prepare_warnings()
 {
     loaded();
     set_log_sink(log_to_nbdkit);
@@ -92,7 +92,7 @@ WarningPlace place_of_warnings(std::span<const std::string> arguments, bool fork
                                                      : WarningPlace::standard_error;
 }
 
-void report(const Error &error) { nbdkit_error("%s", printable(error.what).c_str()); }
+void say_error(const Error &error) { nbdkit_error("%s", printable(error.what).c_str()); }
 
 void log_to_nbdkit(LogLevel level, const std::string &line)
 {

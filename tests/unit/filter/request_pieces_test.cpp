@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/pieces.h"
+#include "filter/request_pieces.h"
 
 #include <boost/test/unit_test.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/report.h"
+#include "filter/messages.h"
 
 #include <boost/test/unit_test.hpp>
 
@@ -132,7 +132,7 @@ BOOST_AUTO_TEST_CASE(a_warning_reads_right)
 BOOST_AUTO_TEST_CASE(a_message_is_one_line_that_can_be_seen)
 {
     said();
-    report(Error(Errc::io, "a\nnbdkit: error: b\x1b[2J"));
+    say_error(Error(Errc::io, "a\nnbdkit: error: b\x1b[2J"));
     BOOST_CHECK((said() == std::vector<std::string>{"a\\x0anbdkit: error: b\\x1b[2J"}));
     const StandardError output;
     log_to_nbdkit(LogLevel::warning, "a\nb\xc2\x9b");

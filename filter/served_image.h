@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Engine: what one server has of one image: the file's lock, the store, the
+// ServedImage: what one server has of one image: the file's lock, the store, the
 // disk, and the thread that watches for idleness. All clients share it.
 //
 //   get_ready()      what a local file can tell is told at the prompt;
@@ -43,7 +43,7 @@
 #include "filter/config.h"
 #include "filter/exports.h"
 #include "filter/image_lock.h"
-#include "filter/stack.h"
+#include "filter/modules_below.h"
 
 namespace qcow2 {
 
@@ -55,14 +55,14 @@ class IdleThread;
 class LocalFile;
 class NextStore;
 
-class Engine {
+class ServedImage {
 public:
     // There is one.
-    static Engine &of_server();
+    static ServedImage &of_server();
 
     Config &config() { return config_; }
 
-    Result<void> get_ready(const Stack &stack, int thread_model) EXCLUDES(mutex_);
+    Result<void> get_ready(const ModulesBelow &below, int thread_model) EXCLUDES(mutex_);
     Result<void> after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     // What the client is served, by its name. It is let go of before leave().
@@ -92,8 +92,8 @@ public:
     Result<std::vector<ExportName>> exports() EXCLUDES(mutex_);
 
 private:
-    Engine();
-    ~Engine();
+    ServedImage();
+    ~ServedImage();
 
     void warn_of_clients_that_vanish() const;
     Result<void> look_at_file() REQUIRES(mutex_);
@@ -135,10 +135,10 @@ private:
 
     // Constant after get_ready().
     Config config_;
-    Stack stack_;
+    ModulesBelow below_;
     bool serialised_ = false;
 
-    Mutex mutex_{Rank::engine};
+    Mutex mutex_{Rank::served_image};
     std::unique_ptr<LocalFile> file_ GUARDED_BY(mutex_);
     std::unique_ptr<ImageLock> lock_ GUARDED_BY(mutex_);
     bool writing_ GUARDED_BY(mutex_) = false;

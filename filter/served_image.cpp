@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/engine.h"
+#include "filter/served_image.h"
 
 #include <unistd.h>
 
@@ -16,12 +16,12 @@
 #include "filter/control_host.h"
 #include "filter/control_server.h"
 #include "filter/control_socket.h"
-#include "filter/idle.h"
+#include "filter/idle_thread.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
+#include "filter/messages.h"
 #include "filter/next_store.h"
-#include "filter/report.h"
 #include "filter/server_end.h"
 
 // -D qcow2bitmap.idle_ms=N: after so many milliseconds without a change the
@@ -47,19 +47,19 @@ void say_each_line(std::string_view text)
 
 }  // namespace
 
-Engine::Engine() = default;
-Engine::~Engine() = default;
+ServedImage::ServedImage() = default;
+ServedImage::~ServedImage() = default;
 
-Engine &Engine::of_server()
+ServedImage &ServedImage::of_server()
 {
     // Never destroyed: a server that ends by exit() must not close anything.
-    static Engine &engine = *new Engine;
+    static ServedImage &engine = *new ServedImage;
     return engine;
 }
 
-bool Engine::rotational() const { return store_->rotational(); }
+bool ServedImage::rotational() const { return store_->rotational(); }
 
-Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
+Result<void> ServedImage::connect(nbdkit_backend *backend, bool read_only)
 {
     Locked lock(mutex_);
     if (config_.maintenance)
@@ -79,25 +79,25 @@ Result<void> Engine::connect(nbdkit_backend *backend, bool read_only)
 }
 
 // For who meets the end of the layer below: what keeps it there, and what helps.
-std::string Engine::why_size_is_kept() const
+std::string ServedImage::why_size_is_kept() const
 {
-    if (!stack_.file_plugin)
+    if (!below_.file_plugin)
         return "only behind nbdkit's file plugin does it grow";
-    if (stack_.keeps_size.empty())
+    if (below_.keeps_size.empty())
         return "it is not known which file it is";
-    std::string why = "the " + stack_.keeps_size + " filter below keeps it at its size";
-    if (stack_.identity && file_ && file_->regular())
+    std::string why = "the " + below_.keeps_size + " filter below keeps it at its size";
+    if (below_.identity && file_ && file_->regular())
         why += "; room behind the image is used, and can be made before nbdkit starts: "
                "truncate -s +1G " + shell_word(file_->path());
     return why;
 }
 
-Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
+Result<void> ServedImage::open(nbdkit_backend *backend, bool read_only)
 {
     const ServerEnd::Scope may_end;
     store_ = TRY(NextStore::open(backend, read_only, serialised_, file_.get()));
     TRY(hold_file());
-    if (file_ && stack_.transparent && !store_->read_only())
+    if (file_ && below_.transparent && !store_->read_only())
         store_->allow_growth(*file_);
     else
         store_->keep_size(why_size_is_kept());
@@ -115,11 +115,11 @@ Result<void> Engine::open(nbdkit_backend *backend, bool read_only)
 
 // qcow2-create=: an image that is there already is left as it is, and what is
 // there and no image is told by who opens it.
-Result<void> Engine::create()
+Result<void> ServedImage::create()
 {
     // Our own descriptor, if it is the layer's file, knows where holes are.
     std::unique_ptr<ReadOnlyLocalStore> file;
-    if (file_ && stack_.transparent && file_->held_by_layer() == LocalFile::Held::for_writing)
+    if (file_ && below_.transparent && file_->held_by_layer() == LocalFile::Held::for_writing)
         file = TRY(ReadOnlyLocalStore::open(*file_, true));
     if (!TRY(is_empty(file ? static_cast<ByteStore &>(*file) : *store_, *config_.create_size)))
         return {};
@@ -135,7 +135,7 @@ Result<void> Engine::create()
 // An image with lazy refcounts that was not closed cleanly, as `qemu-img check
 // -r all` would. One that cannot be repaired is served read-only, and one that
 // would be refused or served read-only all the same is not touched.
-Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
+Result<void> ServedImage::repair_if_dirty(ByteStore &store, DiskOptions options)
 {
     const auto needed = needs_repair(store);
     if (!needed || !*needed)
@@ -157,14 +157,14 @@ Result<void> Engine::repair_if_dirty(ByteStore &store, DiskOptions options)
     return {};
 }
 
-bool Engine::may_open_anew() const
+bool ServedImage::may_open_anew() const
 {
     return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 && !disk_->failed_after_flush() &&
            !store_->flush_failed();
 }
 
 // After a failure, as if nothing had been tried.
-void Engine::abandon()
+void ServedImage::abandon()
 {
     idle_.reset();
     writing_ = false;
@@ -180,7 +180,7 @@ void Engine::abandon()
 // The file may have been replaced since we looked at it. The layer has opened
 // the one that had the name then, and that one is to be locked. Whether it is the
 // one that we have its descriptors tell; the name is asked where they do not.
-Result<void> Engine::find_file()
+Result<void> ServedImage::find_file()
 {
     if (config_.files.size() != 1)
         return {};
@@ -203,7 +203,7 @@ Result<void> Engine::find_file()
 
 // As the layer holds the file, so do we: two servers may well have overlays on
 // one base. Before the first byte is read.
-Result<void> Engine::hold_file()
+Result<void> ServedImage::hold_file()
 {
     TRY(find_file());
     if (!file_ || !config_.lock)
@@ -216,12 +216,12 @@ Result<void> Engine::hold_file()
     }
     // Nobody knows (there is no /proc): as it must be if it is this file. What
     // other plugins have in it, if anything, they may have in several.
-    if (!stack_.file_plugin)
+    if (!below_.file_plugin)
         return {};
-    return lock_->take(store_->read_only() || stack_.overlay ? ImageLock::Kind::reader : ImageLock::Kind::writer);
+    return lock_->take(store_->read_only() || below_.overlay ? ImageLock::Kind::reader : ImageLock::Kind::writer);
 }
 
-Result<void> Engine::begin_writing()
+Result<void> ServedImage::begin_writing()
 {
     if (writing_ || disk_->why_read_only())
         return {};
@@ -235,25 +235,25 @@ Result<void> Engine::begin_writing()
     return {};
 }
 
-Result<void> Engine::check_open() const
+Result<void> ServedImage::check_open() const
 {
     // Another client may have tried in vain since connect().
     return disk_ ? Result<void>() : Error(Errc::io, "the image is not open; the log says why");
 }
 
-Result<std::vector<ExportName>> Engine::exports()
+Result<std::vector<ExportName>> ServedImage::exports()
 {
     Locked lock(mutex_);
     TRY(check_open());
     return exports_->list();
 }
 
-Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view export_name)
+Result<std::unique_ptr<Export>> ServedImage::enter(bool read_only, std::string_view export_name)
 {
     TRY(let_in(read_only || !export_name.empty()));
     // Now the disk stays. To look into it may take its time, and keeps nobody else out.
     struct Leaving {
-        Engine &engine;
+        ServedImage &engine;
         bool stays = false;
         ~Leaving()
         {
@@ -269,7 +269,7 @@ Result<std::unique_ptr<Export>> Engine::enter(bool read_only, std::string_view e
 }
 
 // One more client.
-Result<void> Engine::let_in(bool read_only)
+Result<void> ServedImage::let_in(bool read_only)
 {
     Locked lock(mutex_);
     TRY(check_open());
@@ -282,7 +282,7 @@ Result<void> Engine::let_in(bool read_only)
     return {};
 }
 
-void Engine::leave(const std::string &export_name)
+void ServedImage::leave(const std::string &export_name)
 {
     {
         Locked lock(mutex_);
@@ -296,7 +296,7 @@ void Engine::leave(const std::string &export_name)
 // Not left to close(): when the server is about to end, layers below may refuse
 // to work (delay and rate do, for nbdkit does not let them sleep), and it may be
 // killed before.
-void Engine::let_go()
+void ServedImage::let_go()
 {
     {
         Locked lock(mutex_);
@@ -310,7 +310,7 @@ void Engine::let_go()
     --leaving_;
 }
 
-Result<void> Engine::close()
+Result<void> ServedImage::close()
 {
     stop_control();
     Locked lock(mutex_);
@@ -338,7 +338,7 @@ Result<void> Engine::close()
 
 // nbdkit's own exit code says only that it was told to end; not how maintenance
 // went, nor that close() failed.
-void Engine::unload()
+void ServedImage::unload()
 {
     Locked lock(mutex_);
     if (!exit_code_ || *exit_code_ == Maintenance::done)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Engine: what can be told at the prompt, before nbdkit lets the terminal go: that the file
+// ServedImage: what can be told at the prompt, before nbdkit lets the terminal go: that the file
 // cannot be opened, locked or written, what its image is, and what its keys would do.
 
 #include <cstdlib>
@@ -14,12 +14,12 @@
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
-#include "filter/engine.h"
 #include "filter/image_lock.h"
 #include "filter/local_file.h"
 #include "filter/local_store.h"
+#include "filter/messages.h"
 #include "filter/rehearsal_store.h"
-#include "filter/report.h"
+#include "filter/served_image.h"
 #include "filter/server_user.h"
 
 namespace qcow2 {
@@ -38,20 +38,20 @@ Result<bool> has_data_file(ByteStore &store)
 // The lock that will be needed, as far as that is known: so a second server, or
 // one on a file that others read, is told at the prompt. The file stays open:
 // it carries the lock.
-ImageLock::Kind Engine::lock_at_prompt() const
+ImageLock::Kind ServedImage::lock_at_prompt() const
 {
-    const bool will_write = (!config_.maintenance || config_.maintenance->changes) && stack_.identity && !stack_.overlay && file_->writable() &&
+    const bool will_write = (!config_.maintenance || config_.maintenance->changes) && below_.identity && !below_.overlay && file_->writable() &&
                             !server_asked_for_read_only();
     return will_write ? ImageLock::Kind::writer : ImageLock::Kind::reader;
 }
 
 // W5: nothing is believed after a flush that failed; but who tries it again below
 // us does not tell us of it.
-Result<void> Engine::check_retrying() const
+Result<void> ServedImage::check_retrying() const
 {
-    if (stack_.retrying.empty())
+    if (below_.retrying.empty())
         return {};
-    const std::string what = "the " + stack_.retrying + " filter below hides failed flushes, and with them lost writes";
+    const std::string what = "the " + below_.retrying + " filter below hides failed flushes, and with them lost writes";
     if (config_.disk.bitmap_sync == BitmapSync::durable)
         return Error(Errc::unsupported, "bitmap-sync=durable: " + what + "; leave it out");
     if (!server_asked_for_read_only())
@@ -62,7 +62,7 @@ Result<void> Engine::check_retrying() const
 // What no filter can mend: nbdkit before 1.34 ends by an assertion when a client goes while several
 // of its requests are under way ("fix rare assertion failure", its release notes of 1.34). With one
 // thread for a connection there is one request under way.
-void Engine::warn_of_clients_that_vanish() const
+void ServedImage::warn_of_clients_that_vanish() const
 {
     constexpr bool mended = NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 34;
     if (mended || serialised_ || config_.maintenance || has_one_thread(server_arguments()))
@@ -72,10 +72,10 @@ void Engine::warn_of_clients_that_vanish() const
                 "request of a client at a time");
 }
 
-Result<void> Engine::get_ready(const Stack &stack, int thread_model)
+Result<void> ServedImage::get_ready(const ModulesBelow &below, int thread_model)
 {
     Locked lock(mutex_);
-    stack_ = stack;
+    below_ = below;
     if (const std::string keys = config_.keys_that_change(); config_.disk.snapshot && !keys.empty())
         return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " +
                                         keys + " asks for a change");
@@ -89,7 +89,7 @@ Result<void> Engine::get_ready(const Stack &stack, int thread_model)
 
 // As the user that the server will be: what that one may not open would be refused to each
 // client. (Maintenance at the prompt is for who asks for it. And of fd= no name is opened.)
-Result<void> Engine::look_at_file_as_server()
+Result<void> ServedImage::look_at_file_as_server()
 {
     const bool by_name = !config_.files.empty() && !config_.files.front().starts_with("/proc/self/fd/");
     const ServerUser::Scope as_server(config_.maintenance || !by_name ? ServerUser()
@@ -98,50 +98,50 @@ Result<void> Engine::look_at_file_as_server()
 }
 
 // What can be told of the file at the prompt; and maintenance, if that can be done there.
-Result<void> Engine::look_at_file()
+Result<void> ServedImage::look_at_file()
 {
     if (config_.maintenance)
         TRY(check_maintenance_key());
     // The plugin takes the last one and says nothing. (Others have several.)
-    if (stack_.file_plugin && config_.files.size() > 1)
+    if (below_.file_plugin && config_.files.size() > 1)
         return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " + config_.files[1] +
                                         "; this filter serves one image");
-    if (!stack_.file_plugin || config_.files.empty())
+    if (!below_.file_plugin || config_.files.empty())
         return {};
     auto file = LocalFile::open(config_.files.front());
     if (!file)
-        return stack_.identity ? Result<void>(std::move(file).error()) : Result<void>();
+        return below_.identity ? Result<void>(std::move(file).error()) : Result<void>();
     file_ = std::move(*file);
     lock_ = std::make_unique<ImageLock>(*file_);
     if (config_.lock)
         TRY(lock_->take(lock_at_prompt()));
     if (config_.maintenance)
         return maintain_at_prompt() ? maintain_file() : check_foreground();
-    return stack_.identity ? check_image() : Result<void>();
+    return below_.identity ? check_image() : Result<void>();
 }
 
 // Relative names in the image are relative to the image, if its bytes are those
 // of a file that we know.
-DiskOptions Engine::disk_options()
+DiskOptions ServedImage::disk_options()
 {
     DiskOptions options = config_.disk;
     options.files = &config_.named_files;
     options.scratch = &config_.scratch;
     if (file_)
         config_.scratch.set_image(file_->path());
-    if (file_ && stack_.identity) {
+    if (file_ && below_.identity) {
         options.path = file_->path();
         options.identity = file_->identity();
     }
     return options;
 }
 
-Result<void> Engine::check_image()
+Result<void> ServedImage::check_image()
 {
     const bool asked = server_asked_for_read_only();
     // Who asks for a snapshot knows that it is read-only.
     read_only_said_ = config_.disk.snapshot.has_value();
-    const bool for_reading = asked || (!file_->writable() && !stack_.overlay);
+    const bool for_reading = asked || (!file_->writable() && !below_.overlay);
     const std::string path = shell_word(file_->path());
     if (for_reading && !asked && !config_.disk.snapshot) {
         const std::string what =
@@ -184,7 +184,7 @@ Result<void> Engine::check_image()
 // What the keys ask for is done for the first client. On a block device, which does
 // not grow, there may be no room for it: then every client would be refused, and so
 // the server is, now. It is tried in memory.
-Result<void> Engine::rehearse(ByteStore &store)
+Result<void> ServedImage::rehearse(ByteStore &store)
 {
     // All that there is to say will be said when it is done.
     struct Silence {

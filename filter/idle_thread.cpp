@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/idle.h"
+#include "filter/idle_thread.h"
 
 #include <atomic>
 #include <csignal>
@@ -10,8 +10,8 @@
 #include <nbdkit-filter.h>
 
 #include "core/base/log.h"
+#include "filter/messages.h"
 #include "filter/quiet_thread.h"
-#include "filter/report.h"
 
 // -D qcow2bitmap.settle_signal=N: for tests, which cannot rely on time. The disk
 // is idle when this signal comes, and never by itself.

@@ -33,10 +33,10 @@ namespace qcow2 {
 int to_errno(Errc code);
 
 // nbdkit_error with the whole message.
-void report(const Error &error);
+void say_error(const Error &error);
 
 // When the filter is loaded: before nbdkit may go into the background.
-void begin_to_report();
+void prepare_warnings();
 
 // Where warnings are said: by what nbdkit's arguments say (command_line.h), and whether
 // the process is another one than that which has loaded the filter. through_nbdkit:
@@ -67,7 +67,7 @@ int run(Body body) noexcept
     const Result<void> done = guarded(body);
     if (done)
         return 0;
-    report(done.error());
+    say_error(done.error());
     return -1;
 }
 
@@ -90,7 +90,7 @@ int serve(int *err, Body body) noexcept
     const Result<void> done = guarded(body);
     if (done)
         return 0;
-    report(done.error());
+    say_error(done.error());
     *err = to_errno(done.error().code);
     return -1;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/stack.h"
+#include "filter/modules_below.h"
 
 #include <dlfcn.h>
 #include <link.h>
@@ -92,9 +92,9 @@ bool contains(const List &list, std::string_view name)
 
 }  // namespace
 
-Stack judge_stack(std::span<const std::string> modules)
+ModulesBelow judge_modules(std::span<const std::string> modules)
 {
-    Stack stack;
+    ModulesBelow stack;
     bool identity = true, fixed = false;
     for (const std::string &module : modules) {
         const std::string_view name = filter_name(module);
@@ -114,9 +114,9 @@ Stack judge_stack(std::span<const std::string> modules)
     return stack;
 }
 
-Stack inspect_stack()
+ModulesBelow inspect_modules_below()
 {
-    const void *own = object_of(reinterpret_cast<const void *>(&inspect_stack));
+    const void *own = object_of(reinterpret_cast<const void *>(&inspect_modules_below));
     std::vector<std::string> below;
     for (const std::string &path : loaded_objects()) {
         const void *entry = entry_of(path);
@@ -126,7 +126,7 @@ Stack inspect_stack()
             break;
         below.push_back(path.substr(path.rfind('/') + 1));
     }
-    return judge_stack(below);
+    return judge_modules(below);
 }
 
 }  // namespace qcow2

@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Engine: what it says of the image to the person at the terminal, each thing once: at the
+// ServedImage: what it says of the image to the person at the terminal, each thing once: at the
 // prompt if it is known there, else when the first client comes.
 
 #include <string>
 
 #include "core/base/log.h"
 #include "filter/command_line.h"
-#include "filter/engine.h"
 #include "filter/local_file.h"
+#include "filter/served_image.h"
 
 namespace qcow2 {
 
-void Engine::say_once(const std::string &line)
+void ServedImage::say_once(const std::string &line)
 {
     if (reported_.insert(line).second)
         log_warning(line);
 }
 
 // Of a file that was cut; at the prompt, if it is known there.
-void Engine::say_what_is_missing(const Disk &disk)
+void ServedImage::say_what_is_missing(const Disk &disk)
 {
     if (disk.what_is_missing())
         say_once((file_ ? shell_word(file_->path()) + ": " : "") + *disk.what_is_missing());
 }
 
 // Once: at the prompt if it is known there.
-void Engine::announce(const Disk &disk)
+void ServedImage::announce(const Disk &disk)
 {
     if (!announced_)
         for (const std::string &line : disk.announcements())
@@ -37,7 +37,7 @@ void Engine::announce(const Disk &disk)
 
 // Each line once: warnings at the prompt, if they are known there, the rest when
 // all that the keys ask for has been done.
-void Engine::report(const Disk &disk, bool at_prompt)
+void ServedImage::report(const Disk &disk, bool at_prompt)
 {
     // How much is dirty takes reading all of the bitmaps.
     const bool how_much = !at_prompt && asks_to_be_verbose(server_arguments());
@@ -48,7 +48,7 @@ void Engine::report(const Disk &disk, bool at_prompt)
     }
 }
 
-void Engine::say_what_is_there(bool read_only)
+void ServedImage::say_what_is_there(bool read_only)
 {
     say_what_is_missing(*disk_);
     if (!read_only)

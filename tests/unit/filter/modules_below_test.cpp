@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 
-#include "filter/stack.h"
+#include "filter/modules_below.h"
 
 #include <boost/test/unit_test.hpp>
 
@@ -13,33 +13,33 @@ BOOST_AUTO_TEST_SUITE(stack_test)
 
 namespace {
 
-Stack judged(const std::vector<std::string> &modules) { return judge_stack(modules); }
+ModulesBelow judged(const std::vector<std::string> &modules) { return judge_modules(modules); }
 
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(the_file_plugin_alone)
 {
-    const Stack stack = judged({"nbdkit-file-plugin.so"});
+    const ModulesBelow stack = judged({"nbdkit-file-plugin.so"});
     BOOST_CHECK(stack.file_plugin && stack.identity && stack.transparent && !stack.overlay);
 }
 
 BOOST_AUTO_TEST_CASE(filters_that_hand_on_everything)
 {
-    const Stack stack = judged({"nbdkit-file-plugin.so", "nbdkit-log-filter.so", "nbdkit-delay-filter.so"});
+    const ModulesBelow stack = judged({"nbdkit-file-plugin.so", "nbdkit-log-filter.so", "nbdkit-delay-filter.so"});
     BOOST_CHECK(stack.identity && stack.transparent);
 }
 
 BOOST_AUTO_TEST_CASE(filters_that_keep_bytes)
 {
-    const Stack cache = judged({"nbdkit-file-plugin.so", "nbdkit-cache-filter.so"});
+    const ModulesBelow cache = judged({"nbdkit-file-plugin.so", "nbdkit-cache-filter.so"});
     BOOST_CHECK(cache.identity && !cache.transparent && !cache.overlay);
-    const Stack cow = judged({"nbdkit-file-plugin.so", "nbdkit-cow-filter.so"});
+    const ModulesBelow cow = judged({"nbdkit-file-plugin.so", "nbdkit-cow-filter.so"});
     BOOST_CHECK(cow.identity && !cow.transparent && cow.overlay);
 }
 
 BOOST_AUTO_TEST_CASE(a_filter_that_counts_contexts)
 {
-    const Stack stack = judged({"nbdkit-file-plugin.so", "nbdkit-limit-filter.so"});
+    const ModulesBelow stack = judged({"nbdkit-file-plugin.so", "nbdkit-limit-filter.so"});
     BOOST_CHECK(stack.identity && !stack.transparent);
 }
 
@@ -65,7 +65,7 @@ BOOST_AUTO_TEST_CASE(filters_that_move_or_change_bytes_and_those_of_others)
 {
     for (const char *filter : {"nbdkit-offset-filter.so", "nbdkit-luks-filter.so", "nbdkit-tls-fallback-filter.so",
                                "nbdkit-mine-filter.so", "mine.so", "nbdkit--filter.so"}) {
-        const Stack stack = judged({"nbdkit-file-plugin.so", filter});
+        const ModulesBelow stack = judged({"nbdkit-file-plugin.so", filter});
         BOOST_CHECK(stack.file_plugin && !stack.identity && !stack.transparent);
     }
 }
@@ -74,7 +74,7 @@ BOOST_AUTO_TEST_CASE(other_plugins)
 {
     for (const std::vector<std::string> &modules :
          {std::vector<std::string>{}, {"nbdkit-memory-plugin.so"}, {"nbdkit-split-plugin.so", "nbdkit-log-filter.so"}}) {
-        const Stack stack = judged(modules);
+        const ModulesBelow stack = judged(modules);
         BOOST_CHECK(!stack.file_plugin && !stack.identity && !stack.transparent);
     }
 }

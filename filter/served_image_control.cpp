@@ -13,14 +13,14 @@
 #include "filter/control_host.h"
 #include "filter/control_server.h"
 #include "filter/control_socket.h"
-#include "filter/engine.h"
 #include "filter/local_file.h"
 #include "filter/next_store.h"
+#include "filter/served_image.h"
 
 namespace qcow2 {
 
 // At the prompt: what is relative is relative to where we are now.
-Result<void> Engine::bind_control()
+Result<void> ServedImage::bind_control()
 {
     if (config_.control.empty() || config_.maintenance)
         return {};
@@ -33,7 +33,7 @@ Result<void> Engine::bind_control()
     return {};
 }
 
-Result<void> Engine::begin_control(nbdkit_backend *backend)
+Result<void> ServedImage::begin_control(nbdkit_backend *backend)
 {
     if (!control_socket_)
         return {};
@@ -46,7 +46,7 @@ Result<void> Engine::begin_control(nbdkit_backend *backend)
 }
 
 // A command that is under way needs the engine.
-void Engine::stop_control()
+void ServedImage::stop_control()
 {
     if (control_)
         control_->stop();
@@ -54,20 +54,20 @@ void Engine::stop_control()
 }
 
 // The disk may have something to tell as long as it is there.
-void Engine::end_control()
+void ServedImage::end_control()
 {
     set_notice_sink(nullptr);
     control_events_.reset();
     control_.reset();
 }
 
-void Engine::request_failed(std::string_view operation, const Error &error)
+void ServedImage::request_failed(std::string_view operation, const Error &error)
 {
     if (control_events_)
         control_events_->tell_of_failure(operation, error);
 }
 
-Result<Disk *> Engine::visit()
+Result<Disk *> ServedImage::visit()
 {
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty())
@@ -81,7 +81,7 @@ Result<Disk *> Engine::visit()
     return disk_.get();
 }
 
-void Engine::end_visit()
+void ServedImage::end_visit()
 {
     {
         Locked lock(mutex_);
@@ -90,14 +90,14 @@ void Engine::end_visit()
     let_go();
 }
 
-unsigned Engine::clients_of(const std::string &export_name)
+unsigned ServedImage::clients_of(const std::string &export_name)
 {
     Locked lock(mutex_);
     const auto found = clients_of_.find(export_name);
     return found == clients_of_.end() ? 0 : found->second;
 }
 
-Result<void> Engine::quit()
+Result<void> ServedImage::quit()
 {
     Locked lock(mutex_);
     if (disk_)
@@ -109,7 +109,7 @@ Result<void> Engine::quit()
     return {};
 }
 
-HostState Engine::state()
+HostState ServedImage::state()
 {
     Locked lock(mutex_);
     HostState state;

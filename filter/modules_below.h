@@ -13,7 +13,7 @@
 
 namespace qcow2 {
 
-struct Stack {
+struct ModulesBelow {
     // nbdkit's own file plugin serves the bytes.
     bool file_plugin = false;
     // And each filter between hands on bytes and offsets as they are: what we
@@ -31,9 +31,9 @@ struct Stack {
 };
 
 // The pure part: from the file names of the modules below.
-Stack judge_stack(std::span<const std::string> modules);
+ModulesBelow judge_modules(std::span<const std::string> modules);
 
 // Before the server serves; modules are not loaded later.
-Stack inspect_stack();
+ModulesBelow inspect_modules_below();
 
 }  // namespace qcow2
