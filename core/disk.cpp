@@ -21,7 +21,8 @@ namespace {
 
 BitmapRequest request_of(const DiskOptions &options)
 {
-    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min, options.recover_all_dirty};
+    return {options.bitmaps, options.bitmap_granularity_bits, options.size_min,
+            options.recover_all_dirty};
 }
 
 // Nothing can be durable without a flush.
@@ -42,7 +43,8 @@ std::optional<std::string> missing_in(ByteStore &store, const Image &image)
 {
     if (!image.counts_behind_end())
         return std::nullopt;
-    const std::string ends = "the file ends at " + hex(store.size()) + ", before what is counted in it";
+    const std::string ends =
+        "the file ends at " + hex(store.size()) + ", before what is counted in it";
     const auto lost = find_lost_names(store);
     if (!lost)
         return ends + ", and what is missing cannot be told: " + lost.error().what;
@@ -51,7 +53,8 @@ std::optional<std::string> missing_in(ByteStore &store, const Image &image)
         return std::nullopt;
     }
     return ends + ": it was cut, or copied in part. " + std::to_string(lost->count) +
-           (lost->count == 1 ? " name leads" : " names lead") + " behind its end, the first is " + lost->first +
+           (lost->count == 1 ? " name leads" : " names lead") + " behind its end, the first is " +
+           lost->first +
            ". What was there is lost: to read or write it is an error, and stays one when the file "
            "grows. Only a whole copy of the file has it";
 }
@@ -79,20 +82,21 @@ Result<Disk::Opened> Disk::open_with_bitmaps(ByteStore &store, const DiskOptions
                                              std::optional<ImageFiles> files)
 {
     const ChainPlace place{options.files, options.path, {options.identity}};
-    auto image = TRY(open_image(
-        store, {options.cache_bytes, place, options.read_only, options.keep_clusters,
-                options.snapshot, options.repaired_first},
-        std::move(files)));
+    auto image = TRY(open_image(store,
+                                {options.cache_bytes, place, options.read_only,
+                                 options.keep_clusters, options.snapshot, options.repaired_first},
+                                std::move(files)));
     auto tracker = TRY(make_tracker(*image, store, options));
     if (!options.snapshot)
         TRY(tracker->open());
     return Opened{std::move(image), std::move(tracker)};
 }
 
-Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStore &store, const DiskOptions &options)
+Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStore &store,
+                                                    const DiskOptions &options)
 {
-    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)), options.region_bytes,
-                                     options.extra_bytes_max);
+    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)),
+                                     options.region_bytes, options.extra_bytes_max);
 }
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)
@@ -172,9 +176,10 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     const bool will_recover = options_.recover_all_dirty && !begun_ && !why_read_only_;
     std::vector<ReportLine> lines = report_bitmaps(*image_, how_much, will_recover);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
-        lines.push_back({LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
-                                              " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
-                                              " leaves a larger one as it is"});
+        lines.push_back(
+            {LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
+                                  " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
+                                  " leaves a larger one as it is"});
     return lines;
 }
 
@@ -184,7 +189,8 @@ std::vector<std::string> Disk::announcements() const
     if (!image_ || why_read_only_)
         return {};
     const auto directory = BitmapDirectory::load(*image_);
-    return directory ? qcow2::announcements(request_of(options_), *image_, *directory) : std::vector<std::string>();
+    return directory ? qcow2::announcements(request_of(options_), *image_, *directory)
+                     : std::vector<std::string>();
 }
 
 Result<void> Disk::begin_writing()
@@ -316,7 +322,8 @@ Result<void> Disk::cool()
 Result<void> Disk::stop()
 {
     end_all_backups();
-    if (Result<void> settled = settle(); !settled && !failed())  // the long part keeps nobody waiting
+    if (Result<void> settled = settle();
+        !settled && !failed())  // the long part keeps nobody waiting
         return settled;
     Exclusive alone(gate_);
     if (broken_)

@@ -104,14 +104,18 @@ struct BitmapState {
     std::uint64_t dirty_bytes = 0;  // of the disk; 0 if what it says is not known
     std::uint64_t extra_bytes = 0;  // that a crash would report too many, at most
     bool enabled = false;
-    bool inconsistent = false;      // in_use in the file since before, or given up
-    bool busy = false;              // a backup that runs has it
-    std::string why_not_tracked;    // enabled, and not kept true
+    bool inconsistent = false;    // in_use in the file since before, or given up
+    bool busy = false;            // a backup that runs has it
+    std::string why_not_tracked;  // enabled, and not kept true
 };
 
 // What can be changed together.
-struct MakeSnapshot { NewSnapshot snapshot; };
-struct BeginBackup { BackupRequest request; };
+struct MakeSnapshot {
+    NewSnapshot snapshot;
+};
+struct BeginBackup {
+    BackupRequest request;
+};
 using DiskStep = std::variant<BitmapStep, MakeSnapshot, BeginBackup>;
 
 class Disk {
@@ -122,7 +126,7 @@ public:
     Disk(const Disk &) = delete;
     Disk &operator=(const Disk &) = delete;
 
-    std::uint64_t size() const;          // bytes, a multiple of 512
+    std::uint64_t size() const;                                   // bytes, a multiple of 512
     std::uint64_t cluster_size() const { return cluster_size_; }  // bytes
     // Set if the disk can only be read: the option, the store, or a finding
     // that forbids writing. The sentence for the person at the terminal.
@@ -210,8 +214,8 @@ public:
     // done: all or nothing, also against a crash, by one commit (H1); and the begin of a
     // backup at that instant. One snapshot at most, and one backup, which is returned
     // (nullptr: none). Where no snapshot is made, the image stays open, and so do the bits in
-    // memory of bitmaps that are not concerned, and the disk is not settled for it. not_found, exists, busy, invalid,
-    // no_space, io, read_only.
+    // memory of bitmaps that are not concerned, and the disk is not settled for it.
+    // not_found, exists, busy, invalid, no_space, io, read_only.
     Result<std::shared_ptr<const Backup>> change_together(const std::vector<DiskStep> &steps);
 
     // From now on the backup shows what the disk is now (F1). Nothing is written, unless
@@ -318,13 +322,13 @@ private:
     mutable Gate gate_{Rank::gate};
 
     // Change while the gate is closed.
-    bool begun_ = false;                  // something may have been written
-    bool serving_ = false;                // begin_writing() has been here
-    std::unique_ptr<Image> image_;        // these two are there unless broken_
+    bool begun_ = false;            // something may have been written
+    bool serving_ = false;          // begin_writing() has been here
+    std::unique_ptr<Image> image_;  // these two are there unless broken_
     std::unique_ptr<Tracker> tracker_;
     std::optional<Error> why_read_only_;
-    std::optional<Error> broken_;         // why the image could not be opened anew
-    bool flush_failed_ = false;           // before it broke
+    std::optional<Error> broken_;  // why the image could not be opened anew
+    bool flush_failed_ = false;    // before it broke
 
     ServedSnapshots served_;
     const std::unique_ptr<Live> outside_, inside_;  // of the gate

@@ -37,9 +37,10 @@ std::shared_ptr<const Needed> needed_for(const std::vector<FrozenBitmap> &bitmap
 {
     std::vector<NeededAroundBits::Bits> bits;
     for (const FrozenBitmap &bitmap : bitmaps)
-        bits.push_back({bitmap.granularity, bitmap.bits->size(), [set = bitmap.bits](std::uint64_t bit, bool value) {
-            return value ? set->next_set(bit) : set->next_clear(bit);
-        }});
+        bits.push_back({bitmap.granularity, bitmap.bits->size(),
+                        [set = bitmap.bits](std::uint64_t bit, bool value) {
+                            return value ? set->next_set(bit) : set->next_clear(bit);
+                        }});
     return std::make_shared<NeededAroundBits>(std::move(bits));
 }
 
@@ -49,20 +50,24 @@ Result<std::unique_ptr<Scratch>> Backups::prepare(const BackupRequest &request, 
                                                   std::uint64_t disk_size)
 {
     if (!is_good_id(request.id))
-        return Error(Errc::invalid, "the ID of a backup has 1 to 255 letters, digits, '.', '_' and '-', not " +
-                                        quote(request.id));
+        return Error(Errc::invalid,
+                     "the ID of a backup has 1 to 255 letters, digits, '.', '_' and '-', not " +
+                         quote(request.id));
     for (auto bitmap = request.bitmaps.begin(); bitmap != request.bitmaps.end(); ++bitmap)
         if (std::find(request.bitmaps.begin(), bitmap, *bitmap) != bitmap)
             return Error(Errc::invalid, words_for_bitmap(*bitmap) + " is named twice");
     if (request.incremental && request.bitmaps.empty())
-        return Error(Errc::invalid, "an incremental backup needs a bitmap that says what has changed");
+        return Error(Errc::invalid,
+                     "an incremental backup needs a bitmap that says what has changed");
     if (!maker)
-        return Error(Errc::unsupported, "there is no place for what is overwritten during a backup");
+        return Error(Errc::unsupported,
+                     "there is no place for what is overwritten during a backup");
     return maker->make(disk_size, request.scratch_bytes_max);
 }
 
 Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &request, Tracker &tracker,
-                                                     std::uint64_t disk_size, std::unique_ptr<Scratch> scratch)
+                                                     std::uint64_t disk_size,
+                                                     std::unique_ptr<Scratch> scratch)
 {
     if (find(request.id))
         return Error(Errc::exists, "backup " + quote(request.id) + " is running already");
@@ -77,14 +82,16 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     for (const std::string &name : request.bitmaps) {
         EnabledBitmap *bitmap = tracker.tracked(name);
         if (!bitmap)
-            return Error(Errc::not_found, words_for_bitmap(name) + " is not there, or not kept true");
+            return Error(Errc::not_found,
+                         words_for_bitmap(name) + " is not there, or not kept true");
         TRY(check_not_busy(name));
         bitmaps.push_back(bitmap);
         const FrozenBitmap &frozen = backup->bitmaps.emplace_back(TRY(freeze(*bitmap)));
         running.rotations.push_back({name, std::make_shared<ChangesSince>(frozen.bits->size())});
         backup->dirty_bytes += frozen.bits->count() * frozen.granularity;
     }
-    backup->dirty_bytes = request.bitmaps.empty() ? disk_size : std::min(backup->dirty_bytes, disk_size);
+    backup->dirty_bytes =
+        request.bitmaps.empty() ? disk_size : std::min(backup->dirty_bytes, disk_size);
     running_.reserve(running_.size() + 1);
     FreezeRequest freeze{request.id, disk_size, std::move(scratch), nullptr, {}};
     if (!backup->whole)
@@ -112,19 +119,23 @@ Result<void> Backups::rotate(const Backup &backup, Tracker &tracker)
     };
     for (const Rotation &rotation : running.rotations)
         if (rotates(rotation))
-            TRY(tracker.tracked(rotation.bitmap)->bits.load_all().in(words_for_bitmap(rotation.bitmap)));
+            TRY(tracker.tracked(rotation.bitmap)
+                    ->bits.load_all()
+                    .in(words_for_bitmap(rotation.bitmap)));
     for (const Rotation &rotation : running.rotations)
         if (rotates(rotation))
             tracker.tracked(rotation.bitmap)->bits.replace_precise(rotation.since->bits);
         else
-            log_warning(words_for_bitmap(rotation.bitmap) + " is not rotated by backup " + quote(backup.id) +
+            log_warning(words_for_bitmap(rotation.bitmap) + " is not rotated by backup " +
+                        quote(backup.id) +
                         ": it could not be followed all the time, and keeps all its bits");
     return {};
 }
 
 void Backups::remove(const Backup &backup, Tracker *tracker)
 {
-    const auto running = std::ranges::find_if(running_, [&](const Running &r) { return r.backup.get() == &backup; });
+    const auto running =
+        std::ranges::find_if(running_, [&](const Running &r) { return r.backup.get() == &backup; });
     if (running == running_.end())
         return;
     for (const Rotation &rotation : running->rotations)
@@ -194,7 +205,8 @@ Result<void> Backups::check_not_busy(const std::string &bitmap) const
     for (const Running &running : running_)
         for (const Rotation &rotation : running.rotations)
             if (rotation.bitmap == bitmap)
-                return Error(Errc::busy, words_for_bitmap(bitmap) + " is in use by backup " + quote(running.backup->id) +
+                return Error(Errc::busy, words_for_bitmap(bitmap) + " is in use by backup " +
+                                             quote(running.backup->id) +
                                              "; it can be changed when that has ended");
     return {};
 }

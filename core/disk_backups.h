@@ -61,8 +61,8 @@ struct Backup {
     std::chrono::system_clock::time_point instant;
     std::shared_ptr<FrozenDisk> disk;
     std::vector<FrozenBitmap> bitmaps;
-    bool whole = true;  // the disk can be read everywhere
-    std::string backing_file;    // as in the request
+    bool whole = true;         // the disk can be read everywhere
+    std::string backing_file;  // as in the request
     std::string backing_format;
     std::uint64_t dirty_bytes = 0;  // of the disk, in any of the bitmaps, at most
 };
@@ -77,15 +77,16 @@ public:
     // --- Before the gate is closed: what may take long, or fail.
 
     // Whether its words are right; and the room for what it will keep.
-    static Result<std::unique_ptr<Scratch>> prepare(const BackupRequest &request, ScratchMaker *maker,
-                                                    std::uint64_t disk_size);
+    static Result<std::unique_ptr<Scratch>> prepare(const BackupRequest &request,
+                                                    ScratchMaker *maker, std::uint64_t disk_size);
 
     // --- Alone: the gate is closed.
 
     // exists. The bitmaps are tracked, nobody rotates them, and all their pages are in
     // memory; the rest needs none of the store. All or nothing.
     Result<std::shared_ptr<const Backup>> begin(const BackupRequest &request, Tracker &tracker,
-                                                std::uint64_t disk_size, std::unique_ptr<Scratch> scratch);
+                                                std::uint64_t disk_size,
+                                                std::unique_ptr<Scratch> scratch);
     // The records take the place of the bits: what the bitmaps are to say from now on.
     // All or nothing; io: a bitmap could not be read.
     Result<void> rotate(const Backup &backup, Tracker &tracker);

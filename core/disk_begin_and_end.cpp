@@ -30,7 +30,9 @@ Result<Disk::NewBackup> Disk::prepare_backup(const std::vector<DiskStep> &steps)
     for (const DiskStep &step : steps)
         if (const auto *begin = std::get_if<BeginBackup>(&step)) {
             if (backup.request)
-                return Error(Errc::unsupported, "only one backup can begin at an instant; it can have several bitmaps");
+                return Error(
+                    Errc::unsupported,
+                    "only one backup can begin at an instant; it can have several bitmaps");
             backup.request = &begin->request;
         }
     if (!backup.request)
@@ -56,8 +58,10 @@ bool Disk::is_begin_alone(const std::vector<DiskStep> &steps) const
 {
     return std::ranges::all_of(steps, [this](const DiskStep &step) {
         const auto *begin = std::get_if<BeginBackup>(&step);
-        return begin && std::ranges::all_of(begin->request.bitmaps,
-                                            [this](const std::string &name) { return tracker_->tracked(name); });
+        return begin &&
+               std::ranges::all_of(begin->request.bitmaps, [this](const std::string &name) {
+                   return tracker_->tracked(name);
+               });
     });
 }
 
@@ -106,7 +110,8 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
         if (!backups_.find(id))
             return Error(Errc::not_found, "backup " + quote(std::string(id)) + " has just ended");
         if (const auto reason = ended->disk->broken(); success && reason)
-            return Error(Errc::busy, "backup " + quote(std::string(id)) + " is broken, and cannot succeed: " + *reason);
+            return Error(Errc::busy, "backup " + quote(std::string(id)) +
+                                         " is broken, and cannot succeed: " + *reason);
         if (success) {
             TRY(readable());
             TRY(backups_.rotate(*ended, *tracker_));
@@ -145,7 +150,8 @@ std::shared_ptr<const Backup> Disk::backup(std::string_view id) const
 Result<void> Disk::check_no_backup(const std::string &what) const
 {
     const Backup *running = backups_.first_true();
-    return running ? Error(Errc::busy, what + " while backup " + quote(running->id) + " is running") : Result<void>();
+    return running ? Error(Errc::busy, what + " while backup " + quote(running->id) + " is running")
+                   : Result<void>();
 }
 
 }  // namespace qcow2

@@ -25,7 +25,8 @@ namespace qcow2 {
 
 namespace {
 
-BitmapState state_of(const BitmapDirectoryEntry &entry, const std::optional<Error> &why_not_followed)
+BitmapState state_of(const BitmapDirectoryEntry &entry,
+                     const std::optional<Error> &why_not_followed)
 {
     BitmapState state;
     state.name = entry.name;
@@ -71,7 +72,8 @@ std::vector<std::string> read_by(const std::vector<DiskStep> &steps)
 
 bool makes_snapshot(const std::vector<DiskStep> &steps)
 {
-    return std::ranges::any_of(steps, [](const DiskStep &step) { return std::holds_alternative<MakeSnapshot>(step); });
+    return std::ranges::any_of(
+        steps, [](const DiskStep &step) { return std::holds_alternative<MakeSnapshot>(step); });
 }
 
 }  // namespace
@@ -90,7 +92,8 @@ Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<Di
         TRY(change_together_alone(steps));
     if (!backup.request)
         return std::shared_ptr<const Backup>();
-    return backups_.begin(*backup.request, *tracker_, image_->disk_size(), std::move(backup.scratch));
+    return backups_.begin(*backup.request, *tracker_, image_->disk_size(),
+                          std::move(backup.scratch));
 }
 
 // What is flushed now need not be so while everybody waits.
@@ -137,13 +140,14 @@ Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
     return change_structure([&](Image &image) {
         if (bitmaps.empty())
             return qcow2::create_snapshot(image, snapshot->snapshot);
-        return qcow2::create_snapshot(image, snapshot->snapshot,
-                                      [&](Aside &aside, std::uint64_t) { return bitmaps.prepare(aside); });
+        return qcow2::create_snapshot(image, snapshot->snapshot, [&](Aside &aside, std::uint64_t) {
+            return bitmaps.prepare(aside);
+        });
     });
 }
 
-Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step, std::vector<std::string> &taken,
-                        const MakeSnapshot *&snapshot) const
+Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step,
+                        std::vector<std::string> &taken, const MakeSnapshot *&snapshot) const
 {
     if (const auto *begin = std::get_if<BeginBackup>(&step)) {
         taken = begin->request.bitmaps;
@@ -159,7 +163,8 @@ Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step, std::vecto
     for (const std::string &name : changed_by(bitmap_step)) {
         TRY(backups_.check_not_busy(name));
         if (std::ranges::find(taken, name) != taken.end())
-            return Error(Errc::busy, words_for_bitmap(name) + " is in use by the backup that begins");
+            return Error(Errc::busy,
+                         words_for_bitmap(name) + " is in use by the backup that begins");
     }
     return bitmaps.add(bitmap_step);
 }

@@ -86,8 +86,9 @@ Result<void> Disk::change_inside(Range range, bool fua, Parts parts, Place place
 Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
 {
     const Range range = Range::of(offset.value, bytes.size());
-    return change(range, fua, Parts::whole, [&] { return image_->place_write(range); },
-                  [&](Range) { return image_->write(offset, bytes); });
+    return change(
+        range, fua, Parts::whole, [&] { return image_->place_write(range); },
+        [&](Range) { return image_->write(offset, bytes); });
 }
 
 Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flags)
@@ -113,8 +114,9 @@ Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 
 Result<void> Disk::trim_all(Range range, bool fua)
 {
-    return change(range, fua, Parts::whole, [&] { return image_->place_trim(range); },
-                  [&](Range part) { return image_->trim(part); });
+    return change(
+        range, fua, Parts::whole, [&] { return image_->place_trim(range); },
+        [&](Range part) { return image_->trim(part); });
 }
 
 // What a backup needs is not trimmed, and does not become dirty.

@@ -241,7 +241,8 @@ Result<void> Disk::revert(std::string_view id_or_name)
     return restructure([&](Image &image) -> Result<void> {
         TRY(check_no_backup("the disk cannot be reverted to a snapshot"));
         TRY(served_.check_unused(image, id_or_name));
-        const auto bitmaps = [&](Aside &aside, std::uint64_t disk_size) -> Result<ImageHeader::Change> {
+        const auto bitmaps = [&](Aside &aside,
+                                 std::uint64_t disk_size) -> Result<ImageHeader::Change> {
             ResizedBitmaps bitmaps(image, *tracker_, disk_size);
             bitmaps.set_enabled();
             TRY(bitmaps.prepare(aside));

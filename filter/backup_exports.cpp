@@ -39,13 +39,19 @@ public:
     std::uint32_t preferred_block() const override { return preferred; }
     std::string description() const override { return description_; }
 
-    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return source_->read(offset, bytes); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override
+    {
+        return source_->read(offset, bytes);
+    }
     Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
     {
         return source_->status(offset.value, length);
     }
 
-    static std::string description_of(const ServedBackup &backup) { return the_disk_of(backup) + ", read-only"; }
+    static std::string description_of(const ServedBackup &backup)
+    {
+        return the_disk_of(backup) + ", read-only";
+    }
 
 private:
     const std::shared_ptr<BackupSource> source_;
@@ -63,7 +69,10 @@ public:
     std::uint32_t preferred_block() const override { return preferred; }
     std::string description() const override { return description_; }
 
-    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return source_->read(offset, bytes); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override
+    {
+        return source_->read(offset, bytes);
+    }
     Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
     {
         return dirty_status(*source_, source_->bitmaps()[bitmap_], offset.value, length);
@@ -71,7 +80,8 @@ public:
 
     static std::string description_of(const ServedBackup &backup, std::size_t bitmap)
     {
-        return the_disk_of(backup) + "; block status tells " + the_changes_of(backup, bitmap) + ", read-only";
+        return the_disk_of(backup) + "; block status tells " + the_changes_of(backup, bitmap) +
+               ", read-only";
     }
 
 private:
@@ -82,8 +92,11 @@ private:
 
 class FileExport final : public Export {
 public:
-    FileExport(const ServedBackup &backup, std::optional<std::size_t> dirty, std::shared_ptr<const Qcow2File> file)
-        : source_(backup.source), file_(std::move(file)), description_(description_of(backup, dirty))
+    FileExport(const ServedBackup &backup, std::optional<std::size_t> dirty,
+               std::shared_ptr<const Qcow2File> file)
+        : source_(backup.source),
+          file_(std::move(file)),
+          description_(description_of(backup, dirty))
     {
     }
 
@@ -104,9 +117,10 @@ public:
     {
         if (!dirty)
             return "the bytes of a qcow2 file: " + the_disk_of(backup) + ", read-only";
-        const std::string over = backup.backing_file.empty() ? "" : ", over " + quote(backup.backing_file);
-        return "the bytes of a qcow2 file: " + the_changes_of(backup, *dirty) + ", as it was when backup " +
-               quote(backup.id) + " began" + over + ", read-only";
+        const std::string over =
+            backup.backing_file.empty() ? "" : ", over " + quote(backup.backing_file);
+        return "the bytes of a qcow2 file: " + the_changes_of(backup, *dirty) +
+               ", as it was when backup " + quote(backup.id) + " began" + over + ", read-only";
     }
 
 private:
@@ -138,7 +152,8 @@ void BackupExports::list(const ServedBackup &backup, std::vector<ExportName> &ex
     }
 }
 
-Result<BackupExports::What> BackupExports::find(const std::vector<ServedBackup> &backups, std::string_view name)
+Result<BackupExports::What> BackupExports::find(const std::vector<ServedBackup> &backups,
+                                                std::string_view name)
 {
     name.remove_prefix(prefix.size());
     Error none(Errc::not_found, "no backup has an export of that name");
@@ -175,8 +190,9 @@ Result<BackupExports::What> BackupExports::find(const ServedBackup &backup, std:
     if (rest.starts_with(named))
         return is_dirty(rest.substr(named.size())) ? Result<What>(what) : none;
     if (rest == dirty_suffix && bitmaps.size() > 1)
-        return Error(Errc::invalid, "backup " + quote(backup.id) + " has several bitmaps: say which one, as in " +
-                                        quote(std::string(prefix) + backup.id + "/dirty/" + bitmaps[0].name));
+        return Error(Errc::invalid,
+                     "backup " + quote(backup.id) + " has several bitmaps: say which one, as in " +
+                         quote(std::string(prefix) + backup.id + "/dirty/" + bitmaps[0].name));
     if (rest == dirty_suffix && !bitmaps.empty()) {
         what.dirty = 0;
         return what;
@@ -184,7 +200,8 @@ Result<BackupExports::What> BackupExports::find(const ServedBackup &backup, std:
     if (!rest.empty())
         return none;
     if (!backup.whole)
-        return Error(Errc::invalid, "backup " + quote(backup.id) + " keeps nothing but what is dirty: " +
+        return Error(Errc::invalid, "backup " + quote(backup.id) +
+                                        " keeps nothing but what is dirty: " +
                                         quote(std::string(prefix) + backup.id + "/dirty"));
     return what;
 }
@@ -207,13 +224,15 @@ Result<std::shared_ptr<const Qcow2File>> BackupExports::file(const What &what)
     return file;
 }
 
-Result<std::unique_ptr<Export>> BackupExports::open(const std::vector<ServedBackup> &backups, std::string_view name)
+Result<std::unique_ptr<Export>> BackupExports::open(const std::vector<ServedBackup> &backups,
+                                                    std::string_view name)
 {
     const What what = TRY(find(backups, name));
     if (const auto reason = what.backup->source->broken())
         return Error(Errc::io, "backup " + quote(what.backup->id) + " is broken: " + *reason);
     if (what.file)
-        return std::unique_ptr<Export>(std::make_unique<FileExport>(*what.backup, what.dirty, TRY(file(what))));
+        return std::unique_ptr<Export>(
+            std::make_unique<FileExport>(*what.backup, what.dirty, TRY(file(what))));
     if (what.dirty)
         return std::unique_ptr<Export>(new DirtyExport(*what.backup, *what.dirty));
     return std::unique_ptr<Export>(new FrozenDiskExport(*what.backup));

@@ -33,8 +33,8 @@ struct ServedBackup {
     std::string id;
     std::shared_ptr<BackupSource> source;
     std::shared_ptr<const void> identity;  // another one for another backup with the same ID
-    bool whole = false;              // all of the disk is frozen
-    std::string backing_file;        // what a dirty file names; empty: nothing
+    bool whole = false;                    // all of the disk is frozen
+    std::string backing_file;              // what a dirty file names; empty: nothing
     std::string backing_format;
 };
 
@@ -46,8 +46,8 @@ public:
     static void list(const ServedBackup &backup, std::vector<ExportName> &exports);
 
     // not_found: none of these backups has an export of that name.
-    Result<std::unique_ptr<Export>> open(const std::vector<ServedBackup> &backups, std::string_view name)
-        EXCLUDES(mutex_);
+    Result<std::unique_ptr<Export>> open(const std::vector<ServedBackup> &backups,
+                                         std::string_view name) EXCLUDES(mutex_);
 
 private:
     // A file has one size and one layout as long as its backup runs, for all who read it.

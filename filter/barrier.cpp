@@ -41,8 +41,8 @@ Result<bool> Barrier::make_durable(std::uint64_t offset, std::uint64_t length)
 {
     const std::uint64_t begin = align_down(offset, page_bytes_);
     const std::uint64_t size = align_up(offset + length, page_bytes_) - begin;
-    void *const mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file_.descriptor(),
-                                static_cast<off_t>(begin));
+    void *const mapped =
+        ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file_.descriptor(), static_cast<off_t>(begin));
     if (mapped == MAP_FAILED)
         return false;
     const int failed = ::msync(mapped, size, MS_SYNC) == -1 ? errno : 0;

@@ -21,11 +21,13 @@ constexpr std::string_view short_with_value = "DegipPtuU";
 
 // Long options that have a value, as "--option value".
 constexpr std::string_view long_with_value[] = {
-    "--debug",      "--export",   "--export-name",    "--exportname", "--filter",
-    "--group",      "--ip-addr",  "--ipaddr",         "--log",        "--mask-handshake",
-    "--pid-file",   "--pidfile",  "--port",           "--run",        "--selinux-label",
-    "--threads",    "--tls",      "--tls-certificates", "--tls-psk",  "--unix",
-    "--user",
+    "--debug",          "--export",   "--export-name",
+    "--exportname",     "--filter",   "--group",
+    "--ip-addr",        "--ipaddr",   "--log",
+    "--mask-handshake", "--pid-file", "--pidfile",
+    "--port",           "--run",      "--selinux-label",
+    "--threads",        "--tls",      "--tls-certificates",
+    "--tls-psk",        "--unix",     "--user",
 };
 
 constexpr std::size_t abbreviation_min = 4;  // "--re": no other option begins so
@@ -102,7 +104,8 @@ std::string percent_encoded(std::string_view path)
 {
     std::string encoded;
     for (const unsigned char c : path) {
-        if (std::isalnum(c) || std::string_view("/-._~").find(static_cast<char>(c)) != std::string_view::npos) {
+        if (std::isalnum(c) ||
+            std::string_view("/-._~").find(static_cast<char>(c)) != std::string_view::npos) {
             encoded += static_cast<char>(c);
             continue;
         }
@@ -119,7 +122,8 @@ bool has_option(std::span<const std::string> arguments, const Option &option)
 }
 
 // Of an option that may be given again: the last one counts.
-std::optional<std::string> last_value_of(std::span<const std::string> arguments, const Option &option)
+std::optional<std::string> last_value_of(std::span<const std::string> arguments,
+                                         const Option &option)
 {
     const auto values = values_of(arguments, option);
     return values.empty() ? std::optional<std::string>() : std::string(values.back());
@@ -136,9 +140,15 @@ std::vector<std::string> server_arguments()
     return arguments;
 }
 
-bool asks_for_read_only(std::span<const std::string> arguments) { return has_option(arguments, read_only); }
+bool asks_for_read_only(std::span<const std::string> arguments)
+{
+    return has_option(arguments, read_only);
+}
 
-bool asks_to_be_verbose(std::span<const std::string> arguments) { return has_option(arguments, verbose); }
+bool asks_to_be_verbose(std::span<const std::string> arguments)
+{
+    return has_option(arguments, verbose);
+}
 
 bool stays_in_foreground(std::span<const std::string> arguments)
 {
@@ -172,11 +182,13 @@ LogTarget log_target(std::span<const std::string> arguments)
                               : LogTarget::by_place;
 }
 
-std::optional<std::string> nbd_uri(std::span<const std::string> arguments,
-                                   const std::function<std::string(const std::string &)> &make_absolute)
+std::optional<std::string> nbd_uri(
+    std::span<const std::string> arguments,
+    const std::function<std::string(const std::string &)> &make_absolute)
 {
     const auto last = [&](const Option &option) { return last_value_of(arguments, option); };
-    if (arguments.empty() || has_option(arguments, single) || has_option(arguments, vsock) || std::getenv("LISTEN_FDS"))
+    if (arguments.empty() || has_option(arguments, single) || has_option(arguments, vsock) ||
+        std::getenv("LISTEN_FDS"))
         return std::nullopt;
     const std::string scheme = last(tls) == "require" ? "nbds" : "nbd";
     if (const auto path = last(unix_socket)) {

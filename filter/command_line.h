@@ -42,8 +42,9 @@ bool asks_to_be_verbose(std::span<const std::string> arguments);
 
 // Where clients come, as a URI of the empty export: of a unix socket, or of a port of this
 // machine. nullopt: it cannot be told from the arguments. make_absolute: of a path.
-std::optional<std::string> nbd_uri(std::span<const std::string> arguments,
-                                   const std::function<std::string(const std::string &)> &make_absolute);
+std::optional<std::string> nbd_uri(
+    std::span<const std::string> arguments,
+    const std::function<std::string(const std::string &)> &make_absolute);
 
 // asks_for_read_only() of this process; false if that cannot be found out.
 bool server_asked_for_read_only();

@@ -40,7 +40,8 @@ Result<std::string> absolute_path(std::string_view key, const char *value)
 {
     const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
     if (!path)
-        return invalid(std::string(key).append("=").append(value).append(": no absolute path can be made of this"));
+        return invalid(std::string(key).append("=").append(value).append(
+            ": no absolute path can be made of this"));
     return std::string(path.get());
 }
 
@@ -86,7 +87,8 @@ Result<void> take_bitmap_sync(Config &config, const char *value)
 {
     const std::string_view word = value;
     if (word != "durable" && word != "on-close")
-        return invalid(std::string("bitmap-sync=") + value + ": the word must be durable or on-close");
+        return invalid(std::string("bitmap-sync=") + value +
+                       ": the word must be durable or on-close");
     config.disk.bitmap_sync = word == "durable" ? BitmapSync::durable : BitmapSync::on_close;
     return {};
 }
@@ -95,7 +97,8 @@ Result<void> take_bitmap_recover(Config &config, const char *value)
 {
     const std::string_view word = value;
     if (word != "keep" && word != "all-dirty")
-        return invalid(std::string("bitmap-recover=") + value + ": the word must be keep or all-dirty");
+        return invalid(std::string("bitmap-recover=") + value +
+                       ": the word must be keep or all-dirty");
     config.disk.recover_all_dirty = word == "all-dirty";
     return {};
 }
@@ -125,7 +128,8 @@ Result<void> take_bitmap_remove(Config &config, const char *value)
 {
     if (*value == '\0')
         return invalid("bitmap-remove=: the name of a bitmap is missing");
-    return set_maintenance(config, remove_maintenance(std::string("bitmap-remove=") + value, value));
+    return set_maintenance(config,
+                           remove_maintenance(std::string("bitmap-remove=") + value, value));
 }
 
 // Never by half a word: all bitmaps are lost.
@@ -253,7 +257,8 @@ Result<void> take_qcow2_shrink(Config &config, const char *value)
     shrinking.to = align_up(TRY(parse_size(size, wrong)), limits::sector);
     if (shrinking.to == 0)
         return wrong;
-    return set_maintenance(config, shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
+    return set_maintenance(config,
+                           shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
 }
 
 struct Key {
@@ -264,8 +269,7 @@ struct Key {
 };
 
 constexpr Key keys[] = {
-    {"bitmap", "<NAME>", take_bitmap,
-     "This bitmap exists and is enabled; may be repeated."},
+    {"bitmap", "<NAME>", take_bitmap, "This bitmap exists and is enabled; may be repeated."},
     {"bitmap-granularity", "<SIZE>", take_bitmap_granularity,
      "Granularity of bitmaps that bitmap= makes, 512 to 2G."},
     {"bitmap-recover", "keep|all-dirty", take_bitmap_recover,
@@ -276,8 +280,7 @@ constexpr Key keys[] = {
      "Serve nothing; take all bitmaps out of the image, and exit."},
     {"bitmap-sync", "durable|on-close", take_bitmap_sync,
      "Bitmaps survive a crash (default), or as with QEMU."},
-    {"qcow2-cache", "<SIZE>", take_qcow2_cache,
-     "Memory for metadata (default: enough for 210G)."},
+    {"qcow2-cache", "<SIZE>", take_qcow2_cache, "Memory for metadata (default: enough for 210G)."},
     {"qcow2-check", "report|leaks|all", take_qcow2_check,
      "Serve nothing; check or repair the image, and exit."},
     {"qcow2-control", "<SOCKET>", take_qcow2_control,

@@ -25,10 +25,10 @@ struct Config {
     DiskOptions disk;
     bool lock = true;
     std::optional<std::uint64_t> create_size;  // qcow2-create=, bytes
-    NamedFiles named_files;  // qcow2-files=
-    ScratchFolder scratch;   // qcow2-scratch=, qcow2-scratch-max=
-    std::string control;     // qcow2-control=, an absolute path; empty: none
-    std::optional<Maintenance> maintenance;  // to be done instead of serving
+    NamedFiles named_files;                    // qcow2-files=
+    ScratchFolder scratch;                     // qcow2-scratch=, qcow2-scratch-max=
+    std::string control;                       // qcow2-control=, an absolute path; empty: none
+    std::optional<Maintenance> maintenance;    // to be done instead of serving
 
     // What file= and fd= named on the way to the plugin: absolute paths. More
     // than one, and we do not know which bytes are where.

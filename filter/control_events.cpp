@@ -18,11 +18,14 @@ void ControlEvents::tell(const Notice &notice)
 {
     switch (notice.kind) {
     case Notice::Kind::bitmap_given_up:
-        return server_.tell("BITMAP_GIVEN_UP",
-                            {{"node", disk_name}, {"name", notice.name}, {"reason", notice.reason}});
+        return server_.tell(
+            "BITMAP_GIVEN_UP",
+            {{"node", disk_name}, {"name", notice.name}, {"reason", notice.reason}});
     case Notice::Kind::image_corrupted:
-        return server_.tell("BLOCK_IMAGE_CORRUPTED",
-                            {{"device", disk_name}, {"node-name", disk_name}, {"msg", notice.reason}, {"fatal", true}});
+        return server_.tell("BLOCK_IMAGE_CORRUPTED", {{"device", disk_name},
+                                                      {"node-name", disk_name},
+                                                      {"msg", notice.reason},
+                                                      {"fatal", true}});
     case Notice::Kind::backup_broken:
         return server_.tell("BACKUP_BROKEN", {{"id", notice.name}, {"reason", notice.reason}});
     case Notice::Kind::backup_expired: return server_.tell("BACKUP_EXPIRED", {{"id", notice.name}});

@@ -46,7 +46,10 @@ struct ControlServer::Client {
     bool is_heard() const { return is_free() && waits && !has_ended; }
     bool has_more() const { return is_free() && !waits; }
     // Whether it is done with.
-    bool is_over() const { return dropped || (!busy && output.empty() && (monitor.ended() || (has_ended && waits))); }
+    bool is_over() const
+    {
+        return dropped || (!busy && output.empty() && (monitor.ended() || (has_ended && waits)));
+    }
 
     const int descriptor;
     Monitor monitor;
@@ -297,7 +300,8 @@ void ControlServer::say(Client &client, const std::string &line)
 void ControlServer::send(Client &client)
 {
     while (!client.output.empty()) {
-        const ssize_t n = ::send(client.descriptor, client.output.data(), client.output.size(), MSG_NOSIGNAL);
+        const ssize_t n =
+            ::send(client.descriptor, client.output.data(), client.output.size(), MSG_NOSIGNAL);
         if (n == -1 && errno == EINTR)
             continue;
         if (n == -1 && errno == EAGAIN)
@@ -341,7 +345,9 @@ bool ControlServer::accept_client()
 bool ControlServer::drop_silent()
 {
     const Client *silent = nullptr;
-    const auto rank = [](const Client &client) { return std::pair(client.monitor.negotiated(), client.heard); };
+    const auto rank = [](const Client &client) {
+        return std::pair(client.monitor.negotiated(), client.heard);
+    };
     for (const auto &[id, client] : clients_)
         if (!client->busy && (!silent || rank(*client) < rank(*silent)))
             silent = client.get();

@@ -96,8 +96,8 @@ private:
     // Of the thread that does input and output.
     std::map<ClientId, std::unique_ptr<Client>> clients_;
     ClientId next_id_ = 0;
-    std::uint64_t heard_ = 0;   // how often somebody was
-    bool accepting_ = true;     // false for a moment, after an error
+    std::uint64_t heard_ = 0;  // how often somebody was
+    bool accepting_ = true;    // false for a moment, after an error
 
     std::thread commands_thread_;
     std::thread io_thread_;

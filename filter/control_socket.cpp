@@ -63,7 +63,8 @@ Result<void> make_place(const std::string &path, const sockaddr_un &address)
     const Descriptor probe(new_socket());
     if (probe.number() == -1)
         return failed_with_errno(path, "no socket can be made");
-    if (::connect(probe.number(), reinterpret_cast<const sockaddr *>(&address), sizeof address) == 0 ||
+    if (::connect(probe.number(), reinterpret_cast<const sockaddr *>(&address), sizeof address) ==
+            0 ||
         errno == EAGAIN)
         return failed(path, "another server answers there; stop it, or give another path");
     if (errno != ECONNREFUSED)
@@ -80,8 +81,10 @@ Result<std::unique_ptr<ControlSocket>> ControlSocket::bind(const std::string &pa
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path)
-        return failed(path, "has " + std::to_string(path.size()) + " bytes, and the path of a socket at most " +
-                                std::to_string(sizeof address.sun_path - 1) + "; give a shorter one");
+        return failed(path, "has " + std::to_string(path.size()) +
+                                " bytes, and the path of a socket at most " +
+                                std::to_string(sizeof address.sun_path - 1) +
+                                "; give a shorter one");
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     TRY(make_place(path, address));
     Descriptor listening(new_socket());

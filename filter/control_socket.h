@@ -32,7 +32,10 @@ public:
     int descriptor() const { return descriptor_; }
 
 private:
-    ControlSocket(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+    ControlSocket(std::string path, int descriptor)
+        : path_(std::move(path)), descriptor_(descriptor)
+    {
+    }
 
     const std::string path_;
     const int descriptor_;

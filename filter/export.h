@@ -36,7 +36,7 @@ class Export {
 public:
     virtual ~Export() = default;
 
-    virtual std::uint64_t size() const = 0;            // bytes
+    virtual std::uint64_t size() const = 0;             // bytes
     virtual std::uint32_t preferred_block() const = 0;  // bytes, a power of two from 512 to 32M
     virtual std::string description() const = 0;        // a line for people
 

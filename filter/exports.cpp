@@ -36,15 +36,24 @@ public:
     explicit LiveExport(Disk &disk) : disk_(disk) {}
 
     std::uint64_t size() const override { return disk_.size(); }
-    std::uint32_t preferred_block() const override { return static_cast<std::uint32_t>(disk_.cluster_size()); }
+    std::uint32_t preferred_block() const override
+    {
+        return static_cast<std::uint32_t>(disk_.cluster_size());
+    }
     std::string description() const override { return "the virtual disk of a qcow2 image"; }
 
-    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return disk_.read(offset, bytes); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override
+    {
+        return disk_.read(offset, bytes);
+    }
     Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
     {
         return disk_.block_status(offset, length);
     }
-    Result<void> cache(GuestOffset offset, std::uint64_t length) override { return disk_.cache(offset, length); }
+    Result<void> cache(GuestOffset offset, std::uint64_t length) override
+    {
+        return disk_.cache(offset, length);
+    }
 
     bool can_write() const override { return !disk_.why_read_only(); }
     bool can_flush() const override { return disk_.can_flush(); }
@@ -77,7 +86,10 @@ public:
     std::uint32_t preferred_block() const override { return preferred_block_; }
     std::string description() const override { return describe(reader_->snapshot()); }
 
-    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return reader_->read(offset, bytes); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override
+    {
+        return reader_->read(offset, bytes);
+    }
     Result<std::vector<Extent>> status(GuestOffset offset, std::uint64_t length) override
     {
         return reader_->block_status(offset, length);
@@ -99,14 +111,18 @@ public:
     explicit FrozenSource(std::shared_ptr<const Backup> backup) : backup_(std::move(backup))
     {
         for (const FrozenBitmap &bitmap : backup_->bitmaps)
-            bitmaps_.push_back({bitmap.name, static_cast<std::uint32_t>(std::countr_zero(bitmap.granularity)),
+            bitmaps_.push_back({bitmap.name,
+                                static_cast<std::uint32_t>(std::countr_zero(bitmap.granularity)),
                                 [bits = bitmap.bits](std::uint64_t bit, bool set) {
                                     return set ? bits->next_set(bit) : bits->next_clear(bit);
                                 }});
     }
 
     std::uint64_t size() const override { return backup_->disk->size(); }
-    Result<void> read(GuestOffset offset, MutableBytes bytes) override { return backup_->disk->read(offset, bytes); }
+    Result<void> read(GuestOffset offset, MutableBytes bytes) override
+    {
+        return backup_->disk->read(offset, bytes);
+    }
     Result<std::vector<Extent>> status(std::uint64_t offset, std::uint64_t length) override
     {
         return backup_->disk->status(offset, length);
@@ -137,7 +153,8 @@ void list_snapshots(const std::vector<Snapshot> &snapshots, std::vector<ExportNa
             continue;
         for (const std::string &name : {snapshot.name, snapshot.id})
             if (can_be_listed(snapshot, name)) {
-                exports.push_back({std::string(snapshot_prefix) + name, SnapshotExport::describe(snapshot)});
+                exports.push_back(
+                    {std::string(snapshot_prefix) + name, SnapshotExport::describe(snapshot)});
                 break;
             }
     }
@@ -160,8 +177,8 @@ std::vector<ServedBackup> Exports::running_backups()
 {
     std::vector<ServedBackup> running;
     for (const std::shared_ptr<const Backup> &backup : disk_.backups())
-        running.push_back({backup->id, std::make_shared<FrozenSource>(backup), backup, backup->whole,
-                           backup->backing_file, backup->backing_format});
+        running.push_back({backup->id, std::make_shared<FrozenSource>(backup), backup,
+                           backup->whole, backup->backing_file, backup->backing_format});
     return running;
 }
 

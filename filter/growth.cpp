@@ -62,7 +62,8 @@ Result<void> reads_zero(NextContext &context, std::uint64_t from, std::uint64_t 
     Buffer bytes(sample);
     for (std::uint64_t distance = 0;;) {
         const bool last = to - from - distance <= sample;
-        const std::uint64_t offset = last ? std::max(from, to - std::min(to, sample)) : from + distance;
+        const std::uint64_t offset =
+            last ? std::max(from, to - std::min(to, sample)) : from + distance;
         const MutableBytes part = sub(MutableBytes(bytes), 0, std::min(sample, to - offset));
         TRY(context.read(offset, part));
         if (!all_zero(part))
@@ -137,13 +138,14 @@ Result<void> Growth::check_file(const NextContext &context, std::uint64_t size) 
         return not_proven(file_.path() + " may not be written");
     const LocalFile::Held held = file_.held_by_layer();
     if (held == LocalFile::Held::unknown)
-        return Error(Errc::no_space, "it cannot be found out now how the layer below holds " + file_.path());
+        return Error(Errc::no_space,
+                     "it cannot be found out now how the layer below holds " + file_.path());
     if (held != LocalFile::Held::for_writing)
         return not_proven("the layer below does not hold " + file_.path() + " for writing");
     const std::uint64_t length = TRY(file_.length());
     if (file_.regular() && length != size)
-        return not_proven("the layer below has " + std::to_string(size) + " bytes, and " + file_.path() +
-                          " has " + std::to_string(length));
+        return not_proven("the layer below has " + std::to_string(size) + " bytes, and " +
+                          file_.path() + " has " + std::to_string(length));
     return {};
 }
 
@@ -168,8 +170,8 @@ Result<void> Growth::check(NextContext &context)
 Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64_t to)
 {
     if (context.size() != to)
-        return not_proven("the file has " + std::to_string(to) + " bytes now, and the layer below " +
-                          std::to_string(context.size()));
+        return not_proven("the file has " + std::to_string(to) +
+                          " bytes now, and the layer below " + std::to_string(context.size()));
     if (!context.can_write())
         return not_proven("the layer below has become read-only");
     TRY(reads_zero(context, from, to));
@@ -200,15 +202,18 @@ Result<std::unique_ptr<NextContext>> Growth::open_on_file(const OpenContext &ope
             return context;
         if (context && now.all_seen && !may_reach_beyond() && file_.still_named())
             return not_proven("the layer below opens another file than " + file_.path());
-        log_debug(context ? "the name leads to another file than " + file_.path() + " did" : context.error().what);
+        log_debug(context ? "the name leads to another file than " + file_.path() + " did"
+                          : context.error().what);
     }
     if (!may_reach_beyond())
-        return Error(Errc::no_space, "the layer below cannot be opened anew, and it is not proven that it shows " +
-                                         file_.path());
+        return Error(Errc::no_space,
+                     "the layer below cannot be opened anew, and it is not proven that it shows " +
+                         file_.path());
     return none;
 }
 
-Result<Growth::Grown> Growth::try_to_grow(std::uint64_t from, std::uint64_t to, const OpenContext &open)
+Result<Growth::Grown> Growth::try_to_grow(std::uint64_t from, std::uint64_t to,
+                                          const OpenContext &open)
 {
     Undo undo(file_, from);
     TRY(file_.truncate(to));
@@ -219,8 +224,8 @@ Result<Growth::Grown> Growth::try_to_grow(std::uint64_t from, std::uint64_t to, 
     return Grown{std::move(context), to};
 }
 
-Result<Growth::Grown> Growth::grow(const NextContext &old, std::uint64_t size, std::uint64_t size_min,
-                                   const OpenContext &open)
+Result<Growth::Grown> Growth::grow(const NextContext &old, std::uint64_t size,
+                                   std::uint64_t size_min, const OpenContext &open)
 {
     if (!file_.regular())
         return Error(Errc::no_space, file_.path() + " ends at " + hex(size));

@@ -51,7 +51,9 @@ public:
 
     // The file must outlive this. layer_opened_it: when the layer was opened the
     // process had one more descriptor on the file.
-    Growth(LocalFile &file, bool layer_opened_it) : file_(file), layer_opened_it_(layer_opened_it) {}
+    Growth(LocalFile &file, bool layer_opened_it) : file_(file), layer_opened_it_(layer_opened_it)
+    {
+    }
 
     // What can be told without touching anything: proofs 1 to 3, and that both
     // ways show the same bytes at either end. While nobody writes. unsupported: it
@@ -66,7 +68,8 @@ public:
     // Makes the file longer than `size`, which is its length, by size_min at least.
     // old: the layer. open: empty if it is not to be opened anew. no_space, io: not
     // now; unsupported: never again.
-    Result<Grown> grow(const NextContext &old, std::uint64_t size, std::uint64_t size_min, const OpenContext &open);
+    Result<Grown> grow(const NextContext &old, std::uint64_t size, std::uint64_t size_min,
+                       const OpenContext &open);
     // For a block device: what has become of it; its length is `size` if nothing has.
     // What is new holds anything.
     Result<Grown> follow(NextContext &old, std::uint64_t size, const OpenContext &open);

@@ -2,8 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // IdleThread: when nobody has changed the disk for a while, or nobody is there
-// any more, brings the file to what a clean stop leaves. For nbdkit may never stop cleanly: with a client
-// connected it answers SIGTERM by waiting for the client, without telling us,
+// any more, brings the file to what a clean stop leaves. For nbdkit may never stop cleanly:
+// with a client connected it answers SIGTERM by waiting for the client, without telling us,
 // and then somebody kills it.
 
 #pragma once
@@ -46,8 +46,8 @@ private:
     std::mutex mutex_;
     // Both ways: the thread is wanted, and it has done what was wanted.
     std::condition_variable wanted_, done_;
-    bool stop_ = false;               // this and the next two: under mutex_
-    std::uint64_t asked_ = 0;         // how often settle_now() was called
+    bool stop_ = false;        // this and the next two: under mutex_
+    std::uint64_t asked_ = 0;  // how often settle_now() was called
     std::uint64_t answered_ = 0;
     std::thread thread_;
 };

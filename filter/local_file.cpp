@@ -26,9 +26,14 @@ namespace {
 Errc to_errc(int cause)
 {
     switch (cause) {
-    case ENOENT: case ENOTDIR: return Errc::not_found;
-    case ENOSPC: case EDQUOT: case EFBIG: return Errc::no_space;
-    case EACCES: case EPERM: case EROFS: return Errc::read_only;
+    case ENOENT:
+    case ENOTDIR: return Errc::not_found;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG: return Errc::no_space;
+    case EACCES:
+    case EPERM:
+    case EROFS: return Errc::read_only;
     default: return Errc::io;
     }
 }
@@ -48,8 +53,11 @@ std::optional<int> access_mode(int descriptor)
 
 }  // namespace
 
-LocalFile::LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status)
-    : path_(std::move(path)), descriptor_(descriptor), why_not_writable_(why_not_writable),
+LocalFile::LocalFile(std::string path, int descriptor, int why_not_writable,
+                     const struct stat &status)
+    : path_(std::move(path)),
+      descriptor_(descriptor),
+      why_not_writable_(why_not_writable),
       status_(status)
 {
 }
@@ -68,7 +76,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
     if (::stat(path.c_str(), &status) == -1)
         return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
-        return Error(Errc::invalid, shell_word(path) + ": neither a regular file nor a block device");
+        return Error(Errc::invalid,
+                     shell_word(path) + ": neither a regular file nor a block device");
 
     constexpr int flags = O_CLOEXEC | O_NOCTTY;
     int why_not_writable = 0;
@@ -93,7 +102,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::adopt(const std::string &path, int
     }
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
         ::close(descriptor);
-        return Error(Errc::invalid, shell_word(path) + ": neither a regular file nor a block device");
+        return Error(Errc::invalid,
+                     shell_word(path) + ": neither a regular file nor a block device");
     }
     return std::unique_ptr<LocalFile>(new LocalFile(path, descriptor, why_not_writable, status));
 }
@@ -102,7 +112,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
                                                            const std::string &path, bool writable)
 {
     // Non-blocking: a pipe would wait for somebody at its other end.
-    struct open_how how{};
+    struct open_how how {};
     how.flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
     // glibc 2.36 has no function for it.
@@ -133,7 +143,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &
             ::unlink(path.c_str());
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(directory) + ": no file can be made there: " + words_for_errno(errno));
+        return Error(to_errc(errno), shell_word(directory) +
+                                         ": no file can be made there: " + words_for_errno(errno));
     return adopt(directory, descriptor, 0);
 }
 
@@ -187,7 +198,8 @@ void LocalFile::count_holder(int descriptor, Holders &holders) const
 LocalFile::Holders LocalFile::holders() const
 {
     Holders holders;
-    if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd")); directory) {
+    if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd"));
+        directory) {
         while (const dirent *entry = ::readdir(directory.get())) {
             char *rest;
             const long descriptor = std::strtol(entry->d_name, &rest, 10);
@@ -219,7 +231,8 @@ LocalFile::Held LocalFile::held_by_layer() const
 Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
 {
     while (!bytes.empty()) {
-        const ssize_t n = ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+        const ssize_t n =
+            ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
         if (n == -1 && errno == EINTR)
             continue;
         if (n == -1)
@@ -235,7 +248,8 @@ Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
 Result<void> LocalFile::write(std::uint64_t offset, Bytes bytes)
 {
     while (!bytes.empty()) {
-        const ssize_t n = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+        const ssize_t n =
+            ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
         if (n == -1 && errno == EINTR)
             continue;
         if (n == -1)
@@ -269,14 +283,16 @@ Result<void> LocalFile::truncate(std::uint64_t length)
     return {};
 }
 
-Result<void> LocalFile::allocate(int mode, const char *what, std::uint64_t offset, std::uint64_t length)
+Result<void> LocalFile::allocate(int mode, const char *what, std::uint64_t offset,
+                                 std::uint64_t length)
 {
     if (length == 0)
         return {};
     while (::fallocate(descriptor_, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                        static_cast<off_t>(length)) == -1) {
         if (errno == EOPNOTSUPP || errno == ENODEV || errno == EINVAL)
-            return Error(Errc::unsupported, shell_word(path_) + ": " + what + ": not possible here");
+            return Error(Errc::unsupported,
+                         shell_word(path_) + ": " + what + ": not possible here");
         if (errno != EINTR)
             return failed(what + (" at " + hex(offset)), errno);
     }

@@ -13,9 +13,11 @@ namespace qcow2 {
 namespace {
 
 // Behind the end there are zeros.
-Result<void> read_of(const LocalFile &file, std::uint64_t size, std::uint64_t offset, MutableBytes bytes)
+Result<void> read_of(const LocalFile &file, std::uint64_t size, std::uint64_t offset,
+                     MutableBytes bytes)
 {
-    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+    const std::uint64_t there =
+        offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
     TRY(file.read(offset, bytes.first(there)));
     std::ranges::fill(bytes.subspan(there), 0);
     return {};
@@ -53,7 +55,8 @@ Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool m
     // Whatever was in the way may not be in that of a write.
     const Buffer zeros(std::min<std::uint64_t>(length, 256 << 10));
     for (std::uint64_t done = 0; done < length; done += zeros.size())
-        TRY(write(offset + done, Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));
+        TRY(write(offset + done,
+                  Bytes(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done))));
     return {};
 }
 
@@ -94,7 +97,8 @@ Result<void> LocalStore::shorten(std::uint64_t size)
     return {};
 }
 
-Result<std::unique_ptr<ReadOnlyLocalStore>> ReadOnlyLocalStore::open(const LocalFile &file, bool read_only)
+Result<std::unique_ptr<ReadOnlyLocalStore>> ReadOnlyLocalStore::open(const LocalFile &file,
+                                                                     bool read_only)
 {
     const std::uint64_t size = TRY(file.length());
     return std::unique_ptr<ReadOnlyLocalStore>(new ReadOnlyLocalStore(file, size, read_only));

@@ -65,7 +65,10 @@ public:
 
 private:
     ReadOnlyLocalStore(const LocalFile &file, std::uint64_t size, bool read_only)
-        : ReadOnlyStore("the image is only being checked"), file_(file), size_(size), read_only_(read_only)
+        : ReadOnlyStore("the image is only being checked"),
+          file_(file),
+          size_(size),
+          read_only_(read_only)
     {
     }
 

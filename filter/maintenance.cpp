@@ -33,7 +33,8 @@ Result<Maintenance::Outcome> cannot_be_followed(Error error)
 std::string text_of(const CheckReport &report)
 {
     const bool bitmaps = std::ranges::any_of(report.findings, [](const CheckFinding &found) {
-        return name_of(found.finding).starts_with("bitmap") && found.finding != Finding::bitmap_directory_padding;
+        return name_of(found.finding).starts_with("bitmap") &&
+               found.finding != Finding::bitmap_directory_padding;
     });
     return report.text() + (bitmaps ? "bitmap-remove=NAME removes a bitmap that nobody can use, "
                                       "bitmap-remove-all=yes all of them\n"
@@ -83,11 +84,12 @@ Result<void> check_shrinking(const Shrinking &shrinking, std::uint64_t size)
         return Error(Errc::invalid,
                      is + ", not " + exact_size(*shrinking.from) + "; nothing was cut");
     if (!shrinking.from && (shrinking.to < unlikely_size || shrinking.to < size / unlikely_part))
-        return Error(Errc::invalid,
-                     is + ", and " + exact_size(shrinking.to) +
-                         " would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
-                         "from which size to which: qcow2-shrink=" +
-                         exact_size(size) + ":" + exact_size(shrinking.to));
+        return Error(
+            Errc::invalid,
+            is + ", and " + exact_size(shrinking.to) +
+                " would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
+                "from which size to which: qcow2-shrink=" +
+                exact_size(size) + ":" + exact_size(shrinking.to));
     return {};
 }
 
@@ -161,8 +163,8 @@ Result<Maintenance::Outcome> remove_bitmaps(ByteStore &store, const DiskOptions 
 {
     const auto disk = TRY(Disk::open(store, options));
     std::string text = what_is_lost(*disk, name);
-    Result<void> done =
-        disk->restructure([&](Image &image) { return name ? drop_bitmap(image, *name) : drop_all_bitmaps(image); });
+    Result<void> done = disk->restructure(
+        [&](Image &image) { return name ? drop_bitmap(image, *name) : drop_all_bitmaps(image); });
     // All are gone already: done twice is done.
     if (!name && !done && done.error().code == Errc::not_found)
         text = done.error().what + "\n";

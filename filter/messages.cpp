@@ -61,9 +61,7 @@ void warn(const std::string &line)
     case WarningPlace::standard_error:
         std::fputs(("nbdkit: " + warning + "\n").c_str(), stderr);
         break;
-    case WarningPlace::system_log:
-        ::syslog(LOG_DAEMON | LOG_WARNING, "%s", warning.c_str());
-        break;
+    case WarningPlace::system_log: ::syslog(LOG_DAEMON | LOG_WARNING, "%s", warning.c_str()); break;
     case WarningPlace::nowhere: break;
     case WarningPlace::through_nbdkit: nbdkit_error("%s", warning.c_str()); break;
     }

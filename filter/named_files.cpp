@@ -159,7 +159,7 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
         return Error(Errc::invalid, "the image names a file without a name");
     if (!is_local_path(name))
         return Error(Errc::unsupported, quote(name) + ": the image names something that is no path "
-                                                       "of a local file, which is not supported");
+                                                      "of a local file, which is not supported");
     if (name[0] != '/') {
         if (namer.path.empty())
             return Error(Errc::invalid,
@@ -167,9 +167,9 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
         // /proc/self/fd/7, /dev/stdin.
         const auto folder = resolved(folder_of(namer.path));
         if (folder && folder->starts_with("/proc/"))
-            return Error(Errc::invalid,
-                         quote(name) + ": a relative name, but the image was given as a "
-                                       "descriptor, which has no folder; give its path");
+            return Error(Errc::invalid, quote(name) +
+                                            ": a relative name, but the image was given as a "
+                                            "descriptor, which has no folder; give its path");
     }
     auto file = open_path(name, namer, writable);
     if (!file)
@@ -195,8 +195,9 @@ Result<NamedFile> NamedFiles::open_path(const std::string &name, const ChainPlac
     const std::string identity = file->identity();
     // Before it is locked: the chain itself would be in its way.
     if (std::ranges::find(namer.identities, identity) != namer.identities.end())
-        return Error(Errc::corrupt, shell_word(path) + ": the chain is a loop: this is the image that "
-                                                       "names the file, or one above it");
+        return Error(Errc::corrupt, shell_word(path) +
+                                        ": the chain is a loop: this is the image that "
+                                        "names the file, or one above it");
     const bool for_writing = writable && file->writable();
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)

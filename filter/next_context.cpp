@@ -131,10 +131,10 @@ Result<void> NextContext::ask_block_size()
         maximum = UINT32_MAX;
     }
     if (minimum > block_bytes_max)
-        return Error(Errc::unsupported,
-                     "the layer below takes no requests of less than " + std::to_string(minimum) +
-                         " bytes; put nbdkit's blocksize filter between: "
-                         "--filter=qcow2bitmap --filter=blocksize");
+        return Error(Errc::unsupported, "the layer below takes no requests of less than " +
+                                            std::to_string(minimum) +
+                                            " bytes; put nbdkit's blocksize filter between: "
+                                            "--filter=qcow2bitmap --filter=blocksize");
     limits_.minimum = minimum;
     limits_.maximum = align_down(std::min<std::uint64_t>(maximum, request_bytes_max), minimum);
     return {};
@@ -200,18 +200,21 @@ ByteStore::Stretch NextContext::stretch(std::uint64_t offset, std::uint64_t leng
     const std::uint64_t end = std::min(size_, align_up(offset + length_max, limits_.minimum));
     const std::unique_ptr<nbdkit_extents, decltype(&nbdkit_extents_free)> extents(
         nbdkit_extents_new(begin, size_), nbdkit_extents_free);
-    const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(end - begin, limits_.maximum));
+    const auto count =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(end - begin, limits_.maximum));
     int cause = 0;
     const int asked = extents ? call([&] {
         return next_->extents(next_, count, begin, NBDKIT_FLAG_REQ_ONE, extents.get(), &cause);
-    }) : -1;
+    })
+                              : -1;
     if (asked == -1 || nbdkit_extents_count(extents.get()) == 0)
         return unknown;
     constexpr std::uint32_t hole = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO;
     const nbdkit_extent first = nbdkit_get_extent(extents.get(), 0);
     if (first.offset + first.length <= offset)
         return unknown;
-    return {std::min(length_max, first.offset + first.length - offset), (first.type & hole) == hole};
+    return {std::min(length_max, first.offset + first.length - offset),
+            (first.type & hole) == hole};
 }
 
 Result<void> NextContext::read(std::uint64_t offset, MutableBytes bytes)
@@ -225,7 +228,8 @@ Result<void> NextContext::read(std::uint64_t offset, MutableBytes bytes)
         } else {
             std::array<std::uint8_t, block_bytes_max> block;
             TRY(call_read(piece.io, block.data()));
-            std::memcpy(to, block.data() + (piece.data.begin - piece.io.begin), piece.data.length());
+            std::memcpy(to, block.data() + (piece.data.begin - piece.io.begin),
+                        piece.data.length());
         }
         to += piece.data.length();
         rest.begin = piece.data.end;

@@ -115,7 +115,9 @@ void NextStore::allow_growth(LocalFile &file)
     if (!proven) {
         keep_size(proven.error().what);
         log_debug("the file below will not grow" +
-                  std::string(proven.error().code == Errc::unsupported ? ": " : ", as far as is known now: ") +
+                  std::string(proven.error().code == Errc::unsupported
+                                  ? ": "
+                                  : ", as far as is known now: ") +
                   why_no_growth());
     }
     can_grow_ = proven || proven.error().code != Errc::unsupported;
@@ -131,7 +133,8 @@ Result<void> NextStore::read(std::uint64_t offset, MutableBytes bytes)
     const Passage passage(inside_);
     NextContext &context = current();
     const std::uint64_t size = context.size();
-    const std::uint64_t there = offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
+    const std::uint64_t there =
+        offset < size ? std::min<std::uint64_t>(bytes.size(), size - offset) : 0;
     TRY(context.read(offset, bytes.first(there)));
     if (there == bytes.size())
         return {};
@@ -159,14 +162,18 @@ Result<void> NextStore::at_both(Range range, Layer layer, Beyond beyond)
     TRY(checked(range.begin, range.length(), own ? std::max(end, own->size()) : end));
     if (range.begin < end || range.empty())
         TRY(layer(context, Range{range.begin, std::min(range.end, end)}));
-    return range.end <= end ? Result<void>() : beyond(*own, Range{std::max(range.begin, end), range.end});
+    return range.end <= end ? Result<void>()
+                            : beyond(*own, Range{std::max(range.begin, end), range.end});
 }
 
 Result<void> NextStore::write_at_both(std::uint64_t offset, Bytes bytes)
 {
-    const auto part = [&](Range range) { return bytes.subspan(range.begin - offset, range.length()); };
+    const auto part = [&](Range range) {
+        return bytes.subspan(range.begin - offset, range.length());
+    };
     return at_both(
-        Range::of(offset, bytes.size()), [&](NextContext &layer, Range r) { return layer.write(r.begin, part(r)); },
+        Range::of(offset, bytes.size()),
+        [&](NextContext &layer, Range r) { return layer.write(r.begin, part(r)); },
         [&](LocalStore &own, Range r) { return own.write(r.begin, part(r)); });
 }
 
@@ -181,7 +188,8 @@ Result<void> NextStore::zero(std::uint64_t offset, std::uint64_t length, bool ma
 {
     const Passage passage(inside_);
     return at_both(
-        Range::of(offset, length), [&](NextContext &layer, Range r) { return layer.zero(r, may_unmap); },
+        Range::of(offset, length),
+        [&](NextContext &layer, Range r) { return layer.zero(r, may_unmap); },
         [&](LocalStore &own, Range r) { return own.zero(r.begin, r.length(), may_unmap); });
 }
 
@@ -214,7 +222,8 @@ Result<void> NextStore::flush(NextContext &context)
         Result<void> done = flush_retired();
         if (done)
             done = context.flush();
-        if (LocalStore *const beyond = beyond_current_.load(std::memory_order_acquire); done && beyond)
+        if (LocalStore *const beyond = beyond_current_.load(std::memory_order_acquire);
+            done && beyond)
             done = beyond->flush();
         if (!done)
             flush_failed_ = true;

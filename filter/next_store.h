@@ -39,7 +39,8 @@ public:
     // serialised: nbdkit's thread model is less than parallel. file: what the layer
     // will probably open, if that is known.
     static Result<std::unique_ptr<NextStore>> open(nbdkit_backend *backend, bool read_only,
-                                                   bool serialised, const LocalFile *file = nullptr);
+                                                   bool serialised,
+                                                   const LocalFile *file = nullptr);
     // Closes the contexts, then cuts the file if that was asked for.
     ~NextStore();
 
@@ -117,7 +118,7 @@ private:
     Gate inside_{Rank::store};  // who uses the current context
     std::atomic<NextContext *> current_{nullptr};
     std::atomic<LocalStore *> beyond_current_{nullptr};  // or nothing is behind the layer
-    std::atomic<std::uint64_t> size_{0};  // never more than that of the current one
+    std::atomic<std::uint64_t> size_{0};                 // never more than that of the current one
     std::atomic<std::uint64_t> fresh_from_{UINT64_MAX};
     std::atomic<bool> can_grow_{false};
     std::atomic<bool> flush_failed_{false};

@@ -68,7 +68,8 @@ void filter_load()
 // nbdkit --dump-plugin, from 1.42 on.
 [[maybe_unused]] void filter_dump_plugin() { std::puts("qcow2bitmap_version=" PACKAGE_VERSION); }
 
-int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key, const char *value)
+int filter_config(nbdkit_next_config *next, nbdkit_backend *backend, const char *key,
+                  const char *value)
 {
     bool ours = false;
     int done = run([&]() -> Result<void> {
@@ -122,7 +123,8 @@ void filter_unload()
     });
 }
 
-int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, nbdkit_exports *exports)
+int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int,
+                        nbdkit_exports *exports)
 {
     return run([&]() -> Result<void> {
         for (const ExportName &one : TRY(the_image().exports()))
@@ -132,7 +134,10 @@ int filter_list_exports(nbdkit_next_list_exports *, nbdkit_backend *, int, int, 
     });
 }
 
-const char *filter_default_export(nbdkit_next_default_export *, nbdkit_backend *, int, int) { return ""; }
+const char *filter_default_export(nbdkit_next_default_export *, nbdkit_backend *, int, int)
+{
+    return "";
+}
 
 // --- A connection.
 
@@ -180,7 +185,8 @@ int64_t filter_get_size(nbdkit_next *, void *handle)
 }
 
 // Any request is served.
-int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
+int filter_block_size(nbdkit_next *, void *handle, uint32_t *minimum, uint32_t *preferred,
+                      uint32_t *maximum)
 {
     return run([&]() -> Result<void> {
         *minimum = 1;
@@ -236,10 +242,12 @@ int serve_request(int *err, std::string_view operation, Body body)
     });
 }
 
-int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t, int *err)
+int filter_pread(nbdkit_next *, void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t,
+                 int *err)
 {
     return serve_request(err, "read", [&] {
-        return export_of(handle).read(GuestOffset(offset), MutableBytes(static_cast<uint8_t *>(buf), count));
+        return export_of(handle).read(GuestOffset(offset),
+                                      MutableBytes(static_cast<uint8_t *>(buf), count));
     });
 }
 
@@ -247,8 +255,9 @@ int filter_pwrite(nbdkit_next *, void *handle, const void *buf, uint32_t count, 
                   uint32_t flags, int *err)
 {
     return serve_request(err, "write", [&] {
-        return export_of(handle).write(GuestOffset(offset), Bytes(static_cast<const uint8_t *>(buf), count),
-                                     flags & NBDKIT_FLAG_FUA);
+        return export_of(handle).write(GuestOffset(offset),
+                                       Bytes(static_cast<const uint8_t *>(buf), count),
+                                       flags & NBDKIT_FLAG_FUA);
     });
 }
 
@@ -257,14 +266,16 @@ int filter_flush(nbdkit_next *, void *handle, uint32_t, int *err)
     return serve_request(err, "write", [&] { return export_of(handle).flush(); });
 }
 
-int filter_trim(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
+int filter_trim(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                int *err)
 {
     return serve_request(err, "write", [&] {
         return export_of(handle).trim(GuestOffset(offset), count, flags & NBDKIT_FLAG_FUA);
     });
 }
 
-int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags, int *err)
+int filter_zero(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                int *err)
 {
     ZeroFlags how;
     how.may_unmap = flags & NBDKIT_FLAG_MAY_TRIM;
@@ -288,7 +299,8 @@ int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset,
 {
     return serve_request(err, "read", [&]() -> Result<void> {
         for (const Extent &extent : TRY(export_of(handle).status(GuestOffset(offset), count))) {
-            const uint32_t type = (extent.hole ? NBDKIT_EXTENT_HOLE : 0) | (extent.zero ? NBDKIT_EXTENT_ZERO : 0);
+            const uint32_t type =
+                (extent.hole ? NBDKIT_EXTENT_HOLE : 0) | (extent.zero ? NBDKIT_EXTENT_ZERO : 0);
             if (nbdkit_add_extent(extents, offset, extent.length, type) == -1)
                 return Error(Errc::io, "the list of extents cannot be made");
             offset += extent.length;
@@ -299,7 +311,8 @@ int filter_extents(nbdkit_next *, void *handle, uint32_t count, uint64_t offset,
 
 int filter_cache(nbdkit_next *, void *handle, uint32_t count, uint64_t offset, uint32_t, int *err)
 {
-    return serve_request(err, "read", [&] { return export_of(handle).cache(GuestOffset(offset), count); });
+    return serve_request(err, "read",
+                         [&] { return export_of(handle).cache(GuestOffset(offset), count); });
 }
 
 // What newer headers have, found out by what is there.
@@ -315,8 +328,9 @@ nbdkit_filter make_filter()
     nbdkit_filter filter = nbdkit_filter();
     filter.name = "qcow2bitmap";
     filter.longname = "qcow2 disks with dirty bitmaps";
-    filter.description = "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.\n"
-                         "This is qcow2bitmap " PACKAGE_VERSION ".";
+    filter.description =
+        "Serves the virtual disk of a qcow2 image, and keeps its dirty bitmaps true.\n"
+        "This is qcow2bitmap " PACKAGE_VERSION ".";
     filter.config_help = config_help();
     filter.load = filter_load;
     filter.unload = filter_unload;

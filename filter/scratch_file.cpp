@@ -26,15 +26,16 @@ Result<std::uint64_t> half_of_what_is_free(const std::string &directory)
 {
     struct statvfs status;
     if (::statvfs(directory.c_str(), &status) == -1)
-        return with_way_out(Error(Errc::io, shell_word(directory) + ": how much is free is not known: " +
-                                                std::strerror(errno)));
+        return with_way_out(
+            Error(Errc::io, shell_word(directory) +
+                                ": how much is free is not known: " + std::strerror(errno)));
     return std::uint64_t(status.f_bavail) * status.f_frsize / 2;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<ScratchFile>> ScratchFile::make(const std::string &directory, std::uint64_t size,
-                                                       std::uint64_t bytes_max)
+Result<std::unique_ptr<ScratchFile>> ScratchFile::make(const std::string &directory,
+                                                       std::uint64_t size, std::uint64_t bytes_max)
 {
     std::vector<std::unique_ptr<LocalFile>> files;
     for (std::uint64_t at = 0; at < size; at += file_bytes_max) {
@@ -80,9 +81,10 @@ Result<void> ScratchFile::write(std::uint64_t offset, Bytes bytes)
         return Error(Errc::no_space, "its limit for scratch, " + std::to_string(bytes_max_) +
                                          " bytes, is reached; qcow2-scratch-max=SIZE sets it");
     }
-    Result<void> written = in_each_file(offset, bytes.size(), [&](LocalFile &file, std::uint64_t at, Range part) {
-        return file.write(at, sub(bytes, part.begin, part.length()));
-    });
+    Result<void> written =
+        in_each_file(offset, bytes.size(), [&](LocalFile &file, std::uint64_t at, Range part) {
+            return file.write(at, sub(bytes, part.begin, part.length()));
+        });
     if (!written) {
         used_ -= bytes.size();
         return with_way_out(std::move(written).error());
@@ -93,9 +95,10 @@ Result<void> ScratchFile::write(std::uint64_t offset, Bytes bytes)
 // Where it cannot be given back before the end it is given back then.
 void ScratchFile::discard(std::uint64_t offset, std::uint64_t length)
 {
-    const Result<void> punched = in_each_file(offset, length, [](LocalFile &file, std::uint64_t at, Range part) {
-        return file.punch(at, part.length());
-    });
+    const Result<void> punched =
+        in_each_file(offset, length, [](LocalFile &file, std::uint64_t at, Range part) {
+            return file.punch(at, part.length());
+        });
     if (punched)
         used_ -= length;
     else
@@ -124,7 +127,8 @@ void ScratchFolder::set_image(const std::string &path)
                    ::stat(directory_.c_str(), &folder) == 0 && image.st_dev == folder.st_dev;
 }
 
-Result<std::unique_ptr<Scratch>> ScratchFolder::make(std::uint64_t size, std::optional<std::uint64_t> bytes_max)
+Result<std::unique_ptr<Scratch>> ScratchFolder::make(std::uint64_t size,
+                                                     std::optional<std::uint64_t> bytes_max)
 {
     if (!bytes_max || (bytes_max_ && *bytes_max_ < *bytes_max))
         bytes_max = bytes_max_;

@@ -28,8 +28,8 @@ public:
 
     // For `size` bytes, of which so many may be used. Any errors name the folder, and how
     // another one is named.
-    static Result<std::unique_ptr<ScratchFile>> make(const std::string &directory, std::uint64_t size,
-                                                     std::uint64_t bytes_max);
+    static Result<std::unique_ptr<ScratchFile>> make(const std::string &directory,
+                                                     std::uint64_t size, std::uint64_t bytes_max);
 
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override;
     Result<void> write(std::uint64_t offset, Bytes bytes) override;
@@ -65,7 +65,8 @@ public:
     const std::string &directory() const { return directory_; }
 
     // The least of what is asked for and what was set; with neither, half of what is free now.
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override;
+    Result<std::unique_ptr<Scratch>> make(std::uint64_t size,
+                                          std::optional<std::uint64_t> bytes_max) override;
     // On one file system.
     bool shares_room() const override { return shares_room_; }
 

@@ -88,7 +88,8 @@ std::string ServedImage::why_size_is_kept() const
     std::string why = "the " + below_.keeps_size + " filter below keeps it at its size";
     if (below_.identity && file_ && file_->regular())
         why += "; room behind the image is used, and can be made before nbdkit starts: "
-               "truncate -s +1G " + shell_word(file_->path());
+               "truncate -s +1G " +
+               shell_word(file_->path());
     return why;
 }
 
@@ -159,8 +160,8 @@ Result<void> ServedImage::repair_if_dirty(ByteStore &store, DiskOptions options)
 
 bool ServedImage::may_open_anew() const
 {
-    return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 && !disk_->failed_after_flush() &&
-           !store_->flush_failed();
+    return disk_ && disk_->failed() && clients_ == 0 && leaving_ == 0 &&
+           !disk_->failed_after_flush() && !store_->flush_failed();
 }
 
 // After a failure, as if nothing had been tried.
@@ -218,7 +219,8 @@ Result<void> ServedImage::hold_file()
     // other plugins have in it, if anything, they may have in several.
     if (!below_.file_plugin)
         return {};
-    return lock_->take(store_->read_only() || below_.overlay ? ImageLock::Kind::reader : ImageLock::Kind::writer);
+    return lock_->take(store_->read_only() || below_.overlay ? ImageLock::Kind::reader
+                                                             : ImageLock::Kind::writer);
 }
 
 Result<void> ServedImage::begin_writing()
@@ -230,7 +232,8 @@ Result<void> ServedImage::begin_writing()
         TRY(disk_->begin_writing());
     }
     report(*disk_, false);
-    idle_ = std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
+    idle_ =
+        std::make_unique<IdleThread>(*disk_, std::chrono::milliseconds(qcow2bitmap_debug_idle_ms));
     writing_ = true;
     return {};
 }
@@ -322,7 +325,8 @@ Result<void> ServedImage::close()
         if (closed)
             exit_code_.reset();
         else
-            closed = std::move(closed).error().in("the file is not as a clean stop leaves it, but as after a crash");
+            closed = std::move(closed).error().in(
+                "the file is not as a clean stop leaves it, but as after a crash");
     }
     exports_.reset();
     disk_.reset();

@@ -66,7 +66,8 @@ public:
     Result<void> after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
     // What the client is served, by its name. It is let go of before leave().
-    Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name) EXCLUDES(mutex_);
+    Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name)
+        EXCLUDES(mutex_);
     void leave(const std::string &export_name) EXCLUDES(mutex_);
     // As a client that has connected and may do what the server may; for the control
     // channel, which leaves by end_visit().
@@ -145,12 +146,13 @@ private:
     unsigned clients_ GUARDED_BY(mutex_) = 0;
     std::map<std::string, unsigned> clients_of_ GUARDED_BY(mutex_);  // by the name of their export
     unsigned visitors_ GUARDED_BY(mutex_) = 0;  // of clients_, the control channel
-    unsigned leaving_ GUARDED_BY(mutex_) = 0;  // who waits for idle_, and is no client any more
+    unsigned leaving_ GUARDED_BY(mutex_) = 0;   // who waits for idle_, and is no client any more
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     bool announced_ GUARDED_BY(mutex_) = false;
-    std::optional<int> exit_code_ GUARDED_BY(mutex_);  // of maintenance, done or failed; or of close()
+    std::optional<int> exit_code_
+        GUARDED_BY(mutex_);  // of maintenance, done or failed; or of close()
     std::set<std::string> reported_ GUARDED_BY(mutex_);  // lines, said once each
-    int output_ GUARDED_BY(mutex_) = -1;               // where its result is printed
+    int output_ GUARDED_BY(mutex_) = -1;                 // where its result is printed
 
     // Set and reset under mutex_, while no client uses them.
     std::unique_ptr<NextStore> store_;
@@ -158,9 +160,9 @@ private:
     std::unique_ptr<Exports> exports_;  // as long as the disk
     std::unique_ptr<IdleThread> idle_;
 
-    std::atomic<bool> ending_{false};  // quit() has been here
+    std::atomic<bool> ending_{false};    // quit() has been here
     nbdkit_backend *backend_ = nullptr;  // set once, before the control channel is served
-    std::string nbd_uri_;  // constant after get_ready()
+    std::string nbd_uri_;                // constant after get_ready()
     std::unique_ptr<ControlSocket> control_socket_;
     std::unique_ptr<ControlHost> control_host_;
     std::unique_ptr<ControlServer> control_;

@@ -26,7 +26,8 @@ Result<void> ServedImage::bind_control()
         return {};
     control_socket_ = TRY(ControlSocket::bind(config_.control).in("qcow2-control="));
     const auto absolute = [](const std::string &path) -> std::string {
-        const std::unique_ptr<char, decltype(&std::free)> made(nbdkit_absolute_path(path.c_str()), std::free);
+        const std::unique_ptr<char, decltype(&std::free)> made(nbdkit_absolute_path(path.c_str()),
+                                                               std::free);
         return made ? made.get() : path;
     };
     nbd_uri_ = nbd_uri(server_arguments(), absolute).value_or("");
@@ -71,8 +72,9 @@ Result<Disk *> ServedImage::visit()
 {
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty())
-        return Error(Errc::unsupported, "/proc/self/cmdline cannot be read, so it is not known whether the image "
-                                        "may be changed");
+        return Error(Errc::unsupported,
+                     "/proc/self/cmdline cannot be read, so it is not known whether the image "
+                     "may be changed");
     const bool read_only = asks_for_read_only(arguments);
     TRY(connect(backend_, read_only));
     TRY(let_in(read_only));
@@ -101,7 +103,8 @@ Result<void> ServedImage::quit()
 {
     Locked lock(mutex_);
     if (disk_)
-        TRY(disk_->stop().in("the server goes on, for the file cannot be brought to what a clean stop leaves"));
+        TRY(disk_->stop().in(
+            "the server goes on, for the file cannot be brought to what a clean stop leaves"));
     if (store_)
         store_->end();
     ending_ = true;

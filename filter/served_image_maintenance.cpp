@@ -41,8 +41,9 @@ Result<void> ServedImage::check_maintenance_key()
     if (config_.maintenance->changes && asks_for_read_only(arguments))
         return Error(Errc::read_only, key + " asks for a change, but the server is read-only (-r)");
     if (config_.maintenance->changes && config_.disk.snapshot)
-        return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " + key +
-                                        " asks for a change of the disk");
+        return Error(Errc::invalid,
+                     "qcow2-snapshot= serves a snapshot, which does not change; but " + key +
+                         " asks for a change of the disk");
     std::string ignored = config_.keys_that_change();
     if (config_.disk.snapshot)
         ignored += ignored.empty() ? "qcow2-snapshot=" : ", qcow2-snapshot=";
@@ -57,8 +58,9 @@ Result<void> ServedImage::check_foreground() const
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty() || stays_in_foreground(arguments))
         return {};
-    return Error(Errc::invalid, config_.maintenance->key + ": the image is no local file that is known at the "
-                                                           "prompt; add -f to see the result");
+    return Error(Errc::invalid, config_.maintenance->key +
+                                    ": the image is no local file that is known at the "
+                                    "prompt; add -f to see the result");
 }
 
 Result<void> ServedImage::maintain_file()
@@ -98,7 +100,8 @@ Result<void> ServedImage::maintain_layer(nbdkit_backend *backend)
     TRY(hold_file());
     store_->keep_size(why_size_is_kept());
     if (maintenance.changes && store_->read_only())
-        return Error(Errc::read_only, maintenance.key + " asks for a change, but the layer below is read-only");
+        return Error(Errc::read_only,
+                     maintenance.key + " asks for a change, but the layer below is read-only");
     return maintain(*store_);
 }
 

@@ -30,7 +30,8 @@ Result<bool> has_data_file(ByteStore &store)
 {
     Buffer bytes(std::min<std::uint64_t>(store.size(), sizeof(on_disk::Header)));
     TRY(store.read(0, bytes).in("header"));
-    return (TRY(decode_header(bytes).in("header")).incompatible_features & incompatible::external_data_file) != 0;
+    return (TRY(decode_header(bytes).in("header")).incompatible_features &
+            incompatible::external_data_file) != 0;
 }
 
 }  // namespace
@@ -40,7 +41,8 @@ Result<bool> has_data_file(ByteStore &store)
 // it carries the lock.
 ImageLock::Kind ServedImage::lock_at_prompt() const
 {
-    const bool will_write = (!config_.maintenance || config_.maintenance->changes) && below_.identity && !below_.overlay && file_->writable() &&
+    const bool will_write = (!config_.maintenance || config_.maintenance->changes) &&
+                            below_.identity && !below_.overlay && file_->writable() &&
                             !server_asked_for_read_only();
     return will_write ? ImageLock::Kind::writer : ImageLock::Kind::reader;
 }
@@ -51,11 +53,14 @@ Result<void> ServedImage::check_retrying() const
 {
     if (below_.retrying.empty())
         return {};
-    const std::string what = "the " + below_.retrying + " filter below hides failed flushes, and with them lost writes";
+    const std::string what =
+        "the " + below_.retrying + " filter below hides failed flushes, and with them lost writes";
     if (config_.disk.bitmap_sync == BitmapSync::durable)
         return Error(Errc::unsupported, "bitmap-sync=durable: " + what + "; leave it out");
     if (!server_asked_for_read_only())
-        log_warning(what + ": after an error below, disk and bitmaps may not be what they say; leave it out");
+        log_warning(
+            what +
+            ": after an error below, disk and bitmaps may not be what they say; leave it out");
     return {};
 }
 
@@ -67,7 +72,8 @@ void ServedImage::warn_of_clients_that_vanish() const
     constexpr bool mended = NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 34;
     if (mended || serialised_ || config_.maintenance || has_one_thread(server_arguments()))
         return;
-    log_warning("nbdkit " NBDKIT_VERSION_STRING " ends all of the server when a client vanishes with "
+    log_warning("nbdkit " NBDKIT_VERSION_STRING
+                " ends all of the server when a client vanishes with "
                 "requests under way; nbdkit 1.34 does not, nor does -t 1, which is slower: one "
                 "request of a client at a time");
 }
@@ -77,8 +83,9 @@ Result<void> ServedImage::get_ready(const ModulesBelow &below, int thread_model)
     Locked lock(mutex_);
     below_ = below;
     if (const std::string keys = config_.keys_that_change(); config_.disk.snapshot && !keys.empty())
-        return Error(Errc::invalid, "qcow2-snapshot= serves a snapshot, which does not change; but " +
-                                        keys + " asks for a change");
+        return Error(Errc::invalid,
+                     "qcow2-snapshot= serves a snapshot, which does not change; but " + keys +
+                         " asks for a change");
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
     TRY(look_at_file_as_server());
@@ -91,9 +98,10 @@ Result<void> ServedImage::get_ready(const ModulesBelow &below, int thread_model)
 // client. (Maintenance at the prompt is for who asks for it. And of fd= no name is opened.)
 Result<void> ServedImage::look_at_file_as_server()
 {
-    const bool by_name = !config_.files.empty() && !config_.files.front().starts_with("/proc/self/fd/");
-    const ServerUser::Scope as_server(config_.maintenance || !by_name ? ServerUser()
-                                                                      : ServerUser::of(server_arguments()));
+    const bool by_name =
+        !config_.files.empty() && !config_.files.front().starts_with("/proc/self/fd/");
+    const ServerUser::Scope as_server(
+        config_.maintenance || !by_name ? ServerUser() : ServerUser::of(server_arguments()));
     return look_at_file();
 }
 
@@ -104,8 +112,8 @@ Result<void> ServedImage::look_at_file()
         TRY(check_maintenance_key());
     // The plugin takes the last one and says nothing. (Others have several.)
     if (below_.file_plugin && config_.files.size() > 1)
-        return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " + config_.files[1] +
-                                        "; this filter serves one image");
+        return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " +
+                                        config_.files[1] + "; this filter serves one image");
     if (!below_.file_plugin || config_.files.empty())
         return {};
     auto file = LocalFile::open(config_.files.front());
@@ -174,11 +182,13 @@ Result<void> ServedImage::check_image()
     if (disk->why_read_only())
         return {};
     if (TRY(needs_repair(*store))) {
-        log_warning(path + ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
-                           "before the first client is let in");
+        log_warning(path +
+                    ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
+                    "before the first client is let in");
         return {};
     }
-    return file_->regular() || config_.keys_that_change().empty() ? Result<void>() : rehearse(*store).in(path);
+    return file_->regular() || config_.keys_that_change().empty() ? Result<void>()
+                                                                  : rehearse(*store).in(path);
 }
 
 // What the keys ask for is done for the first client. On a block device, which does
@@ -197,8 +207,10 @@ Result<void> ServedImage::rehearse(ByteStore &store)
     const auto disk = TRY(Disk::open(rehearsal, disk_options()));
     Result<void> done = disk->begin_writing();
     if (!done && done.error().code == Errc::no_space)
-        done.error().what = config_.keys_that_change() + " asks for a change, and there is no room for it: " +
-                            done.error().what + "; make the device larger";
+        done.error().what =
+            config_.keys_that_change() +
+            " asks for a change, and there is no room for it: " + done.error().what +
+            "; make the device larger";
     return done;
 }
 

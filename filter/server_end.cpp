@@ -36,9 +36,11 @@ Result<void> ServerEnd::look()
 {
     const Clock::rep now = Clock::now().time_since_epoch().count();
     Clock::rep next = next_look_.load();
-    if (now >= next && next_look_.compare_exchange_strong(next, now + Clock::duration(between_looks).count()))
+    if (now >= next &&
+        next_look_.compare_exchange_strong(next, now + Clock::duration(between_looks).count()))
         has_come_ = told_to_end();
-    return has_come_.load() ? Result<void>(Error(Errc::shut_down, "the server is about to end")) : Result<void>();
+    return has_come_.load() ? Result<void>(Error(Errc::shut_down, "the server is about to end"))
+                            : Result<void>();
 }
 
 }  // namespace qcow2

@@ -57,7 +57,8 @@ ServerUser ServerUser::of(std::span<const std::string> arguments)
     if (const auto name = asked_for_user(arguments); name && (user.user_ = user_of(*name)))
         user.words_ = "user " + shell_word(*name) + " (-u)";
     if (const auto name = asked_for_group(arguments); name && (user.group_ = group_of(*name)))
-        user.words_ += (user.words_.empty() ? "group " : " and group ") + shell_word(*name) + " (-g)";
+        user.words_ +=
+            (user.words_.empty() ? "group " : " and group ") + shell_word(*name) + " (-g)";
     return user;
 }
 
@@ -69,8 +70,9 @@ ServerUser::Scope::Scope(const ServerUser &user)
     groups_.resize(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
     groups_.resize(static_cast<std::size_t>(
         std::max(0, ::getgroups(static_cast<int>(groups_.size()), groups_.data()))));
-    const bool done = (!user.group_ || (::setgroups(1, &*user.group_) == 0 && ::setegid(*user.group_) == 0)) &&
-                      (!user.user_ || ::seteuid(*user.user_) == 0);
+    const bool done =
+        (!user.group_ || (::setgroups(1, &*user.group_) == 0 && ::setegid(*user.group_) == 0)) &&
+        (!user.user_ || ::seteuid(*user.user_) == 0);
     if (done)
         acting_as = user.words_;
     else  // nbdkit cannot do it either, and says so
@@ -88,7 +90,8 @@ ServerUser::Scope::~Scope()
 void ServerUser::Scope::restore()
 {
     acting_as.clear();
-    if (::seteuid(user_) != 0 || ::setegid(group_) != 0 || ::setgroups(groups_.size(), groups_.data()) != 0)
+    if (::seteuid(user_) != 0 || ::setegid(group_) != 0 ||
+        ::setgroups(groups_.size(), groups_.data()) != 0)
         std::abort();
 }
 

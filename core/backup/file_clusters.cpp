@@ -121,7 +121,9 @@ FileClusters::Kind FileClusters::kind(std::uint64_t cluster) const
     const std::uint64_t bit = cluster % page_clusters_;
     if (!page.mixed)
         return page.kind;
-    return test(page.mixed->data, bit) ? Kind::data : test(page.mixed->zero, bit) ? Kind::zero : Kind::absent;
+    return test(page.mixed->data, bit)   ? Kind::data
+           : test(page.mixed->zero, bit) ? Kind::zero
+                                         : Kind::absent;
 }
 
 // Of the first so many clusters of a page.
@@ -134,7 +136,8 @@ std::uint64_t FileClusters::data_in(std::uint64_t p, std::uint64_t clusters) con
 std::uint64_t FileClusters::data_before(std::uint64_t cluster) const
 {
     const std::uint64_t p = cluster / page_clusters_;
-    return p == pages_.size() ? data_count_ : pages_[p].data_before + data_in(p, cluster % page_clusters_);
+    return p == pages_.size() ? data_count_
+                              : pages_[p].data_before + data_in(p, cluster % page_clusters_);
 }
 
 std::uint64_t FileClusters::data_cluster(std::uint64_t n) const
@@ -155,7 +158,8 @@ std::uint64_t FileClusters::data_cluster(std::uint64_t n) const
         }
         for (; left > 0; --left)
             word &= word - 1;
-        return p * page_clusters_ + w * word_bits + static_cast<std::uint64_t>(std::countr_zero(word));
+        return p * page_clusters_ + w * word_bits +
+               static_cast<std::uint64_t>(std::countr_zero(word));
     }
 }
 

@@ -54,7 +54,7 @@ private:
     };
     struct Page {
         std::uint64_t data_before = 0;
-        Kind kind = Kind::absent;      // of all, if it is not mixed
+        Kind kind = Kind::absent;  // of all, if it is not mixed
         std::unique_ptr<Mixed> mixed;
     };
 

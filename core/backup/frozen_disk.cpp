@@ -23,7 +23,8 @@ std::uint64_t end_of(Range range, std::uint64_t blocks)
 Result<void> FrozenDisk::check_range(std::uint64_t offset, std::uint64_t length) const
 {
     if (!fits(offset, length, size_))
-        return Error(Errc::invalid, "the request begins at " + hex(offset) + " and has " + std::to_string(length) +
+        return Error(Errc::invalid, "the request begins at " + hex(offset) + " and has " +
+                                        std::to_string(length) +
                                         " bytes; the frozen disk ends at " + hex(size_));
     return standing_->check();
 }
@@ -57,19 +58,15 @@ Result<std::uint64_t> FrozenDisk::read_some(Range range, MutableBytes bytes)
             return std::move(read).error();
         return read ? good : 0;
     }
-    case From::scratch:
-        TRY(keeping->scratch->read(range.begin, bytes));
-        return range.length();
-    case From::zeros:
-        std::fill(bytes.begin(), bytes.end(), 0);
-        return range.length();
+    case From::scratch: TRY(keeping->scratch->read(range.begin, bytes)); return range.length();
+    case From::zeros: std::fill(bytes.begin(), bytes.end(), 0); return range.length();
     case From::unreadable:
-        return Error(Errc::io, "what was at " + hex(range.begin) + " could not be read when it was overwritten");
+        return Error(Errc::io, "what was at " + hex(range.begin) +
+                                   " could not be read when it was overwritten");
     case From::not_needed:
-        return Error(Errc::io, "what is at " + hex(range.begin) + " is not part of backup " + quote(name()) +
-                                   ": it was begun for what is dirty");
-    case From::gone:
-        break;
+        return Error(Errc::io, "what is at " + hex(range.begin) + " is not part of backup " +
+                                   quote(name()) + ": it was begun for what is dirty");
+    case From::gone: break;
     }
     TRY(standing_->check());
     return Error(Errc::io, "backup " + quote(name()) + " has ended");
@@ -79,7 +76,8 @@ Result<std::uint64_t> FrozenDisk::read_some(Range range, MutableBytes bytes)
 std::uint64_t FrozenDisk::still_live(Range range) const
 {
     return keepings_.ask([&](const Keepings &keepings) -> std::uint64_t {
-        const auto [from, blocks, keeping] = keepings.source(*standing_, range.touched(block_bytes));
+        const auto [from, blocks, keeping] =
+            keepings.source(*standing_, range.touched(block_bytes));
         return from == From::live ? end_of(range, blocks) - range.begin : 0;
     });
 }
@@ -87,9 +85,10 @@ std::uint64_t FrozenDisk::still_live(Range range) const
 Result<std::vector<Extent>> FrozenDisk::status(std::uint64_t offset, std::uint64_t length)
 {
     TRY(check_range(offset, length));
-    auto extents = TRY(consecutive_extents(offset, length, [&](std::uint64_t from, std::uint64_t length_max) {
-        return first_extent(Range::of(from, length_max));
-    }));
+    auto extents =
+        TRY(consecutive_extents(offset, length, [&](std::uint64_t from, std::uint64_t length_max) {
+            return first_extent(Range::of(from, length_max));
+        }));
     TRY(standing_->check());
     return extents;
 }
@@ -120,13 +119,13 @@ Result<Extent> FrozenDisk::status_of_some(Range range)
         extent->length = still_live(Range::of(range.begin, extent->length));
         return extent;
     }
-    case From::zeros:
-        return Extent{range.length(), true, true};
+    case From::zeros: return Extent{range.length(), true, true};
     case From::gone:
         TRY(standing_->check());
         return Error(Errc::io, "backup " + quote(name()) + " has ended");
-    case From::scratch: case From::unreadable: case From::not_needed:
-        break;
+    case From::scratch:
+    case From::unreadable:
+    case From::not_needed: break;
     }
     return Extent{range.length()};
 }

@@ -87,7 +87,8 @@ Similar similar(LiveDisk &inside, const Keeping &keeping, Range blocks)
             const std::uint64_t first = div_ceil(at, block_bytes);
             const std::uint64_t last = end == bytes.end ? blocks.end : end / block_bytes;
             if (first < last)
-                return first == blocks.begin ? Similar{true, last - first} : Similar{false, first - blocks.begin};
+                return first == blocks.begin ? Similar{true, last - first}
+                                             : Similar{false, first - blocks.begin};
         }
         at = end;
     }
@@ -108,7 +109,8 @@ void add_part(std::vector<Range> &parts, Range blocks, Range bytes)
 
 std::shared_ptr<FrozenDisk> FrozenDisks::freeze(FreezeRequest request)
 {
-    auto standing = std::make_shared<Standing>(std::move(request.name), std::move(request.on_broken), true_ones_);
+    auto standing = std::make_shared<Standing>(std::move(request.name),
+                                               std::move(request.on_broken), true_ones_);
     auto keeping = std::make_shared<Keeping>(standing, request.size, std::move(request.scratch),
                                              std::move(request.needed));
     auto disk = std::make_shared<FrozenDisk>(standing, request.size, live_, keepings_);
@@ -174,7 +176,8 @@ std::uint64_t FrozenDisks::first_needed(Range blocks) const
 
 // Where it ends: of a long change where there is enough for one part, at a place where no cluster
 // is cut in two.
-std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts parts, Clock::time_point until)
+std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts parts,
+                                        Clock::time_point until)
 {
     const std::shared_ptr<const Keepings> keepings = keepings_.take();
     std::uint64_t copied = 0;  // blocks
@@ -184,7 +187,8 @@ std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts pa
             blocks.begin += need.blocks;
             continue;
         }
-        if (parts == Parts::first && copied >= copy_blocks_max && is_aligned(blocks.begin, copy_blocks_max))
+        if (parts == Parts::first && copied >= copy_blocks_max &&
+            is_aligned(blocks.begin, copy_blocks_max))
             return blocks.begin;
         if (Clock::now() >= until) {
             give_up(blocks, too_slow);
@@ -205,7 +209,8 @@ std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts pa
 }
 
 // Keeps the first of these blocks for the one who needs them; how many. None: he is broken.
-std::uint64_t FrozenDisks::keep_some(LiveDisk &inside, Keeping &keeping, Range blocks, std::uint64_t &copied)
+std::uint64_t FrozenDisks::keep_some(LiveDisk &inside, Keeping &keeping, Range blocks,
+                                     std::uint64_t &copied)
 {
     keeping.kept.reserve(blocks);
     const Similar here = similar(inside, keeping, blocks);
@@ -221,7 +226,8 @@ std::uint64_t FrozenDisks::keep_some(LiveDisk &inside, Keeping &keeping, Range b
 
 std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks)
 {
-    const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[keeping.bytes_of(blocks).length()]);
+    const std::unique_ptr<std::uint8_t[]> buffer(
+        new std::uint8_t[keeping.bytes_of(blocks).length()]);
     for (;; blocks.end = blocks.begin + blocks.length() / 2) {
         const Range bytes = keeping.bytes_of(blocks);
         const MutableBytes copied(buffer.get(), bytes.length());
@@ -230,10 +236,12 @@ std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks
             continue;  // less and less, to the one block
         if (!read) {
             note_unreadable(keeping, blocks, read.error());
-        } else if (const Result<void> written = keeping.scratch->write(bytes.begin, copied); written) {
+        } else if (const Result<void> written = keeping.scratch->write(bytes.begin, copied);
+                   written) {
             keeping.kept.mark(blocks, Kept::data);
         } else {
-            keeping.standing->give_up("what is overwritten could not be kept: ", written.error().what);
+            keeping.standing->give_up("what is overwritten could not be kept: ",
+                                      written.error().what);
             return 0;
         }
         return blocks.length();
@@ -243,8 +251,8 @@ std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks
 // It is said once: there may be very many.
 void FrozenDisks::note_unreadable(Keeping &keeping, Range blocks, const Error &cause)
 {
-    const std::string said = "backup " + quote(keeping.standing->name()) + " cannot show what was at " +
-                             hex(blocks.begin * block_bytes) +
+    const std::string said = "backup " + quote(keeping.standing->name()) +
+                             " cannot show what was at " + hex(blocks.begin * block_bytes) +
                              ": it is overwritten, and could not be read before: " + cause.what;
     if (keeping.said_unreadable.exchange(true))
         log_debug(said);
@@ -294,7 +302,8 @@ try {
 }
 
 // What reads as zeros is kept as that: so it does not matter what it reads as when it is trimmed.
-void FrozenDisks::trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std::vector<Range> &parts)
+void FrozenDisks::trim_claimed(LiveDisk &inside, Range blocks, Range bytes,
+                               std::vector<Range> &parts)
 {
     const std::shared_ptr<const Keepings> keepings = keepings_.take();
     while (!blocks.empty() && parts.size() < trim_parts_max) {

@@ -29,8 +29,8 @@
 namespace qcow2 {
 
 struct FreezeRequest {
-    std::string name;         // of the backup, for messages
-    std::uint64_t size = 0;   // of the disk, bytes
+    std::string name;        // of the backup, for messages
+    std::uint64_t size = 0;  // of the disk, bytes
     std::unique_ptr<Scratch> scratch;
     std::shared_ptr<const Needed> needed;  // nullptr: all
     Standing::Listener on_broken;          // may be empty
@@ -94,7 +94,8 @@ private:
     std::uint64_t first_needed(Range blocks) const;
     std::uint64_t keep_claimed(LiveDisk &inside, Range blocks, Parts parts,
                                std::chrono::steady_clock::time_point until);
-    std::uint64_t keep_some(LiveDisk &inside, Keeping &keeping, Range blocks, std::uint64_t &copied);
+    std::uint64_t keep_some(LiveDisk &inside, Keeping &keeping, Range blocks,
+                            std::uint64_t &copied);
     std::uint64_t copy(LiveDisk &inside, Keeping &keeping, Range blocks);
     static void note_unreadable(Keeping &keeping, Range blocks, const Error &cause);
     void trim_claimed(LiveDisk &inside, Range blocks, Range bytes, std::vector<Range> &parts);

@@ -28,10 +28,14 @@ namespace qcow2 {
 
 // What has been kept for one frozen disk.
 struct Keeping {
-    Keeping(std::shared_ptr<Standing> standing, std::uint64_t size, std::unique_ptr<Scratch> scratch,
-            std::shared_ptr<const Needed> needed)
-        : standing(std::move(standing)), size(size), scratch(std::move(scratch)), needed(std::move(needed)),
-          kept(div_ceil(size, block_bytes)), given_back(div_ceil(size, block_bytes))
+    Keeping(std::shared_ptr<Standing> standing, std::uint64_t size,
+            std::unique_ptr<Scratch> scratch, std::shared_ptr<const Needed> needed)
+        : standing(std::move(standing)),
+          size(size),
+          scratch(std::move(scratch)),
+          needed(std::move(needed)),
+          kept(div_ceil(size, block_bytes)),
+          given_back(div_ceil(size, block_bytes))
     {
     }
 

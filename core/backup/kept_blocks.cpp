@@ -24,7 +24,10 @@ std::uint64_t places(std::uint64_t begin, std::uint64_t end)
 
 }  // namespace
 
-KeptBlocks::KeptBlocks(std::uint64_t blocks) : blocks_(blocks), branches_(div_ceil(blocks, branch_blocks)) {}
+KeptBlocks::KeptBlocks(std::uint64_t blocks)
+    : blocks_(blocks), branches_(div_ceil(blocks, branch_blocks))
+{
+}
 
 KeptBlocks::Leaf *KeptBlocks::leaf_of(const Branch &branch, std::uint64_t block)
 {
@@ -41,7 +44,8 @@ std::uint64_t KeptBlocks::alike_until(Kept kept, Range blocks) const
         if (!leaf) {
             if (kept != Kept::no)
                 return at;
-            at = align_down(at, branch ? leaf_blocks : branch_blocks) + (branch ? leaf_blocks : branch_blocks);
+            at = align_down(at, branch ? leaf_blocks : branch_blocks) +
+                 (branch ? leaf_blocks : branch_blocks);
             continue;
         }
         const std::uint64_t first = align_down(at, word_blocks);

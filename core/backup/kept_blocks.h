@@ -23,8 +23,8 @@ namespace qcow2 {
 
 enum class Kept : unsigned {
     no = 0,
-    data = 1,   // in the scratch
-    zeros = 2,  // nothing of it is in the scratch
+    data = 1,        // in the scratch
+    zeros = 2,       // nothing of it is in the scratch
     unreadable = 3,  // it could not be read when it was overwritten
 };
 
@@ -56,7 +56,10 @@ private:
     using Leaf = std::array<std::atomic<std::uint64_t>, leaf_words>;
     using Branch = Slots<Leaf, branch_leaves>;
 
-    const Branch *branch_of(std::uint64_t block) const { return branches_.find(block / branch_blocks); }
+    const Branch *branch_of(std::uint64_t block) const
+    {
+        return branches_.find(block / branch_blocks);
+    }
     static Leaf *leaf_of(const Branch &branch, std::uint64_t block);
     std::uint64_t alike_until(Kept kept, Range blocks) const;
 

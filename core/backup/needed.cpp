@@ -13,7 +13,8 @@ namespace {
 std::uint64_t next_needed(const NeededAroundBits::Bits &bits, Range units)
 {
     constexpr std::uint64_t unit = NeededAroundBits::unit_bytes;
-    const std::uint64_t bit = bits.next(std::min(units.begin * unit / bits.granularity, bits.count), true);
+    const std::uint64_t bit =
+        bits.next(std::min(units.begin * unit / bits.granularity, bits.count), true);
     if (bit == bits.count)
         return units.end;
     return std::clamp(bit * bits.granularity / unit, units.begin, units.end);

@@ -41,13 +41,16 @@ void fill_words(std::uint64_t offset, MutableBytes bytes, Word word)
 // The bytes from this offset on of what is shorter than its clusters.
 void copy_padded(Bytes from, std::uint64_t offset, MutableBytes bytes)
 {
-    const std::uint64_t there = offset < from.size() ? std::min<std::uint64_t>(bytes.size(), from.size() - offset) : 0;
-    std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(there == 0 ? 0 : offset), there, bytes.begin());
+    const std::uint64_t there =
+        offset < from.size() ? std::min<std::uint64_t>(bytes.size(), from.size() - offset) : 0;
+    std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(there == 0 ? 0 : offset), there,
+                bytes.begin());
     std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(there), bytes.end(), std::uint8_t(0));
 }
 
 // The bytes from this offset on of the bitmap as it stands in a file.
-void fill_bits(const BackupBitmap &bitmap, std::uint64_t bits, std::uint64_t offset, MutableBytes bytes)
+void fill_bits(const BackupBitmap &bitmap, std::uint64_t bits, std::uint64_t offset,
+               MutableBytes bytes)
 {
     std::fill(bytes.begin(), bytes.end(), std::uint8_t(0));
     const std::uint64_t first = offset * 8, end = std::min(first + bytes.size() * 8, bits);
@@ -86,7 +89,8 @@ Result<std::unique_ptr<Qcow2File>> Qcow2File::make(BackupSource &source, const W
                                         quote(wish.backing_file) + " has " +
                                         std::to_string(wish.backing_file.size()));
     // QEMU knows no bitmap of a disk of no bytes.
-    const std::vector<BackupBitmap> bitmaps = disk_size == 0 ? std::vector<BackupBitmap>() : source.bitmaps();
+    const std::vector<BackupBitmap> bitmaps =
+        disk_size == 0 ? std::vector<BackupBitmap>() : source.bitmaps();
     std::unique_ptr<Qcow2File> file(new Qcow2File(disk_size));
     TRY(file->find_clusters(source, wish));
     TRY(file->find_pieces(bitmaps));
@@ -143,7 +147,8 @@ Result<void> Qcow2File::find_clusters(BackupSource &source, Range bytes, Kind ze
 Result<void> Qcow2File::find_pieces(const std::vector<BackupBitmap> &bitmaps)
 {
     for (const BackupBitmap &bitmap : bitmaps) {
-        TRY(check_bitmap_limits(disk_size_, bitmap.granularity_bits, geometry).in("bitmap " + quote(bitmap.name)));
+        TRY(check_bitmap_limits(disk_size_, bitmap.granularity_bits, geometry)
+                .in("bitmap " + quote(bitmap.name)));
         const BitmapSize size = BitmapSize::of(disk_size_, bitmap.granularity_bits, geometry);
         Pieces pieces;
         for (std::uint64_t set = bitmap.next(0, true); set < size.bits;) {
@@ -219,13 +224,15 @@ Result<void> Qcow2File::make_header(const std::vector<BackupBitmap> &bitmaps, co
             entries.push_back(std::move(entry));
         }
         directory_bytes_ = encode_bitmap_directory(entries);
-        area.extensions.push_back(encode_bitmaps_extension(
-            {static_cast<std::uint32_t>(entries.size()), directory_bytes_.size(), offset_of(parts_[directory])}));
+        area.extensions.push_back(
+            encode_bitmaps_extension({static_cast<std::uint32_t>(entries.size()),
+                                      directory_bytes_.size(), offset_of(parts_[directory])}));
         header_.autoclear_features = autoclear::bitmaps;
     }
     if (!wish.backing_file.empty()) {
         const std::string &format = wish.backing_format;
-        area.extensions.push_back({ExtensionType::backing_format, Buffer(format.begin(), format.end())});
+        area.extensions.push_back(
+            {ExtensionType::backing_format, Buffer(format.begin(), format.end())});
         area.backing_file_name = wish.backing_file;
     }
     area.header = header_;
@@ -238,12 +245,15 @@ Result<void> Qcow2File::make_header(const std::vector<BackupBitmap> &bitmaps, co
 Result<void> Qcow2File::read(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const
 {
     if (!fits(offset, bytes.size(), size_))
-        return Error(Errc::invalid, "the request ends at " + hex(offset + bytes.size()) + ", the file at " + hex(size_));
+        return Error(Errc::invalid, "the request ends at " + hex(offset + bytes.size()) +
+                                        ", the file at " + hex(size_));
     for (std::size_t i = 0; i < parts_.size(); ++i) {
         const std::uint64_t begin = parts_[i].first * cluster_size;
-        const Range there = intersection(Range::of(offset, bytes.size()), {begin, parts_[i].end() * cluster_size});
+        const Range there =
+            intersection(Range::of(offset, bytes.size()), {begin, parts_[i].end() * cluster_size});
         if (!there.empty())
-            TRY(read_part(source, i, there.begin - begin, sub(bytes, there.begin - offset, there.length())));
+            TRY(read_part(source, i, there.begin - begin,
+                          sub(bytes, there.begin - offset, there.length())));
     }
     return {};
 }
@@ -259,7 +269,8 @@ Result<void> Qcow2File::read_part(BackupSource &source, std::size_t part, std::u
     case directory: copy_padded(directory_bytes_, offset, bytes); break;
     case refcount_table:
         fill_words(offset, bytes, [&](std::uint64_t i) {
-            return i < parts_[refcount_blocks].count ? offset_of(parts_[refcount_blocks], i).value : 0;
+            return i < parts_[refcount_blocks].count ? offset_of(parts_[refcount_blocks], i).value
+                                                     : 0;
         });
         break;
     case refcount_blocks:  // two bytes for each cluster of the file, 0 and 1
@@ -269,7 +280,8 @@ Result<void> Qcow2File::read_part(BackupSource &source, std::size_t part, std::u
     case l1:
         fill_words(offset, bytes, [&](std::uint64_t i) {
             const bool there = i < clusters_.pages() && clusters_.is_used(i);
-            return there ? L1Entry::of(offset_of(parts_[l2], clusters_.used_before(i)), true).raw() : 0;
+            return there ? L1Entry::of(offset_of(parts_[l2], clusters_.used_before(i)), true).raw()
+                         : 0;
         });
         break;
     case l2: read_l2(offset, bytes); break;
@@ -288,7 +300,8 @@ void Qcow2File::read_l2(std::uint64_t offset, MutableBytes bytes) const
     std::uint64_t page = ~std::uint64_t(0), before = 0;  // of the entry that comes next
     fill_words(offset, bytes, [&](std::uint64_t i) -> std::uint64_t {
         const std::uint64_t table = clusters_.used_page(i / clusters_.page_clusters());
-        const std::uint64_t cluster = table * clusters_.page_clusters() + i % clusters_.page_clusters();
+        const std::uint64_t cluster =
+            table * clusters_.page_clusters() + i % clusters_.page_clusters();
         if (cluster >= geometry.clusters_for(disk_size_))
             return 0;
         if (std::exchange(page, table) != table)
@@ -302,18 +315,22 @@ void Qcow2File::read_l2(std::uint64_t offset, MutableBytes bytes) const
     });
 }
 
-void Qcow2File::read_bitmap_table(std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const
+void Qcow2File::read_bitmap_table(std::size_t bitmap, std::uint64_t offset,
+                                  MutableBytes bytes) const
 {
     const Pieces &pieces = pieces_[bitmap];
     fill_words(offset, bytes, [&](std::uint64_t i) -> std::uint64_t {
         const auto found = std::ranges::lower_bound(pieces, i);
         if (found == pieces.end() || *found != i)
             return 0;
-        return offset_of(parts_[first_bitmap + 2 * bitmap + 1], std::uint64_t(found - pieces.begin())).value;
+        return offset_of(parts_[first_bitmap + 2 * bitmap + 1],
+                         std::uint64_t(found - pieces.begin()))
+            .value;
     });
 }
 
-void Qcow2File::read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const
+void Qcow2File::read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset,
+                          MutableBytes bytes) const
 {
     const BackupBitmap &from = source.bitmaps()[bitmap];
     const std::uint64_t bits = BitmapSize::of(disk_size_, from.granularity_bits, geometry).bits;
@@ -328,13 +345,15 @@ void Qcow2File::read_bits(BackupSource &source, std::size_t bitmap, std::uint64_
 }
 
 // What lies side by side on the disk is read in one piece.
-Result<void> Qcow2File::read_data(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const
+Result<void> Qcow2File::read_data(BackupSource &source, std::uint64_t offset,
+                                  MutableBytes bytes) const
 {
     while (!bytes.empty()) {
         const std::uint64_t first = clusters_.data_cluster(offset / cluster_size);
         const std::uint64_t begin = first * cluster_size + offset % cluster_size;
         std::uint64_t end = (first + 1) * cluster_size;
-        while (end - begin < bytes.size() && end < disk_size_ && clusters_.kind(end / cluster_size) == Kind::data)
+        while (end - begin < bytes.size() && end < disk_size_ &&
+               clusters_.kind(end / cluster_size) == Kind::data)
             end += cluster_size;
         const std::uint64_t length = std::min<std::uint64_t>(end - begin, bytes.size());
         // The last cluster may reach behind the end of the disk.

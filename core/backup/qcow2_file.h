@@ -81,9 +81,11 @@ private:
     Result<void> make_header(const std::vector<BackupBitmap> &bitmaps, const Wish &wish);
     HostOffset offset_of(const Part &part, std::uint64_t n = 0) const;
 
-    Result<void> read_part(BackupSource &source, std::size_t part, std::uint64_t offset, MutableBytes bytes) const;
+    Result<void> read_part(BackupSource &source, std::size_t part, std::uint64_t offset,
+                           MutableBytes bytes) const;
     void read_bitmap_table(std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const;
-    void read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset, MutableBytes bytes) const;
+    void read_bits(BackupSource &source, std::size_t bitmap, std::uint64_t offset,
+                   MutableBytes bytes) const;
     void read_l2(std::uint64_t offset, MutableBytes bytes) const;
     Result<void> read_data(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const;
 
@@ -93,8 +95,8 @@ private:
     std::uint64_t size_ = 0;
     std::vector<Part> parts_;
     std::vector<Pieces> pieces_;  // of each bitmap
-    Buffer header_bytes_;     // cluster 0
-    Buffer directory_bytes_;  // without padding
+    Buffer header_bytes_;         // cluster 0
+    Buffer directory_bytes_;      // without padding
 };
 
 }  // namespace qcow2

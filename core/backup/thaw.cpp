@@ -47,17 +47,19 @@ Result<void> for_each_kept(const Keeping &keeping, Visit visit)
 
 // And for those of them on which an older one relies, or nobody does.
 template <class Visit>
-Result<void> for_each_relied_on(const Keepings &keepings, std::size_t number, bool relied_on, Visit visit)
+Result<void> for_each_relied_on(const Keepings &keepings, std::size_t number, bool relied_on,
+                                Visit visit)
 {
-    return for_each_kept(*keepings.newest_first()[number], [&](Kept kept, Range blocks) -> Result<void> {
-        while (!blocks.empty()) {
-            const Keepings::Reliance here = keepings.reliance(number, blocks);
-            if (here.relied_on == relied_on)
-                TRY(visit(kept, Range::of(blocks.begin, here.blocks)));
-            blocks.begin += here.blocks;
-        }
-        return {};
-    });
+    return for_each_kept(*keepings.newest_first()[number],
+                         [&](Kept kept, Range blocks) -> Result<void> {
+                             while (!blocks.empty()) {
+                                 const Keepings::Reliance here = keepings.reliance(number, blocks);
+                                 if (here.relied_on == relied_on)
+                                     TRY(visit(kept, Range::of(blocks.begin, here.blocks)));
+                                 blocks.begin += here.blocks;
+                             }
+                             return {};
+                         });
 }
 
 void give_back_data(Keeping &keeping, Range blocks)
@@ -91,8 +93,9 @@ void give_back(const Keepings &keepings)
 std::optional<std::size_t> to_fold(const Keepings &keepings)
 {
     const Keepings::List &list = keepings.newest_first();
-    if (std::count_if(list.begin(), list.end(), [](const auto &keeping) { return keeping->quiet; }) <=
-        static_cast<std::ptrdiff_t>(quiet_max))
+    if (std::count_if(list.begin(), list.end(), [](const auto &keeping) {
+            return keeping->quiet;
+        }) <= static_cast<std::ptrdiff_t>(quiet_max))
         return std::nullopt;
     for (std::size_t number = 0; number + 1 < list.size(); ++number)
         if (list[number]->quiet && list[number + 1]->quiet)
@@ -109,7 +112,9 @@ Result<void> fold(const Keepings &keepings, std::size_t number)
     Buffer buffer;
     return for_each_relied_on(keepings, number, true, [&](Kept kept, Range blocks) -> Result<void> {
         while (!blocks.empty()) {
-            const Range here{blocks.begin, std::min(blocks.end, blocks.begin + FrozenDisks::copy_bytes_max / block_bytes)};
+            const Range here{
+                blocks.begin,
+                std::min(blocks.end, blocks.begin + FrozenDisks::copy_bytes_max / block_bytes)};
             to.kept.reserve(here);
             if (kept == Kept::data) {
                 const Range bytes = to.bytes_of(here);
@@ -189,7 +194,8 @@ try {
     while (const auto number = to_fold(*keepings)) {
         const Result<void> folded = fold(*keepings, *number);
         if (!folded) {
-            log_debug("what ended backups have kept for older ones stays in several files: " + folded.error().what);
+            log_debug("what ended backups have kept for older ones stays in several files: " +
+                      folded.error().what);
             break;
         }
         put([gone = keepings->newest_first()[*number]](const Keepings &now) {

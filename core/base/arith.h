@@ -13,10 +13,7 @@
 
 namespace qcow2 {
 
-constexpr std::uint64_t div_ceil(std::uint64_t n, std::uint64_t d)
-{
-    return n / d + (n % d != 0);
-}
+constexpr std::uint64_t div_ceil(std::uint64_t n, std::uint64_t d) { return n / d + (n % d != 0); }
 
 constexpr std::uint64_t align_down(std::uint64_t n, std::uint64_t power_of_two)
 {

@@ -129,7 +129,8 @@ void BitVector::load(std::uint64_t offset, Bytes bytes)
     if (bytes.empty())
         return;
     INVARIANT(fits(offset, bytes.size(), div_ceil(size_, 8)));
-    std::memcpy(reinterpret_cast<std::uint8_t *>(words_.data()) + offset, bytes.data(), bytes.size());
+    std::memcpy(reinterpret_cast<std::uint8_t *>(words_.data()) + offset, bytes.data(),
+                bytes.size());
     clear_tail();
 }
 

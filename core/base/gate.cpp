@@ -70,9 +70,8 @@ unsigned Gate::enter()
             if (!closed_.load())
                 continue;
             ++kept_waiting_;
-            changed_.wait(mutex_, [this, opening = openings_]() NO_THREAD_SAFETY_ANALYSIS {
-                return openings_ != opening;
-            });
+            changed_.wait(mutex_, [this, opening = openings_]()
+                                      NO_THREAD_SAFETY_ANALYSIS { return openings_ != opening; });
             // Still the ticket of our opening: a later one comes when we have left.
             return let_in_;
         }

@@ -51,7 +51,10 @@ private:
     struct alignas(lane_bytes) Lane {
         std::atomic<std::uint64_t> inside[2] = {0, 0};
     };
-    std::atomic<std::uint64_t> &inside(unsigned ticket) { return lanes_[ticket / 2].inside[ticket % 2]; }
+    std::atomic<std::uint64_t> &inside(unsigned ticket)
+    {
+        return lanes_[ticket / 2].inside[ticket % 2];
+    }
     bool empty(unsigned generation) const;
     void drain_locked() REQUIRES(mutex_);
 

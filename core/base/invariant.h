@@ -11,11 +11,11 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define INVARIANT(condition)                                                 \
-    do {                                                                     \
-        if (__builtin_expect(!(condition), 0)) {                             \
-            std::fprintf(stderr, "qcow2bitmap: %s:%d: invariant broken: %s\n", \
-                         __FILE__, __LINE__, #condition);                    \
-            std::abort();                                                    \
-        }                                                                    \
+#define INVARIANT(condition)                                                                       \
+    do {                                                                                           \
+        if (__builtin_expect(!(condition), 0)) {                                                   \
+            std::fprintf(stderr, "qcow2bitmap: %s:%d: invariant broken: %s\n", __FILE__, __LINE__, \
+                         #condition);                                                              \
+            std::abort();                                                                          \
+        }                                                                                          \
     } while (0)

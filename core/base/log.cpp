@@ -21,6 +21,7 @@ bool is_visible(char32_t c)
     struct Characters {
         char32_t first, last;
     };
+    // clang-format off
     constexpr Characters invisible[] = {
         {0, 0x1f},          {0x7f, 0x9f},     {0x61c, 0x61c},
         {0x200b, 0x200f},  // no width, directions
@@ -28,9 +29,9 @@ bool is_visible(char32_t c)
         {0x2060, 0x206f},   {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
         {0xe0000, 0xe0fff},  // tags
     };
-    return std::ranges::none_of(invisible, [&](const Characters &range) {
-        return range.first <= c && c <= range.last;
-    });
+    // clang-format on
+    return std::ranges::none_of(
+        invisible, [&](const Characters &range) { return range.first <= c && c <= range.last; });
 }
 
 // What cannot be seen as \xNN; these (ASCII) with a backslash before them.

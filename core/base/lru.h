@@ -132,8 +132,8 @@ private:
         bool operator()(const LruItem &item, std::uint64_t key) const { return key == item.key_; }
     };
     using List = boost::intrusive::list<
-        LruItem, boost::intrusive::member_hook<LruItem, decltype(LruItem::in_list_),
-                                               &LruItem::in_list_>>;
+        LruItem,
+        boost::intrusive::member_hook<LruItem, decltype(LruItem::in_list_), &LruItem::in_list_>>;
     using Set = boost::intrusive::unordered_set<
         LruItem,
         boost::intrusive::member_hook<LruItem, decltype(LruItem::in_set_), &LruItem::in_set_>,

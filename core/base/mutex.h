@@ -55,10 +55,13 @@ namespace qcow2 {
 //   bitmaps      L6: bits in memory                            no
 //   growth       W8: from which end the file has grown         yes
 //   store        the store's own, below everything             yes
+// clang-format off
 enum class Rank {
-    served_image, files, gate, ending, claims, keepings, looking, standing, served, ranges, tables, marks, turn, cycle,
-    readers, mapping, allocator, refcounts, header, decompressed, bitmaps, growth, store,
+    served_image, files, gate, ending, claims, keepings, looking, standing, served, ranges,
+    tables, marks, turn, cycle, readers, mapping, allocator, refcounts, header, decompressed,
+    bitmaps, growth, store,
 };
+// clang-format on
 
 class CAPABILITY("mutex") Mutex {
 public:

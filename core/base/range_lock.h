@@ -34,8 +34,8 @@ public:
     RangeLock &operator=(const RangeLock &) = delete;
 
 private:
-    using Hook = boost::intrusive::list_base_hook<
-        boost::intrusive::link_mode<boost::intrusive::safe_link>>;
+    using Hook =
+        boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::safe_link>>;
 
     struct Node : Hook {
         explicit Node(Range range) : range(range) {}

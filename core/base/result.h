@@ -30,8 +30,8 @@ enum class Errc {
     busy,         // somebody else holds it
     not_found,
     exists,
-    invalid,      // a parameter or a request is wrong
-    shut_down,    // the server is about to end, and serves nothing any more
+    invalid,    // a parameter or a request is wrong
+    shut_down,  // the server is about to end, and serves nothing any more
 };
 
 // The word for a code, as it stands in the enumeration.
@@ -113,10 +113,10 @@ private:
 }  // namespace qcow2
 
 // The value of a Result, or leave the function with its error. (An argument of `new` leaks it so.)
-#define TRY(expression)                                  \
-    __extension__({                                      \
-        auto try_result_ = (expression);                 \
-        if (!try_result_)                                \
-            return std::move(try_result_).error();       \
-        std::move(try_result_).value();                  \
+#define TRY(expression)                            \
+    __extension__({                                \
+        auto try_result_ = (expression);           \
+        if (!try_result_)                          \
+            return std::move(try_result_).error(); \
+        std::move(try_result_).value();            \
     })

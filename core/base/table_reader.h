@@ -31,8 +31,8 @@ struct TableBuffer {
 // Calls visit(begin, piece) for each piece of so many bytes that is not all zeros.
 // begin: bytes from the offset. Pieces are whole granules, which the length is, too.
 template <class Visit>
-Result<void> for_each_table_piece(ByteStore &store, TableBuffer &buffer, std::uint64_t offset, std::uint64_t length,
-                            std::uint64_t granule, Visit visit)
+Result<void> for_each_table_piece(ByteStore &store, TableBuffer &buffer, std::uint64_t offset,
+                                  std::uint64_t length, std::uint64_t granule, Visit visit)
 {
     constexpr std::uint64_t piece_bytes = 64 << 10;
     INVARIANT(length % granule == 0 && piece_bytes % granule == 0);
@@ -67,7 +67,7 @@ Result<void> for_each_table_piece(ByteStore &store, TableBuffer &buffer, std::ui
 // Entries have one word, or two (extended L2); without a second one it is 0.
 template <class Visit>
 Result<void> for_each_entry(ByteStore &store, TableBuffer &buffer, std::uint64_t offset,
-                           std::uint64_t entries, std::size_t entry_bytes, Visit visit)
+                            std::uint64_t entries, std::size_t entry_bytes, Visit visit)
 {
     const auto visit_piece = [&](std::uint64_t begin, Bytes piece) -> Result<void> {
         const std::uint64_t n = piece.size();
@@ -84,7 +84,8 @@ Result<void> for_each_entry(ByteStore &store, TableBuffer &buffer, std::uint64_t
         }
         return {};
     };
-    return for_each_table_piece(store, buffer, offset, entries * entry_bytes, entry_bytes, visit_piece);
+    return for_each_table_piece(store, buffer, offset, entries * entry_bytes, entry_bytes,
+                                visit_piece);
 }
 
 }  // namespace qcow2

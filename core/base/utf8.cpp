@@ -11,7 +11,11 @@ std::size_t utf8_length(std::string_view text)
     const unsigned char first = byte(0);
     if (first < 0x80)
         return 1;
-    const std::size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    const std::size_t length = first < 0xc2   ? 0
+                               : first < 0xe0 ? 2
+                               : first < 0xf0 ? 3
+                               : first < 0xf5 ? 4
+                                              : 0;
     if (length == 0 || text.size() < length)
         return 0;
     // The second byte also keeps out overlong forms, surrogates, and what lies

@@ -23,11 +23,12 @@
 // bits, a flush, then the entry of the table, then a barrier for that. Where there is no room
 // for a cluster the entry alone says that all of it is dirty (B7).
 //
-// Taking bits out (arming_cooling.cpp) needs no barrier: if the write is lost the file says too much, as it
-// did before. But a change may come at that very moment and rely on the bits. It sets precise
-// and then looks at durable; who cools takes durable away and then looks at precise; so one of
-// them sees the other. Cooling does a few pages a turn, and then lets a waiting batch go
-// first: a mutex is not fair, and what waits there is a guest's write.
+// Taking bits out (arming_cooling.cpp) needs no barrier: if the write is lost the file says
+// too much, as it did before. But a change may come at that very moment and rely on the
+// bits. It sets precise and then looks at durable; who cools takes durable away and then
+// looks at precise; so one of them sees the other. Cooling does a few pages a turn, and
+// then lets a waiting batch go first: a mutex is not fair, and what waits there is a
+// guest's write.
 //
 // How much may be extra is bounded for each bitmap. Whoever arms keeps the bound, after his
 // barrier, when those who shared it have gone on: he takes out as little as is enough, first
@@ -60,10 +61,14 @@ std::uint64_t region_bits(std::uint64_t granularity, std::uint64_t region_bytes)
 
 EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirectoryEntry &entry,
                              std::uint64_t region_bytes)
-    : index(index), name(entry.name), granularity(entry.granularity()), stored(image, entry),
-      bits(stored.size().bits, region_bits(granularity, region_bytes),
-           [this](std::uint64_t page, MutableBytes bytes) { return stored.load(page, bytes); },
-           [this](std::uint64_t page) { return stored.next_stored(page); })
+    : index(index),
+      name(entry.name),
+      granularity(entry.granularity()),
+      stored(image, entry),
+      bits(
+          stored.size().bits, region_bits(granularity, region_bytes),
+          [this](std::uint64_t page, MutableBytes bytes) { return stored.load(page, bytes); },
+          [this](std::uint64_t page) { return stored.next_stored(page); })
 {
 }
 
@@ -132,7 +137,8 @@ Result<bool> Arming::run(Batch &batch)
         if (!write.bitmap->lost)
             write.bitmap->bits.durable(write.image);
     log_armed(images, batch.ranges.size(), barriers_ - barriers_before,
-              std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun));
+              std::chrono::duration_cast<std::chrono::microseconds>(
+                  std::chrono::steady_clock::now() - begun));
     {
         Locked lock(queue_);
         finish(batch, true);
@@ -179,7 +185,8 @@ Result<bool> Arming::write_durably(std::vector<Write> &images, bool may_give_up)
     return true;
 }
 
-Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes, bool may_give_up)
+Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes,
+                           bool may_give_up)
 {
     for (Write &write : images) {
         if (write.bitmap->lost)
@@ -212,8 +219,9 @@ Result<void> Arming::make_last_clusters()
     for (const auto &bitmap : bitmaps_) {
         Result<void> made = bitmap->stored.make_last();
         if (!made && made.error().code == Errc::no_space) {
-            without_room.say("bitmap " + quote(bitmap->name) + ": there is no room for its last bits (" +
-                             made.error().what + "); a change of the disk that needs them costs the bitmap, "
+            without_room.say("bitmap " + quote(bitmap->name) +
+                             ": there is no room for its last bits (" + made.error().what +
+                             "); a change of the disk that needs them costs the bitmap, "
                              "until there is room");
             made = {};
         }
@@ -284,7 +292,8 @@ Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_us
     std::vector<SmallWrite> writes;
     std::vector<Write> images;
     for (EnabledBitmap *bitmap : which)
-        for (std::uint64_t page = 0; (page = bitmap->bits.next_loaded(page)) < bitmap->bits.pages() && !bitmap->lost;
+        for (std::uint64_t page = 0;
+             (page = bitmap->bits.next_loaded(page)) < bitmap->bits.pages() && !bitmap->lost;
              ++page)
             if (auto image = bitmap->bits.settle(page))
                 images.push_back({bitmap, std::move(*image)});
@@ -318,12 +327,13 @@ void Arming::log_armed(const std::vector<Write> &images, std::size_t waits, std:
     for (const Write &write : images) {
         const std::uint64_t page_bytes = DirtyBits::page_bits * write.bitmap->granularity;
         log_detail("bitmap " + quote(write.bitmap->name) + ": armed in " +
-                   std::to_string(std::popcount(write.image.sectors)) + " sectors of the page for " +
-                   hex(write.image.page * page_bytes) + " to " + hex((write.image.page + 1) * page_bytes));
+                   std::to_string(std::popcount(write.image.sectors)) +
+                   " sectors of the page for " + hex(write.image.page * page_bytes) + " to " +
+                   hex((write.image.page + 1) * page_bytes));
     }
-    log_detail("bitmaps: " + std::to_string(waits) + " changes waited " + std::to_string(took.count()) +
-               " us for " + std::to_string(barriers) + " barriers; armed and not changed: " +
-               std::to_string(extra_bytes()) + " bytes");
+    log_detail("bitmaps: " + std::to_string(waits) + " changes waited " +
+               std::to_string(took.count()) + " us for " + std::to_string(barriers) +
+               " barriers; armed and not changed: " + std::to_string(extra_bytes()) + " bytes");
 }
 
 void Arming::log_figures()

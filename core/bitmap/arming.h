@@ -65,7 +65,10 @@ public:
 
     // The bitmaps must outlive it. extra_bytes_max: of the disk, for each bitmap.
     Arming(Image &image, Bitmaps &bitmaps, std::uint64_t extra_bytes_max, GiveUp give_up)
-        : image_(image), bitmaps_(bitmaps), extra_bytes_max_(extra_bytes_max), give_up_(std::move(give_up))
+        : image_(image),
+          bitmaps_(bitmaps),
+          extra_bytes_max_(extra_bytes_max),
+          give_up_(std::move(give_up))
     {
     }
 
@@ -105,16 +108,18 @@ private:
     void log_figures() REQUIRES(turn_);
     void gather(const Batch &batch, std::vector<Write> &images) REQUIRES(turn_);
     Result<bool> write_durably(std::vector<Write> &images, bool may_give_up) REQUIRES(turn_);
-    Result<bool> place(std::vector<Write> &images, std::vector<SmallWrite> &writes, bool may_give_up)
-        REQUIRES(turn_);
+    Result<bool> place(std::vector<Write> &images, std::vector<SmallWrite> &writes,
+                       bool may_give_up) REQUIRES(turn_);
     Result<void> give_up(EnabledBitmap &bitmap) REQUIRES(turn_);
-    Result<void> place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use) REQUIRES(turn_);
+    Result<void> place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use)
+        REQUIRES(turn_);
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);
     Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);
     void let_others_arm() EXCLUDES(turn_, queue_);
     Result<bool> cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool all) REQUIRES(turn_);
-    Result<void> keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed) REQUIRES(turn_);
+    Result<void> keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)
+        REQUIRES(turn_);
     Result<void> keep_bounds(const std::vector<Write> &just_armed) REQUIRES(turn_);
 
     Image &image_;

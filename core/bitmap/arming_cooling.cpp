@@ -74,10 +74,12 @@ Result<bool> Arming::cool(Cooling &cooling)
 // (It would be right all the same: its bits are precise.)
 Result<void> Arming::keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)
 {
-    const std::uint64_t bits_max = std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap.granularity);
+    const std::uint64_t bits_max =
+        std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap.granularity);
     const std::uint64_t pages = bitmap.bits.pages();
     const std::uint64_t spared = std::min(pages, spared_pages_max);
-    for (std::uint64_t n = 0; n < spared + pages && bitmap.bits.extra_bits() > bits_max && !bitmap.lost; ++n) {
+    for (std::uint64_t n = 0;
+         n < spared + pages && bitmap.bits.extra_bits() > bits_max && !bitmap.lost; ++n) {
         const std::uint64_t page = bitmap.next_to_cool++ % pages;
         const bool is_armed = std::ranges::any_of(just_armed, [&](const Write &write) {
             return write.bitmap == &bitmap && write.image.page == page;

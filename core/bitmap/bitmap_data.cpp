@@ -26,9 +26,10 @@ Result<void> for_each_table_entry(Image &image, const BitmapDirectoryEntry &entr
 {
     const std::string where = "bitmap table at " + hex(entry.bitmap_table_offset.value);
     if (entry.bitmap_table_size > limits::bitmap_data_bytes_max >> image.geometry().cluster_bits)
-        return finding(Finding::bitmap_table_size_wrong, where + ": " + std::to_string(entry.bitmap_table_size) +
-                                                             " entries");
-    if (!fits(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8, image.store().size()))
+        return finding(Finding::bitmap_table_size_wrong,
+                       where + ": " + std::to_string(entry.bitmap_table_size) + " entries");
+    if (!fits(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8,
+              image.store().size()))
         return finding(Finding::bitmap_table_past_end, where);
     const auto decode = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto decoded = decode_bitmap_table_entry(raw, image.geometry());
@@ -37,8 +38,8 @@ Result<void> for_each_table_entry(Image &image, const BitmapDirectoryEntry &entr
         return visit(i, *decoded);
     };
     TableBuffer buffer{.where = where};
-    return for_each_entry(image.store(), buffer, entry.bitmap_table_offset.value, entry.bitmap_table_size, 8,
-                          decode);
+    return for_each_entry(image.store(), buffer, entry.bitmap_table_offset.value,
+                          entry.bitmap_table_size, 8, decode);
 }
 
 // Calls function(entry index, bytes) for the data of each table entry, but for those
@@ -52,30 +53,34 @@ Result<void> for_each_piece(Image &image, const BitmapDirectoryEntry &entry, Fun
         return finding(Finding::bitmap_table_size_wrong);
     Buffer piece;
     TableBuffer buffer;
-    return for_each_table_entry(image, entry, [&](std::uint64_t i, BitmapTableEntry e) -> Result<void> {
-        const std::uint64_t begin = i << geometry.cluster_bits;
-        piece.assign(std::min(geometry.cluster_size(), size.data_bytes - begin), e.all_ones ? 0xff : 0);
-        const auto copy = [&](std::uint64_t at, Bytes part) -> Result<void> {
-            std::ranges::copy(part, piece.begin() + static_cast<std::ptrdiff_t>(at));
-            return {};
-        };
-        if (e.has_cluster())
-            TRY(for_each_table_piece(image.store(), buffer, e.data.value, piece.size(), 1, copy)
-                    .in("bitmap data at " + hex(e.data.value)));
-        return function(i, e, MutableBytes(piece));
-    });
+    return for_each_table_entry(
+        image, entry, [&](std::uint64_t i, BitmapTableEntry e) -> Result<void> {
+            const std::uint64_t begin = i << geometry.cluster_bits;
+            piece.assign(std::min(geometry.cluster_size(), size.data_bytes - begin),
+                         e.all_ones ? 0xff : 0);
+            const auto copy = [&](std::uint64_t at, Bytes part) -> Result<void> {
+                std::ranges::copy(part, piece.begin() + static_cast<std::ptrdiff_t>(at));
+                return {};
+            };
+            if (e.has_cluster())
+                TRY(for_each_table_piece(image.store(), buffer, e.data.value, piece.size(), 1, copy)
+                        .in("bitmap data at " + hex(e.data.value)));
+            return function(i, e, MutableBytes(piece));
+        });
 }
 
 }  // namespace
 
-Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image, const BitmapDirectoryEntry &entry)
+Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image,
+                                                        const BitmapDirectoryEntry &entry)
 {
     std::vector<BitmapTableEntry> table;
-    TRY(for_each_table_entry(image, entry, [&](std::uint64_t i, BitmapTableEntry e) -> Result<void> {
-        table.resize(i);
-        table.push_back(e);
-        return {};
-    }));
+    TRY(for_each_table_entry(image, entry,
+                             [&](std::uint64_t i, BitmapTableEntry e) -> Result<void> {
+                                 table.resize(i);
+                                 table.push_back(e);
+                                 return {};
+                             }));
     table.resize(entry.bitmap_table_size);
     return table;
 }
@@ -94,10 +99,11 @@ Result<std::vector<HostRun>> load_bitmap_clusters(Image &image, const BitmapDire
 Result<BitVector> load_bits(Image &image, const BitmapDirectoryEntry &entry)
 {
     BitVector bits(size_of(image, entry).bits);
-    TRY(for_each_piece(image, entry, [&](std::uint64_t i, const auto &, MutableBytes piece) -> Result<void> {
-        bits.load(i << image.geometry().cluster_bits, piece);
-        return {};
-    }));
+    TRY(for_each_piece(image, entry,
+                       [&](std::uint64_t i, const auto &, MutableBytes piece) -> Result<void> {
+                           bits.load(i << image.geometry().cluster_bits, piece);
+                           return {};
+                       }));
     return bits;
 }
 
@@ -107,23 +113,26 @@ Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry, Cluster
     const BitmapSize size = size_of(image, entry);
     if (read && !read->add({geometry.cluster_of(entry.bitmap_table_offset),
                             geometry.clusters_for(std::uint64_t(entry.bitmap_table_size) * 8)}))
-        return finding(Finding::tables_overlap, "bitmap table at " + hex(entry.bitmap_table_offset.value));
+        return finding(Finding::tables_overlap,
+                       "bitmap table at " + hex(entry.bitmap_table_offset.value));
     std::uint64_t bits = 0;
     bool last = false;
-    TRY(for_each_piece(image, entry, [&](std::uint64_t i, const auto &e, MutableBytes piece) -> Result<void> {
-        if (read && e.has_cluster() && !read->add({geometry.cluster_of(e.data), 1}))
-            return finding(Finding::tables_overlap, "bitmap data at " + hex(e.data.value));
-        if ((i << geometry.cluster_bits) + piece.size() == size.data_bytes) {
-            const std::uint64_t in_last_byte = (size.bits - 1) % 8;  // the last bit's number
-            piece.back() &= 0xff >> (7 - in_last_byte);
-            last = piece.back() >> in_last_byte;
-        }
-        for (const std::uint8_t byte : piece)
-            bits += std::popcount(byte);
-        return {};
-    }));
+    TRY(for_each_piece(
+        image, entry, [&](std::uint64_t i, const auto &e, MutableBytes piece) -> Result<void> {
+            if (read && e.has_cluster() && !read->add({geometry.cluster_of(e.data), 1}))
+                return finding(Finding::tables_overlap, "bitmap data at " + hex(e.data.value));
+            if ((i << geometry.cluster_bits) + piece.size() == size.data_bytes) {
+                const std::uint64_t in_last_byte = (size.bits - 1) % 8;  // the last bit's number
+                piece.back() &= 0xff >> (7 - in_last_byte);
+                last = piece.back() >> in_last_byte;
+            }
+            for (const std::uint8_t byte : piece)
+                bits += std::popcount(byte);
+            return {};
+        }));
     // The last granule may reach behind the end.
-    return Dirty{bits, bits * entry.granularity() - (last ? size.bits * entry.granularity() - image.disk_size() : 0)};
+    return Dirty{bits, bits * entry.granularity() -
+                           (last ? size.bits * entry.granularity() - image.disk_size() : 0)};
 }
 
 }  // namespace qcow2

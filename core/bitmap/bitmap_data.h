@@ -24,7 +24,8 @@ BitmapSize size_of(const Image &image, const BitmapDirectoryEntry &entry);
 
 // Checked entry by entry; the finding names the place. Of an inconsistent
 // bitmap the table may have another size than the disk needs.
-Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image, const BitmapDirectoryEntry &entry);
+Result<std::vector<BitmapTableEntry>> load_bitmap_table(Image &image,
+                                                        const BitmapDirectoryEntry &entry);
 // What it names: memory for what is there, and not for the size of the table.
 Result<std::vector<HostRun>> load_bitmap_clusters(Image &image, const BitmapDirectoryEntry &entry);
 
@@ -36,6 +37,7 @@ struct Dirty {
     std::uint64_t bytes = 0;
 };
 // read: clusters of bitmaps that were read before are not read again, but a finding.
-Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry, ClusterSet *read = nullptr);
+Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry,
+                        ClusterSet *read = nullptr);
 
 }  // namespace qcow2

@@ -27,7 +27,8 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
     const bool bit = area.header.autoclear_features & autoclear::bitmaps;
     if (area.header.version < 3) {
         if (extension)
-            directory.stale_ = "the bitmaps of a version 2 image cannot be trusted; they are left alone";
+            directory.stale_ =
+                "the bitmaps of a version 2 image cannot be trusted; they are left alone";
         return directory;
     }
     if (bit && !extension)
@@ -36,8 +37,9 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image)
         return directory;
     if (bit)
         return load(image, *extension);
-    directory.stale_ = "the bitmaps of the image are out of date (autoclear bit 0 is clear: a program "
-                       "that does not know bitmaps has changed the image)";
+    directory.stale_ =
+        "the bitmaps of the image are out of date (autoclear bit 0 is clear: a program "
+        "that does not know bitmaps has changed the image)";
     auto old = load(image, *extension);
     if (old)
         directory.out_of_date_ = OutOfDate{std::move(old->entries), {}};
@@ -54,13 +56,15 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image, const Extension &ext
     const Geometry &geometry = image.geometry();
     const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
     const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
-    if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size, image.store().size()))
+    if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size,
+              image.store().size()))
         return finding(Finding::bitmap_directory_past_end, where);
     Buffer bytes(bitmaps.bitmap_directory_size);
     TRY(image.store().read(bitmaps.bitmap_directory_offset.value, bytes).in(where));
     directory.entries = TRY(decode_bitmap_directory(bytes, bitmaps.nb_bitmaps, geometry).in(where));
     directory.offset_ = bitmaps.bitmap_directory_offset;
-    directory.clusters_ = {geometry.cluster_of(directory.offset_), geometry.clusters_for(bytes.size())};
+    directory.clusters_ = {geometry.cluster_of(directory.offset_),
+                           geometry.clusters_for(bytes.size())};
     for (const BitmapDirectoryEntry &entry : directory.entries)
         if (entry.in_use() && entry.enabled() && !entry.finding && TRY(has_mark(image, entry)))
             directory.given_up_.insert(entry.position);
@@ -73,10 +77,13 @@ Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry 
     const auto size = BitmapSize::of(image.disk_size(), entry.granularity_bits, geometry);
     const std::uint64_t last = entry.bitmap_table_offset.value + (size.table_entries - 1) * 8;
     const bool has_tail = size.bits % (geometry.cluster_size() * 8) != 0;
-    if (!has_tail || entry.bitmap_table_size != size.table_entries || !fits(last, 8, image.store().size()))
+    if (!has_tail || entry.bitmap_table_size != size.table_entries ||
+        !fits(last, 8, image.store().size()))
         return false;
     Buffer word(8);
-    TRY(image.store().read(last, word).in("bitmap table at " + hex(entry.bitmap_table_offset.value)));
+    TRY(image.store()
+            .read(last, word)
+            .in("bitmap table at " + hex(entry.bitmap_table_offset.value)));
     return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 
@@ -99,7 +106,8 @@ BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name)
 
 Result<void> BitmapDirectory::check_up_to_date() const
 {
-    return out_of_date_ ? Error(Errc::busy, stale_ + "; " + std::string(out_of_date_cure)) : Result<void>();
+    return out_of_date_ ? Error(Errc::busy, stale_ + "; " + std::string(out_of_date_cure))
+                        : Result<void>();
 }
 
 Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)

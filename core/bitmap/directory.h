@@ -20,7 +20,8 @@ namespace qcow2 {
 
 // What helps where bitmaps are out of date.
 constexpr std::string_view out_of_date_cure =
-    "bitmap-recover=all-dirty makes them valid again with all bits set, bitmap-remove-all=yes removes them";
+    "bitmap-recover=all-dirty makes them valid again with all bits set, "
+    "bitmap-remove-all=yes removes them";
 
 // "bitmap 'NAME'", for messages.
 std::string words_for_bitmap(std::string_view name);
@@ -58,7 +59,10 @@ public:
     // An entry that is in_use because it was given up for lack of room: its table
     // has the mark (StoredBitmap::mark_given_up()). Whatever it says, all bits set
     // is right, and it needs nobody's word to become so.
-    bool given_up(const BitmapDirectoryEntry &entry) const { return given_up_.contains(entry.position); }
+    bool given_up(const BitmapDirectoryEntry &entry) const
+    {
+        return given_up_.contains(entry.position);
+    }
 
     // nullptr: there is no bitmap of this name. The first of several.
     BitmapDirectoryEntry *find(std::string_view name);

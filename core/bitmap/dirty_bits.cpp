@@ -9,9 +9,14 @@
 
 namespace qcow2 {
 
-DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load, NextStored next_stored)
-    : bits_(bits), region_bits_(region_bits), load_(std::move(load)), next_stored_(std::move(next_stored)),
-      pages_(div_ceil(bits, page_bits)), groups_(div_ceil(pages_, group_pages))
+DirtyBits::DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load,
+                     NextStored next_stored)
+    : bits_(bits),
+      region_bits_(region_bits),
+      load_(std::move(load)),
+      next_stored_(std::move(next_stored)),
+      pages_(div_ceil(bits, page_bits)),
+      groups_(div_ceil(pages_, group_pages))
 {
     INVARIANT(std::has_single_bit(region_bits) && region_bits <= page_bits);
 }
@@ -24,10 +29,12 @@ void DirtyBits::for_each_precise_word(Visit visit) const
         const Page *page = loaded(number);
         for (std::uint64_t i = 0; page && i < page_sectors; ++i)
             if (Sector *sector = page->sector(i))
-                for_each_bit(sector->words_precise.load(std::memory_order_relaxed), [&](std::uint64_t word) {
-                    if (const std::uint64_t bits = sector->precise[word].load(std::memory_order_relaxed))
-                        visit(number * page_words + i * sector_words + word, bits);
-                });
+                for_each_bit(sector->words_precise.load(std::memory_order_relaxed),
+                             [&](std::uint64_t word) {
+                                 if (const std::uint64_t bits =
+                                         sector->precise[word].load(std::memory_order_relaxed))
+                                     visit(number * page_words + i * sector_words + word, bits);
+                             });
     };
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const Group *group = groups_.find(g);
@@ -141,13 +148,15 @@ Result<void> DirtyBits::for_each_not_loaded(Visit visit) const
 
 Result<void> DirtyBits::load_all()
 {
-    return for_each_not_loaded([this](std::uint64_t number, Bytes content) { put_page(number, content); });
+    return for_each_not_loaded(
+        [this](std::uint64_t number, Bytes content) { put_page(number, content); });
 }
 
 Result<std::uint64_t> DirtyBits::count() const
 {
     std::uint64_t bits = 0;
-    for_each_precise_word([&](std::uint64_t, std::uint64_t there) { bits += std::popcount(there); });
+    for_each_precise_word(
+        [&](std::uint64_t, std::uint64_t there) { bits += std::popcount(there); });
     TRY(for_each_not_loaded([&](std::uint64_t, Bytes content) {
         for (std::uint64_t word = 0; word < page_words; ++word)
             bits += std::popcount(boost::endian::load_little_u64(&content[word * 8]));
@@ -158,7 +167,8 @@ Result<std::uint64_t> DirtyBits::count() const
 FrozenBits DirtyBits::copy_precise() const
 {
     FrozenBits bits(bits_);
-    for_each_precise_word([&](std::uint64_t word, std::uint64_t there) { bits.append(word, there); });
+    for_each_precise_word(
+        [&](std::uint64_t word, std::uint64_t there) { bits.append(word, there); });
     return bits;
 }
 
@@ -169,17 +179,20 @@ void DirtyBits::replace_precise(const SparseBits &bits)
             for (auto &pages : group->precise)
                 pages.store(0, std::memory_order_relaxed);
     const Buffer nothing(page_bytes);
-    for (std::uint64_t bit = bits.next_set(0); bit < bits_; bit = bits.next_set((bit / sector_bits + 1) * sector_bits)) {
+    for (std::uint64_t bit = bits.next_set(0); bit < bits_;
+         bit = bits.next_set((bit / sector_bits + 1) * sector_bits)) {
         Page *page = loaded(bit / page_bits);
         (page ? *page : put_page(bit / page_bits, nothing)).made(bit / sector_bits % page_sectors);
     }
-    for (std::uint64_t number = next_loaded(0); number < pages(); number = next_loaded(number + 1)) {
+    for (std::uint64_t number = next_loaded(0); number < pages();
+         number = next_loaded(number + 1)) {
         Page *page = loaded(number);
         for (std::uint64_t i = 0; i < page_sectors; ++i)
             if (Sector *sector = page->sector(i)) {
                 sector->words_precise.store(0, std::memory_order_relaxed);
                 for (std::uint64_t word = 0; word < sector_words; ++word) {
-                    const std::uint64_t wanted = bits.word(number * page_words + i * sector_words + word);
+                    const std::uint64_t wanted =
+                        bits.word(number * page_words + i * sector_words + word);
                     sector->precise[word].store(wanted);
                     if (wanted != 0)
                         note_precise(number, *sector, word);

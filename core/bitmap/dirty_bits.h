@@ -52,8 +52,8 @@ struct PageImage {
     static constexpr std::uint64_t sector_bytes = 512;
 
     std::uint64_t page = 0;
-    Buffer content;             // DirtyBits::page_bytes
-    std::uint8_t sectors = 0;   // bit n: sector n of it differs from the file, or may
+    Buffer content;            // DirtyBits::page_bytes
+    std::uint8_t sectors = 0;  // bit n: sector n of it differs from the file, or may
 
     bool touches(Range bytes) const;
 };
@@ -73,8 +73,9 @@ public:
 
     // region_bits: how much is armed for one bit, at least; a power of two, at
     // most page_bits.
-    DirtyBits(std::uint64_t bits, std::uint64_t region_bits, Load load,
-              NextStored next_stored = [](std::uint64_t page) { return page; });
+    DirtyBits(
+        std::uint64_t bits, std::uint64_t region_bits, Load load,
+        NextStored next_stored = [](std::uint64_t page) { return page; });
 
     // Makes them precise; true if all of them are durable.
     Result<bool> mark(Range bits);
@@ -116,7 +117,10 @@ public:
     void forget_refused(std::uint64_t page);
 
     // The file now holds exactly this page (not yet durable).
-    void written(const PageImage &image) { loaded(image.page)->unsure &= std::uint8_t(~image.sectors); }
+    void written(const PageImage &image)
+    {
+        loaded(image.page)->unsure &= std::uint8_t(~image.sectors);
+    }
     // The file now holds this page durably.
     void durable(const PageImage &image);
     // All that was written is durable, and exact.
@@ -156,9 +160,9 @@ private:
     struct Page {
         Slots<Sector, page_sectors> sectors;
         // Who has the turn:
-        unsigned armings = 0;       // lately: the more, the wider
-        std::uint64_t extra = 0;    // bits
-        std::uint8_t unsure = 0;    // sectors that were sent, and may be there or not
+        unsigned armings = 0;     // lately: the more, the wider
+        std::uint64_t extra = 0;  // bits
+        std::uint8_t unsure = 0;  // sectors that were sent, and may be there or not
 
         // nullptr if it is not there.
         Sector *sector(std::uint64_t number) const { return sectors.find(number); }

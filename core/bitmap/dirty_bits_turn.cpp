@@ -25,14 +25,18 @@ void store_word(Buffer &bytes, std::uint64_t word, std::uint64_t value)
 }
 
 // As in PageImage::sectors.
-std::uint8_t sector_of(std::uint64_t word) { return std::uint8_t(1u << word * 8 / PageImage::sector_bytes); }
+std::uint8_t sector_of(std::uint64_t word)
+{
+    return std::uint8_t(1u << word * 8 / PageImage::sector_bytes);
+}
 
 }  // namespace
 
 bool PageImage::touches(Range bytes) const
 {
     bool any = false;
-    for (std::uint64_t sector = bytes.begin / sector_bytes; sector * sector_bytes < bytes.end; ++sector)
+    for (std::uint64_t sector = bytes.begin / sector_bytes; sector * sector_bytes < bytes.end;
+         ++sector)
         any |= sectors >> sector & 1;
     return any;
 }
@@ -59,8 +63,9 @@ void DirtyBits::for_each_word_in_use(const Page &page, Visit visit)
 {
     for (std::uint64_t i = 0; i < page_sectors; ++i)
         if (Sector *sector = page.sector(i))
-            for_each_bit(page.extra != 0 ? ~std::uint64_t(0) : sector->words_precise.load(),
-                         [&](std::uint64_t word) { visit(i * sector_words + word, sector->word(word)); });
+            for_each_bit(
+                page.extra != 0 ? ~std::uint64_t(0) : sector->words_precise.load(),
+                [&](std::uint64_t word) { visit(i * sector_words + word, sector->word(word)); });
 }
 
 // A stream that runs from page to page.
@@ -232,7 +237,9 @@ void DirtyBits::durable(const PageImage &image)
 void DirtyBits::settled()
 {
     for (std::uint64_t number = next_loaded(0); number < pages(); number = next_loaded(number + 1))
-        for_each_word_in_use(*loaded(number), [](std::uint64_t, Word word) { word.durable.store(word.precise.load()); });
+        for_each_word_in_use(*loaded(number), [](std::uint64_t, Word word) {
+            word.durable.store(word.precise.load());
+        });
 }
 
 }  // namespace qcow2

@@ -10,7 +10,10 @@
 
 namespace qcow2 {
 
-FrozenBits::FrozenBits(std::uint64_t size) : size_(size) { INVARIANT(size <= std::uint64_t(1) << 54); }
+FrozenBits::FrozenBits(std::uint64_t size) : size_(size)
+{
+    INVARIANT(size <= std::uint64_t(1) << 54);
+}
 
 void FrozenBits::append_some(std::uint64_t number, std::uint64_t word)
 {
@@ -30,7 +33,8 @@ void FrozenBits::append_some(std::uint64_t number, std::uint64_t word)
 // The run that has this word, or else the next one.
 std::vector<FrozenBits::Run>::const_iterator FrozenBits::run_with(std::uint64_t word) const
 {
-    return std::partition_point(runs_.begin(), runs_.end(), [word](const Run &run) { return run.end() <= word; });
+    return std::partition_point(runs_.begin(), runs_.end(),
+                                [word](const Run &run) { return run.end() <= word; });
 }
 
 std::uint64_t FrozenBits::next_set(std::uint64_t begin) const

@@ -41,7 +41,7 @@ private:
     struct Run {
         std::uint64_t first : 48;  // word
         std::uint64_t words : 16;
-        std::uint64_t value;       // of each; not zero
+        std::uint64_t value;  // of each; not zero
 
         std::uint64_t end() const { return first + words; }
     };

@@ -29,18 +29,21 @@ std::string size_in_words(std::uint32_t granularity_bits)
 // Whoever has more of them does not read them all.
 constexpr std::size_t warnings_max = FewWarnings::most;
 
-constexpr const char *will_be_valid_words = "valid again, with all bits set, before the first client writes";
+constexpr const char *will_be_valid_words =
+    "valid again, with all bits set, before the first client writes";
 
-ReportLine inconsistent(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, bool is_recoverable,
-                        bool will_recover)
+ReportLine inconsistent(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
+                        bool is_recoverable, bool will_recover)
 {
     if (directory.given_up(entry) && is_recoverable)
-        return {LogLevel::warning, "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
-                                   "when there is room"};
+        return {LogLevel::warning,
+                "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
+                "when there is room"};
     if (will_recover && is_recoverable)
         return {LogLevel::warning, std::string("inconsistent; ") + will_be_valid_words};
-    std::string text = "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
-                       "is and not tracked; ";
+    std::string text =
+        "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
+        "is and not tracked; ";
     if (is_recoverable)
         text += "bitmap-recover=all-dirty makes it valid again with all bits set, ";
     return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
@@ -79,7 +82,8 @@ std::string stale(const BitmapDirectory &directory, bool will_recover)
         names += " and " + std::to_string(entries.size() - warnings_max) + " more";
     if (will_recover)
         return text + ": " + names + "; " + will_be_valid_words;
-    return text + ", kept as they are and not tracked: " + names + "; " + std::string(out_of_date_cure);
+    return text + ", kept as they are and not tracked: " + names + "; " +
+           std::string(out_of_date_cure);
 }
 
 }  // namespace
@@ -96,13 +100,14 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
     std::size_t warnings = 0;
     ClusterSet read;
     for (const BitmapDirectoryEntry &entry : directory->entries) {
-        ReportLine line = entry.in_use()
-                              ? inconsistent(*directory, entry, recoverable.count(&entry) != 0, will_recover)
-                              : state_of(image, entry, how_much ? &read : nullptr);
+        ReportLine line =
+            entry.in_use()
+                ? inconsistent(*directory, entry, recoverable.count(&entry) != 0, will_recover)
+                : state_of(image, entry, how_much ? &read : nullptr);
         if (line.level == LogLevel::warning && ++warnings > warnings_max && !how_much)
             continue;
-        line.text = "bitmap " + quote(entry.name) + ", granularity " + size_in_words(entry.granularity_bits) + ": " +
-                    line.text;
+        line.text = "bitmap " + quote(entry.name) + ", granularity " +
+                    size_in_words(entry.granularity_bits) + ": " + line.text;
         lines.push_back(std::move(line));
     }
     if (warnings > warnings_max && !how_much)

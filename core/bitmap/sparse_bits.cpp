@@ -59,7 +59,8 @@ std::uint64_t SparseBits::word(std::uint64_t number) const
 std::uint64_t SparseBits::count() const
 {
     std::uint64_t bits = 0;
-    for (std::uint64_t bit = next_set(0); bit < size_; bit = next_set((bit / word_bits + 1) * word_bits))
+    for (std::uint64_t bit = next_set(0); bit < size_;
+         bit = next_set((bit / word_bits + 1) * word_bits))
         bits += std::popcount(word(bit / word_bits));
     return bits;
 }
@@ -85,12 +86,14 @@ std::uint64_t SparseBits::next(std::uint64_t begin, Value value, bool skips_empt
 
 std::uint64_t SparseBits::next_set(std::uint64_t begin) const
 {
-    return next(begin, [](std::uint64_t word) { return word; }, true);
+    return next(
+        begin, [](std::uint64_t word) { return word; }, true);
 }
 
 std::uint64_t SparseBits::next_clear(std::uint64_t begin) const
 {
-    return next(begin, [](std::uint64_t word) { return ~word; }, false);
+    return next(
+        begin, [](std::uint64_t word) { return ~word; }, false);
 }
 
 }  // namespace qcow2

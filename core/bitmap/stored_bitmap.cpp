@@ -53,7 +53,8 @@ Result<void> StoredBitmap::open(TableBuffer &buffer, bool notes)
         if (!decoded)
             return Error(decoded.error()).in(entry());
         if (decoded->has_cluster() && decoded->data.value >= store.size())
-            return finding(Finding::bitmap_data_past_end, entry() + ": " + hex(decoded->data.value));
+            return finding(Finding::bitmap_data_past_end,
+                           entry() + ": " + hex(decoded->data.value));
         if (decoded->has_cluster() && !note({geometry_.cluster_of(decoded->data), 1}))
             return finding(Finding::tables_overlap, entry() + ": " + hex(decoded->data.value));
         table.set(i, raw);
@@ -99,7 +100,8 @@ Result<void> StoredBitmap::make_last()
     const std::uint64_t last = table_size_ - 1;
     const BitmapTableEntry there = entry_of(last);
     // All ones need no room: each bit is set already.
-    return there.has_cluster() || there.all_ones || !has_tail(last) ? Result<void>() : make_cluster(last);
+    return there.has_cluster() || there.all_ones || !has_tail(last) ? Result<void>()
+                                                                    : make_cluster(last);
 }
 
 void StoredBitmap::mark_given_up() { set_entry(table_size_ - 1, {.data = {}, .all_ones = true}); }
@@ -155,7 +157,8 @@ std::uint64_t StoredBitmap::next_stored(std::uint64_t page) const
     const std::uint64_t entry = page * DirtyBits::page_bytes / cluster_size;
     Locked lock(table_mutex_);
     const std::uint64_t next = table_.next_set(entry);
-    return next == table_.size() ? ~std::uint64_t(0) : std::max(page, next * cluster_size / DirtyBits::page_bytes);
+    return next == table_.size() ? ~std::uint64_t(0)
+                                 : std::max(page, next * cluster_size / DirtyBits::page_bytes);
 }
 
 Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite> &writes)
@@ -163,7 +166,8 @@ Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite>
     const std::uint64_t cluster_size = geometry_.cluster_size();
     const std::uint64_t step = std::min<std::uint64_t>(cluster_size, image.content.size());
     const std::uint64_t first = image.page * DirtyBits::page_bytes;
-    for (std::uint64_t at = 0; at < image.content.size() && first + at < size_.data_bytes; at += step) {
+    for (std::uint64_t at = 0; at < image.content.size() && first + at < size_.data_bytes;
+         at += step) {
         if (!image.touches(Range::of(at, step)))
             continue;
         const Bytes part = sub(Bytes(image.content), at, step);
@@ -174,7 +178,8 @@ Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite>
             there = entry_of(entry);
         }
         if (there.has_cluster())
-            writes.push_back({there.data.value + (first + at) % cluster_size, {part.begin(), part.end()}});
+            writes.push_back(
+                {there.data.value + (first + at) % cluster_size, {part.begin(), part.end()}});
     }
     return {};
 }
@@ -197,7 +202,8 @@ void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
     Locked lock(table_mutex_);
     for (const std::uint64_t sector : table_dirty_) {
         const std::uint64_t first = sector * entries_per_sector;
-        const std::uint64_t end = std::min<std::uint64_t>(first + entries_per_sector, table_.size());
+        const std::uint64_t end =
+            std::min<std::uint64_t>(first + entries_per_sector, table_.size());
         Buffer bytes((end - first) * 8);
         for (std::uint64_t i = first; i < end; ++i)
             store_be64(&bytes[(i - first) * 8], table_[i]);

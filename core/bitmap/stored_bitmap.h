@@ -65,7 +65,8 @@ public:
     // there yet are made, and named by the table in memory: what is gathered
     // here must be durable before the table is. Where there is no room the
     // table entry becomes all ones: a superset (B7). no_space: not even that.
-    Result<void> place(const PageImage &image, std::vector<SmallWrite> &writes) EXCLUDES(table_mutex_);
+    Result<void> place(const PageImage &image, std::vector<SmallWrite> &writes)
+        EXCLUDES(table_mutex_);
 
     // The sectors of the table that name new clusters: not known to be durable
     // until table_written().

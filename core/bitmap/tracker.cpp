@@ -20,9 +20,13 @@ constexpr const char *remove_all_words = "; bitmap-remove-all=yes removes the bi
 
 }  // namespace
 
-Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std::uint64_t extra_bytes_max)
-    : image_(image), sync_(sync), region_bytes_(region_bytes),
-      arming_(image, enabled_, extra_bytes_max, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
+Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes,
+                 std::uint64_t extra_bytes_max)
+    : image_(image),
+      sync_(sync),
+      region_bytes_(region_bytes),
+      arming_(image, enabled_, extra_bytes_max,
+              [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
 {
 }
 
@@ -73,13 +77,17 @@ Result<bool> Tracker::open_directory(HostOffset noted)
     not_followed_.resize(entries_.size());
     if (directory_ == noted || image_.metadata().add(directory_clusters_))
         return true;
-    why_read_only_ = finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
+    why_read_only_ =
+        finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
     why_read_only_->what += remove_all_words;
     return false;
 }
 
 // B5
-bool Tracker::is_tracked(std::size_t i) const { return entries_[i].enabled() && !entries_[i].in_use(); }
+bool Tracker::is_tracked(std::size_t i) const
+{
+    return entries_[i].enabled() && !entries_[i].in_use();
+}
 
 // What we do not track we only keep: its clusters are noted where it has a
 // form, and it forbids nothing.
@@ -96,7 +104,8 @@ Result<void> Tracker::open_bitmap(std::size_t i, TableBuffer &buffer)
 }
 
 // One whose table is where it was. bitmap: as it was tracked; nullptr: it was not.
-Result<void> Tracker::take_over(std::size_t i, std::unique_ptr<EnabledBitmap> bitmap, TableBuffer &buffer)
+Result<void> Tracker::take_over(std::size_t i, std::unique_ptr<EnabledBitmap> bitmap,
+                                TableBuffer &buffer)
 {
     if (!is_tracked(i))
         return {};
@@ -115,7 +124,8 @@ void Tracker::note_finding(std::size_t i, const Result<void> &opened)
         return;
     not_followed_[i] = opened.error();
     if (is_tracked(i) && !why_read_only_)
-        why_read_only_ = Error(opened.error().code, words_for_bitmap(entries_[i].name) + ": " + opened.error().what +
+        why_read_only_ = Error(opened.error().code, words_for_bitmap(entries_[i].name) + ": " +
+                                                        opened.error().what +
                                                         "; bitmap-remove=NAME removes one bitmap");
 }
 
@@ -167,7 +177,8 @@ Result<void> Tracker::set_in_use(bool in_use)
 // who sees that the bitmap is lost changes the disk without a look at it.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning(words_for_bitmap(bitmap.name) + " is given up: no room to keep it true. It is marked in_use, and "
+    log_warning(words_for_bitmap(bitmap.name) +
+                " is given up: no room to keep it true. It is marked in_use, and "
                 "becomes valid again, with all bits set, when there is room");
     notify({Notice::Kind::bitmap_given_up, bitmap.name, "no room to keep it true"});
     TRY(write_flags(bitmap, true));
@@ -176,7 +187,8 @@ Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 
 bool Tracker::gave_up() const
 {
-    return found_given_up_ || std::ranges::any_of(enabled_, [](const auto &bitmap) { return bitmap->lost.load(); });
+    return found_given_up_ ||
+           std::ranges::any_of(enabled_, [](const auto &bitmap) { return bitmap->lost.load(); });
 }
 
 // Zeros are written: a file may be longer than its file system has room for.

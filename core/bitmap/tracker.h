@@ -45,7 +45,8 @@ class Tracker {
 public:
     // region_bytes: how much of the disk is armed for one change, at least;
     // extra_bytes_max: how much may be armed that was not changed.
-    Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes, std::uint64_t extra_bytes_max);
+    Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes,
+            std::uint64_t extra_bytes_max);
 
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.
@@ -108,7 +109,8 @@ public:
 private:
     Result<bool> open_directory(HostOffset noted);
     Result<void> open_bitmap(std::size_t entry, TableBuffer &buffer);
-    Result<void> take_over(std::size_t entry, std::unique_ptr<EnabledBitmap> bitmap, TableBuffer &buffer);
+    Result<void> take_over(std::size_t entry, std::unique_ptr<EnabledBitmap> bitmap,
+                           TableBuffer &buffer);
     bool is_tracked(std::size_t entry) const;
     void note_finding(std::size_t entry, const Result<void> &opened);
     Result<void> write_flags(const EnabledBitmap &bitmap, bool in_use);
@@ -131,8 +133,8 @@ private:
     Arming::Bitmaps enabled_;
     Arming arming_;
 
-    Mutex marks_{Rank::marks};          // B1 is done once
-    std::atomic<bool> in_use_{false};   // durably, in all that are enabled
+    Mutex marks_{Rank::marks};                       // B1 is done once
+    std::atomic<bool> in_use_{false};                // durably, in all that are enabled
     bool may_be_in_use_ GUARDED_BY(marks_) = false;  // on disk, in some
 };
 

@@ -40,7 +40,8 @@ Result<std::uint64_t> ActiveTree::right_l2_entry(std::uint64_t raw)
     // Clusters of a data file are counted by nobody and shared with nobody.
     if (geometry().data_file)
         return kind_ == RepairKind::all ? raw | entry_copied : raw;
-    return walk_.is_inside(host, geometry().cluster_size()) ? right_bit(raw, host) : Result<std::uint64_t>(raw);
+    return walk_.is_inside(host, geometry().cluster_size()) ? right_bit(raw, host)
+                                                            : Result<std::uint64_t>(raw);
 }
 
 bool ActiveTree::followed() const
@@ -50,12 +51,14 @@ bool ActiveTree::followed() const
 }
 
 // Names of a refcount structure that goes do not count.
-bool ActiveTree::is_apart(HostOffset table, std::uint64_t bytes, std::uint64_t times, bool is_l2) const
+bool ActiveTree::is_apart(HostOffset table, std::uint64_t bytes, std::uint64_t times,
+                          bool is_l2) const
 {
     const Range clusters = Range::of(table.value, bytes).touched(geometry().cluster_size());
     for (std::uint64_t cluster = clusters.begin; cluster < clusters.end; ++cluster) {
         const ReferenceCounts::Word word = walk_.counts().of(cluster);
-        if (word.is(Use::guest) || (word.is(Use::l2_table) && !is_l2) || counts_.names(cluster) != times)
+        if (word.is(Use::guest) || (word.is(Use::l2_table) && !is_l2) ||
+            counts_.names(cluster) != times)
             return false;
     }
     return true;
@@ -72,8 +75,8 @@ Result<void> ActiveTree::keep_what_is_not_apart()
         return {};
     };
     if (l1_stays_)
-        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
-                           keep_l2));
+        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size,
+                           8, keep_l2));
     const auto keep_data = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const HostOffset host(raw & entry_offset_mask);
         if (!(raw & l2_entry_compressed) && host.value != 0 &&
@@ -99,8 +102,8 @@ Result<void> ActiveTree::find_wrong()
     if (!followed())
         return {};
     if (!l1_stays_)
-        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size, 8,
-                           [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        TRY(for_each_entry(store_, table_buffer_, header().l1_table_offset.value, header().l1_size,
+                           8, [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
                                wrong_l1_ |= TRY(right_l1_entry(raw)) != raw;
                                return {};
                            }));
@@ -121,8 +124,9 @@ Result<void> ActiveTree::find_wrong()
 
 bool ActiveTree::movable() const
 {
-    return !l1_stays_ &&
-           std::ranges::all_of(wrong_l2_, [&](HostOffset table) { return geometry().is_aligned(table); });
+    return !l1_stays_ && std::ranges::all_of(wrong_l2_, [&](HostOffset table) {
+        return geometry().is_aligned(table);
+    });
 }
 
 std::uint64_t ActiveTree::l1_clusters() const
@@ -133,7 +137,8 @@ std::uint64_t ActiveTree::l1_clusters() const
 Result<Buffer> ActiveTree::right_l1(const std::map<HostOffset, HostOffset> &moved)
 {
     Buffer table(l1_clusters() * geometry().cluster_size());
-    TRY(store_.read(header().l1_table_offset.value, sub(MutableBytes(table), 0, header().l1_size * 8)));
+    TRY(store_.read(header().l1_table_offset.value,
+                    sub(MutableBytes(table), 0, header().l1_size * 8)));
     for (std::uint64_t i = 0; i < header().l1_size; ++i) {
         std::uint64_t raw = load_be64(&table[i * 8]);
         const auto to = moved.find(L1Entry(raw).l2_table());
@@ -196,8 +201,9 @@ Result<bool> ActiveTree::write_in_place(Which which)
         written |= TRY(write_l2(table, which));
     if (wrong_l1_) {
         const Buffer table = TRY(right_l1({}));
-        written |= TRY(write_table(header().l1_table_offset,
-                                   sub(Bytes(table), 0, std::size_t(header().l1_size) * 8), 8, which));
+        written |=
+            TRY(write_table(header().l1_table_offset,
+                            sub(Bytes(table), 0, std::size_t(header().l1_size) * 8), 8, which));
     }
     return written;
 }

@@ -59,7 +59,8 @@ void Comparison::end_run()
             run_.refcount > run_.used ? Finding::refcount_too_high : Finding::refcount_too_low,
             [&] {
                 return "host cluster " + hex(run_.first << cluster_bits_) + ": refcount " +
-                       std::to_string(run_.refcount) + ", used " + std::to_string(run_.used) + " times";
+                       std::to_string(run_.refcount) + ", used " + std::to_string(run_.used) +
+                       " times";
             },
             run_.count);
     run_.count = 0;
@@ -70,10 +71,10 @@ void Comparison::end_run()
 Result<void> compare_refcounts(ImageWalk &walk)
 {
     Comparison comparison(walk);
-    TRY(walk.refcounts().compare(
-        walk.counts(), [&](std::uint64_t cluster, std::uint64_t refcount, ReferenceCounts::Word used) {
-            comparison.take(cluster, refcount, used);
-        }));
+    TRY(walk.refcounts().compare(walk.counts(), [&](std::uint64_t cluster, std::uint64_t refcount,
+                                                    ReferenceCounts::Word used) {
+        comparison.take(cluster, refcount, used);
+    }));
     comparison.end_run();
     return {};
 }
@@ -91,8 +92,11 @@ std::string CheckReport::text() const
     for (const std::string &note : notes)
         out.append("note: ").append(printable(note)).append("\n");
     if (more_notes != 0)
-        out.append("note: and ").append(std::to_string(more_notes)).append(" more bitmaps like these\n");
-    return out + std::to_string(corruptions) + " corruptions, " + std::to_string(leaks) + " leaked clusters\n";
+        out.append("note: and ")
+            .append(std::to_string(more_notes))
+            .append(" more bitmaps like these\n");
+    return out + std::to_string(corruptions) + " corruptions, " + std::to_string(leaks) +
+           " leaked clusters\n";
 }
 
 Result<CheckReport> check(ByteStore &store)

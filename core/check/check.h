@@ -6,9 +6,9 @@
 // core/image.
 //
 // It follows every name in the file (walk.h), counts how often each cluster is
-// named, and compares that with the refcounts; in the active tree it also compares bit 63 with them. Bitmaps
-// whose extension nothing vouches for (autoclear bit 0 clear, version 2) are
-// not followed: their clusters count as leaks, as with qemu-img check.
+// named, and compares that with the refcounts; in the active tree it also compares bit 63
+// with them. Bitmaps whose extension nothing vouches for (autoclear bit 0 clear, version 2)
+// are not followed: their clusters count as leaks, as with qemu-img check.
 //
 // Nothing is written. One call uses one thread; the store must not change
 // meanwhile. Time and memory grow with what is stored, not with the file's length:
@@ -46,7 +46,10 @@ struct CheckReport {
     static constexpr std::size_t findings_max = 20;
     // All of each kind.
     std::array<std::uint64_t, finding_kinds> counts{};
-    std::uint64_t count_of(Finding finding) const { return counts[static_cast<std::size_t>(finding)]; }
+    std::uint64_t count_of(Finding finding) const
+    {
+        return counts[static_cast<std::size_t>(finding)];
+    }
 
     // What is not wrong, and still to be known: marks in the header, bitmaps that
     // cannot be used. The first notes_max, and how many more there are.

@@ -18,7 +18,8 @@ class FindingList {
 public:
     void add(Finding finding, std::string place, std::uint64_t count = 1)
     {
-        add_lazily(finding, [&] { return std::move(place); }, count);
+        add_lazily(
+            finding, [&] { return std::move(place); }, count);
     }
 
     // For what may happen often: the place is only put into words if it is kept.

@@ -19,7 +19,8 @@ Result<void> change_header(ByteStore &store, Change change)
 {
     Buffer bytes(sizeof(on_disk::Header));
     TRY(store.read(0, bytes));
-    Header header = TRY(decode_header(sub(Bytes(bytes), 0, std::min<std::uint64_t>(bytes.size(), store.size()))));
+    Header header = TRY(
+        decode_header(sub(Bytes(bytes), 0, std::min<std::uint64_t>(bytes.size(), store.size()))));
     bytes.resize(header.geometry().cluster_size());  // it may be longer than we know
     TRY(store.read(0, bytes));
     change(header);

@@ -62,9 +62,8 @@ Rebuild::Layout Rebuild::layout_at(std::uint64_t first) const
     for (;;) {
         const Layout before = layout;
         const std::uint64_t from = first >> geometry().refcount_block_bits();
-        const std::uint64_t to = layout.clusters() == 0
-                                     ? from
-                                     : (layout.end() - 1) >> geometry().refcount_block_bits();
+        const std::uint64_t to =
+            layout.clusters() == 0 ? from : (layout.end() - 1) >> geometry().refcount_block_bits();
         layout.blocks = blocks_.size();
         for (std::uint64_t index = from; index <= to; ++index)
             layout.blocks += !blocks_.contains(index);
@@ -107,7 +106,8 @@ Result<void> Rebuild::place()
     for (; at < layout_.end(); ++at)
         counts_.give(at, 1);
     const std::uint64_t end = (layout_.end() - 1) >> geometry().refcount_block_bits();
-    for (std::uint64_t index = layout_.first >> geometry().refcount_block_bits(); index <= end; ++index)
+    for (std::uint64_t index = layout_.first >> geometry().refcount_block_bits(); index <= end;
+         ++index)
         blocks_.insert(index);
     return {};
 }

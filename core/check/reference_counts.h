@@ -54,7 +54,8 @@ public:
     {
         const std::uint64_t end = first + count;
         for (std::uint64_t at = first; at < end;) {
-            const std::uint64_t page_end = std::min(end, align_down(at, page_clusters) + page_clusters);
+            const std::uint64_t page_end =
+                std::min(end, align_down(at, page_clusters) + page_clusters);
             if (page_end - at == page_clusters)
                 page_for(at / page_clusters).add_all(times, use);
             else

@@ -48,14 +48,10 @@ bool follows_everything(const CheckReport &report)
 bool refcounts_can_be_trusted(const CheckReport &report)
 {
     constexpr Finding findings[] = {
-        Finding::refcount_table_past_end,
-        Finding::refcount_table_entry_reserved_bits,
-        Finding::refcount_block_unaligned,
-        Finding::refcount_block_past_end,
-        Finding::refcount_too_low,
-        Finding::copied_flag_wrong,
-        Finding::tables_overlap,
-        Finding::data_cluster_is_metadata,
+        Finding::refcount_table_past_end,  Finding::refcount_table_entry_reserved_bits,
+        Finding::refcount_block_unaligned, Finding::refcount_block_past_end,
+        Finding::refcount_too_low,         Finding::copied_flag_wrong,
+        Finding::tables_overlap,           Finding::data_cluster_is_metadata,
     };
     return !has_any(report, findings);
 }
@@ -132,8 +128,8 @@ Result<void> Repair::put_right(const CheckReport &before)
     TRY(tree_->find_wrong());
     TRY(clear_in_shared());
     const bool sound = structure_is_sound() && !(kind_ == RepairKind::all && blocks_missing_);
-    const bool rebuild = kind_ == RepairKind::all ? !sound || tree_->any_wrong()
-                                                  : sound && tree_->any_wrong();
+    const bool rebuild =
+        kind_ == RepairKind::all ? !sound || tree_->any_wrong() : sound && tree_->any_wrong();
     if (!differs_ && !rebuild)
         return {};
 
@@ -172,7 +168,8 @@ Result<void> Repair::begin_writing()
     TRY(store_.flush().in("flush before the first write"));  // O1
     if (!(walk_.header().autoclear_features & ~autoclear::known))
         return {};
-    return change_header(store_, [](Header &header) { header.autoclear_features &= autoclear::known; });  // H4
+    return change_header(
+        store_, [](Header &header) { header.autoclear_features &= autoclear::known; });  // H4
 }
 
 Result<void> Repair::put_lost_names_away()
@@ -213,7 +210,8 @@ Result<void> Repair::look()
             const std::uint64_t index = cluster >> geometry().refcount_block_bits();
             const bool has_block = walk_.refcounts().has_block(index);
             blocks_missing_ |= !has_block && then != 0;
-            differs_ |= has_block && then != now && walk_.block_is_sound(HostOffset(walk_.refcounts().blocks()[index]));
+            differs_ |= has_block && then != now &&
+                        walk_.block_is_sound(HostOffset(walk_.refcounts().blocks()[index]));
             if (used.count() != 0 || now == 0)
                 return;
             if (!unused_.empty() && unused_.back().end() == HostCluster(cluster))

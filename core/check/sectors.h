@@ -15,7 +15,8 @@ namespace qcow2 {
 
 // now and then: the same length; the store has `now` at offset. Neighbours go
 // in one write. Returns whether anything was written.
-inline Result<bool> write_differing_sectors(ByteStore &store, std::uint64_t offset, Bytes now, Bytes then)
+inline Result<bool> write_differing_sectors(ByteStore &store, std::uint64_t offset, Bytes now,
+                                            Bytes then)
 {
     const auto differs = [&](std::size_t at) {
         const std::size_t n = std::min<std::size_t>(limits::sector, now.size() - at);

@@ -26,7 +26,10 @@ public:
     void add_block(std::uint64_t index, std::uint64_t offset);
     // Offsets of blocks by index, 0: none.
     const std::vector<std::uint64_t> &blocks() const { return blocks_; }
-    bool has_block(std::uint64_t index) const { return index < blocks_.size() && blocks_[index] != 0; }
+    bool has_block(std::uint64_t index) const
+    {
+        return index < blocks_.size() && blocks_[index] != 0;
+    }
 
     // The part of a refcount block that is about the file and the cluster
     // behind its end; empty if there is no block, or no such part, or all of it is a

@@ -14,7 +14,8 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::string_view named_by_header = "the header names what lies behind the end of the file";
+constexpr std::string_view named_by_header =
+    "the header names what lies behind the end of the file";
 
 }  // namespace
 
@@ -64,9 +65,12 @@ Result<void> ImageWalk::walk_refcount_structure()
         return {};
     table_clusters_ = header().refcount_table_clusters;
     for (std::uint64_t i = 0; i < table_clusters_; ++i)
-        refcount_clusters_.push_back((header().refcount_table_offset.value >> geometry_.cluster_bits) + i);
+        refcount_clusters_.push_back(
+            (header().refcount_table_offset.value >> geometry_.cluster_bits) + i);
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto where = [&] { return "refcount table entry " + std::to_string(i) + ": " + hex(raw); };
+        const auto where = [&] {
+            return "refcount table entry " + std::to_string(i) + ": " + hex(raw);
+        };
         const HostOffset offset(raw & ~refcount_table_entry_reserved);
         if (!geometry_.is_aligned(offset)) {
             findings_.add_lazily(Finding::refcount_block_unaligned, where);
@@ -91,7 +95,7 @@ Result<void> ImageWalk::walk_refcount_structure()
         return {};
     };
     return for_each_entry(store_, table_buffer_, header().refcount_table_offset.value, bytes / 8, 8,
-                         visit);
+                          visit);
 }
 
 Result<void> ImageWalk::walk_snapshots()
@@ -101,8 +105,8 @@ Result<void> ImageWalk::walk_snapshots()
     const std::uint64_t offset = header().snapshots_offset.value;
     const std::uint64_t available = store_.size() - std::min(store_.size(), offset);
     // A cluster that the file ends in goes on with zeros.
-    const std::uint64_t bytes_max = std::min(align_up(available, geometry_.cluster_size()),
-                                             limits::snapshot_table_bytes_max);
+    const std::uint64_t bytes_max =
+        std::min(align_up(available, geometry_.cluster_size()), limits::snapshot_table_bytes_max);
 
     // Its length is known when it has been decoded: begin with little.
     Result<SnapshotTable> table = SnapshotTable{};
@@ -110,7 +114,8 @@ Result<void> ImageWalk::walk_snapshots()
          bytes = std::min(bytes_max, bytes * 8)) {
         Buffer buffer(bytes);
         TRY(store_.read(offset, buffer));
-        table = decode_snapshot_table(buffer, header().nb_snapshots, header().disk_size(), geometry_);
+        table =
+            decode_snapshot_table(buffer, header().nb_snapshots, header().disk_size(), geometry_);
         if (table || bytes == bytes_max)
             break;
     }
@@ -121,14 +126,16 @@ Result<void> ImageWalk::walk_snapshots()
     }
     count({Place::Kind::header, {}}, header().snapshots_offset, table->encoded_size, Use::sole,
           Finding::snapshot_table_past_end, [&] { return hex(offset); });
-    const auto words_for_l1 = [](std::size_t i) { return "the L1 table of snapshot " + std::to_string(i); };
+    const auto words_for_l1 = [](std::size_t i) {
+        return "the L1 table of snapshot " + std::to_string(i);
+    };
     HostOffset record = header().snapshots_offset;
     Tables tables;
     for (std::size_t i = 0; i < table->snapshots.size(); ++i) {
         const Snapshot &s = table->snapshots[i];
         const Place place{Place::Kind::word, record};  // the offset of the L1 table comes first
-        record += align_up(sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() +
-                               s.name.size(), 8);
+        record += align_up(
+            sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() + s.name.size(), 8);
         const auto where = [&] { return words_for_l1(i) + " at " + hex(s.l1_table_offset.value); };
         const std::uint64_t bytes = std::uint64_t(s.l1_size) * 8;
         if (s.finding)
@@ -145,7 +152,8 @@ Result<void> ImageWalk::walk_snapshots()
     });
 }
 
-Result<void> ImageWalk::for_each_part(const Tables &tables, const std::function<Result<void>(const TablePart &)> &follow)
+Result<void> ImageWalk::for_each_part(const Tables &tables,
+                                      const std::function<Result<void>(const TablePart &)> &follow)
 {
     std::vector<Range> clusters;
     for (const Range &bytes : tables.bytes)
@@ -153,7 +161,8 @@ Result<void> ImageWalk::for_each_part(const Tables &tables, const std::function<
     for (const Covered &part : covered(clusters))
         counts_.add_run(part.range.begin, part.range.length(), part.times, Use::sole);
     for (const Covered &part : covered(tables.bytes))
-        TRY(follow({HostOffset(part.range.begin), part.range.length() / 8, tables.owners[part.first],
+        TRY(follow({HostOffset(part.range.begin), part.range.length() / 8,
+                    tables.owners[part.first],
                     (part.range.begin - tables.bytes[part.first].begin) / 8, part.times}));
     return {};
 }
@@ -162,8 +171,9 @@ Result<void> ImageWalk::walk_active_l1()
 {
     const HostOffset offset = header().l1_table_offset;
     const std::string name = "the L1 table";
-    if (!count_table({Place::Kind::header, {}}, offset, std::uint64_t(header().l1_size) * 8, Use::sole,
-                     Finding::l1_table_past_end, [&] { return name + " at " + hex(offset.value); }))
+    if (!count_table({Place::Kind::header, {}}, offset, std::uint64_t(header().l1_size) * 8,
+                     Use::sole, Finding::l1_table_past_end,
+                     [&] { return name + " at " + hex(offset.value); }))
         return {};
     return walk_l1({offset, header().l1_size, 0, 0, 1}, true, name);
 }
@@ -205,7 +215,8 @@ Result<void> ImageWalk::walk_l1(const TablePart &part, bool active, const std::s
 Result<void> ImageWalk::walk_l2_tables()
 {
     const auto found = [this] {
-        return findings_.report().corruptions - findings_.report().count_of(Finding::copied_flag_wrong);
+        return findings_.report().corruptions -
+               findings_.report().count_of(Finding::copied_flag_wrong);
     };
     for (auto &[table, named] : l2_tables_) {
         const std::uint64_t before = found();
@@ -249,8 +260,8 @@ Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
     if ((allocated & entry.second >> 32) != 0 || (absent && allocated != 0))
         findings_.add_lazily(Finding::l2_subclusters_wrong, where);
     // (A zero cluster at offset 0 has none.)
-    const GuestOffset guest = geometry_.offset_of(
-        GuestCluster(named.l1_index * geometry_.l2_entries() + entry.index));
+    const GuestOffset guest =
+        geometry_.offset_of(GuestCluster(named.l1_index * geometry_.l2_entries() + entry.index));
     const bool zero = (entry.raw & l2_entry_zero) && !geometry_.extended_l2;
     if (has_data_file() && !absent && host.value != guest.value && (host.value != 0 || !zero))
         findings_.add_lazily(Finding::data_file_offset_wrong, where);
@@ -317,9 +328,10 @@ void ImageWalk::keep_lost_names_in_other_things()
         if (is_apart(at, bytes))
             return false;
         if (lost_.stays.empty())
-            lost_.stays = std::string(what) + " at " + hex(at.value) +
-                          ", in a cluster that is something else, too, names what lies behind the end "
-                          "of the file";
+            lost_.stays =
+                std::string(what) + " at " + hex(at.value) +
+                ", in a cluster that is something else, too, names what lies behind the end "
+                "of the file";
         return true;
     };
     std::erase_if(lost_.l2_tables, [&](HostOffset table) {
@@ -348,13 +360,14 @@ bool ImageWalk::is_lost_l2_entry(std::uint64_t raw) const
 }
 
 Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::string_view what,
-                                   std::uint64_t index)
+                                     std::uint64_t index)
 {
     const std::uint64_t n = TRY(refcounts_.of(cluster.value >> geometry_.cluster_bits));
     if (copied != (n == 1))
         findings_.add_lazily(Finding::copied_flag_wrong, [&] {
-            return std::string(what) + " " + std::to_string(index) + ", cluster at " + hex(cluster.value) +
-                   ": bit 63 is " + std::to_string(copied) + ", refcount " + std::to_string(n);
+            return std::string(what) + " " + std::to_string(index) + ", cluster at " +
+                   hex(cluster.value) + ": bit 63 is " + std::to_string(copied) + ", refcount " +
+                   std::to_string(n);
         });
     return {};
 }

@@ -39,7 +39,7 @@ public:
         std::uint64_t times = 0;
         std::uint64_t active = 0;
         std::uint64_t l1_index = 0;  // of the first name
-        bool bad_entries = false;  // besides wrong bits 63
+        bool bad_entries = false;    // besides wrong bits 63
     };
 
     explicit ImageWalk(ByteStore &store)
@@ -51,9 +51,9 @@ public:
     // Words that lead behind the end of the file and are not out of reach yet.
     struct Lost {
         std::uint64_t count = 0;
-        std::string first;                   // in words
-        std::set<HostOffset> l2_tables;      // with entries that do
-        std::vector<HostOffset> words;       // all others, but those
+        std::string first;               // in words
+        std::set<HostOffset> l2_tables;  // with entries that do
+        std::vector<HostOffset> words;   // all others, but those
         // Why one of them cannot be put out of reach, in words; empty if all can. The file
         // must not grow then. Such stand in none of the above.
         std::string stays;
@@ -119,9 +119,9 @@ private:
     // Where a name stands.
     struct Place {
         enum class Kind {
-            header,      // or the area behind it
-            refcounts,   // a word that goes when refcounts are made anew
-            word,        // any other
+            header,     // or the area behind it
+            refcounts,  // a word that goes when refcounts are made anew
+            word,       // any other
             l2_entry,
             compressed,  // an L2 entry, too
         } kind;
@@ -182,7 +182,8 @@ private:
         std::uint64_t times;
     };
     // Counts their clusters, and calls follow(part) for each part.
-    Result<void> for_each_part(const Tables &tables, const std::function<Result<void>(const TablePart &)> &follow);
+    Result<void> for_each_part(const Tables &tables,
+                               const std::function<Result<void>(const TablePart &)> &follow);
 
     Result<void> load_header();
     Result<void> walk_refcount_structure();

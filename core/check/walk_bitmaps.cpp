@@ -15,13 +15,14 @@ Result<void> ImageWalk::walk_bitmaps()
     const Extension *extension = area_.find(ExtensionType::bitmaps);
     if (header().version < 3 || !(header().autoclear_features & autoclear::bitmaps)) {
         if (extension)
-            findings_.note("the bitmaps are not used: somebody has changed the image who does not know "
-                           "bitmaps (autoclear bit 0 is clear)");
+            findings_.note(
+                "the bitmaps are not used: somebody has changed the image who does not know "
+                "bitmaps (autoclear bit 0 is clear)");
         return {};
     }
     if (!extension) {
-        findings_.add(Finding::bitmaps_extension_missing, "autoclear features " +
-                                                    hex(header().autoclear_features));
+        findings_.add(Finding::bitmaps_extension_missing,
+                      "autoclear features " + hex(header().autoclear_features));
         return {};
     }
     const auto e = decode_bitmaps_extension(extension->data, geometry_);
@@ -48,8 +49,9 @@ Result<void> ImageWalk::walk_bitmaps()
             tables.add(i, entry.bitmap_table_offset, std::uint64_t(entry.bitmap_table_size) * 8);
     }
     check_padding(directory, *entries);
-    return for_each_part(tables,
-                         [&](const TablePart &part) { return walk_bitmap_table(part, (*entries)[part.owner]); });
+    return for_each_part(tables, [&](const TablePart &part) {
+        return walk_bitmap_table(part, (*entries)[part.owner]);
+    });
 }
 
 void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectoryEntry> &entries)
@@ -86,10 +88,8 @@ bool ImageWalk::is_followed(Place place, const BitmapDirectoryEntry &entry)
         case Finding::bitmap_table_missing:
         case Finding::bitmap_table_unaligned:
         case Finding::bitmap_table_past_end:
-        case Finding::bitmap_table_size_wrong:
-            return false;
-        default:
-            break;
+        case Finding::bitmap_table_size_wrong: return false;
+        default: break;
         }
     } else if (!entry.in_use() &&
                entry.bitmap_table_size !=
@@ -106,14 +106,15 @@ Result<void> ImageWalk::walk_bitmap_table(const TablePart &part, const BitmapDir
 {
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto at = [&] {
-            return words_for_table(entry) + ", entry " + std::to_string(part.index + i) + ": " + hex(raw);
+            return words_for_table(entry) + ", entry " + std::to_string(part.index + i) + ": " +
+                   hex(raw);
         };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
             findings_.add_lazily(geometry_.is_aligned(HostOffset(raw & entry_offset_mask))
-                           ? Finding::bitmap_table_entry_reserved_bits
-                           : Finding::bitmap_table_entry_unaligned,
-                       at);
+                                     ? Finding::bitmap_table_entry_reserved_bits
+                                     : Finding::bitmap_table_entry_unaligned,
+                                 at);
         else if (decoded->has_cluster())
             count({Place::Kind::word, part.offset + i * 8}, decoded->data, geometry_.cluster_size(),
                   Use::sole, Finding::bitmap_data_past_end, at, part.times);

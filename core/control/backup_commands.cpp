@@ -14,13 +14,15 @@ namespace {
 
 constexpr std::int64_t timeout_seconds_max = 366 * 24 * 3600;
 
-Result<std::optional<std::int64_t>> positive(const Json &arguments, const char *member, std::int64_t most)
+Result<std::optional<std::int64_t>> positive(const Json &arguments, const char *member,
+                                             std::int64_t most)
 {
     if (!arguments.contains(member))
         return std::optional<std::int64_t>();
     const std::int64_t value = arguments.at(member).get<std::int64_t>();
     if (value <= 0 || value > most)
-        return Error(Errc::invalid, "Parameter '" + std::string(member) + "' must be from 1 to " + std::to_string(most));
+        return Error(Errc::invalid, "Parameter '" + std::string(member) + "' must be from 1 to " +
+                                        std::to_string(most));
     return std::optional<std::int64_t>(value);
 }
 
@@ -33,7 +35,10 @@ Result<std::vector<std::string>> bitmaps_of(const Json &arguments)
     return arguments.value("bitmaps", std::vector<std::string>());
 }
 
-std::string_view mode_of(const Backup &backup) { return backup.incremental ? "incremental" : "full"; }
+std::string_view mode_of(const Backup &backup)
+{
+    return backup.incremental ? "incremental" : "full";
+}
 
 // "backup/mon", and what stands below it or is a file of it.
 bool shows(const HostExport &exported, const std::string &id)
@@ -66,9 +71,11 @@ Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next
     BackupRequest &request = planned.request;
     request.id = arguments.value("id", next_id);
     request.bitmaps = TRY(bitmaps_of(arguments));
-    const std::string mode = arguments.value("mode", request.bitmaps.empty() ? "full" : "incremental");
+    const std::string mode =
+        arguments.value("mode", request.bitmaps.empty() ? "full" : "incremental");
     if (mode != "full" && request.bitmaps.empty())
-        return Error(Errc::invalid, "Mode '" + mode + "' needs a bitmap, which says what has changed");
+        return Error(Errc::invalid,
+                     "Mode '" + mode + "' needs a bitmap, which says what has changed");
     request.incremental = mode != "full";
     for (const std::string &bitmap : request.bitmaps) {
         const auto why_not = why_not_incremental(bitmap);
@@ -129,7 +136,8 @@ Result<Json> query_backups(const Situation &situation, const Json &)
                       {"mode", mode_of(*backup)},
                       {"size", backup->disk->size()},
                       {"dirty-bytes", backup->dirty_bytes},
-                      {"age", std::max<std::int64_t>(0, std::chrono::floor<std::chrono::seconds>(age).count())},
+                      {"age", std::max<std::int64_t>(
+                                  0, std::chrono::floor<std::chrono::seconds>(age).count())},
                       {"scratch-bytes", backup->disk->scratch_bytes()},
                       {"bytes-read", backup->disk->bytes_read()},
                       {"bitmaps", std::move(names)},

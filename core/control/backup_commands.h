@@ -17,8 +17,8 @@ namespace qcow2 {
 // What backup-begin asks for.
 struct PlannedBackup {
     BackupRequest request;
-    std::string why_full;                  // auto, and not incremental: why
-    std::optional<std::int64_t> timeout;   // seconds
+    std::string why_full;                 // auto, and not incremental: why
+    std::optional<std::int64_t> timeout;  // seconds
 };
 
 // Why a bitmap cannot say what has changed; nullopt: it can.

@@ -30,7 +30,10 @@ Result<Json> query_commands(const Situation &, const Json &)
     return names;
 }
 
-Result<Json> query_qmp_schema(const Situation &, const Json &) { return describe(all_commands(), all_events()); }
+Result<Json> query_qmp_schema(const Situation &, const Json &)
+{
+    return describe(all_commands(), all_events());
+}
 
 // Of a virtual machine. There is none.
 Result<Json> query_name(const Situation &, const Json &) { return Json::object(); }
@@ -65,10 +68,12 @@ constexpr char make_snapshot[] = "blockdev-snapshot-internal-sync";
 Result<Json> transaction(const Situation &situation, const Json &arguments)
 {
     const Json &actions = arguments.at("actions");
-    const bool grouped = arguments.value("/properties/completion-mode"_json_pointer, "individual") == "grouped";
+    const bool grouped =
+        arguments.value("/properties/completion-mode"_json_pointer, "individual") == "grouped";
     if (grouped && !actions.empty())
-        return Error(Errc::invalid, "Action '" + actions[0].at("type").get<std::string>() +
-                                        "' does not support Transaction property completion-mode = grouped");
+        return Error(Errc::invalid,
+                     "Action '" + actions[0].at("type").get<std::string>() +
+                         "' does not support Transaction property completion-mode = grouped");
     Plan plan = TRY(Plan::of(situation));
     for (const Json &action : actions)
         TRY(plan.add(action.at("type").get<std::string>(), action.at("data")));
@@ -80,10 +85,12 @@ Result<Json> transaction(const Situation &situation, const Json &arguments)
 
 Result<Json> block_resize(const Situation &situation, const Json &arguments)
 {
-    const std::string device = arguments.value("device", ""), node = arguments.value("node-name", "");
+    const std::string device = arguments.value("device", ""),
+                      node = arguments.value("node-name", "");
     if ((device.empty() && node.empty()) || (!device.empty() && device != disk_name) ||
         (!node.empty() && node != disk_name))
-        return Error(Errc::not_found, "Cannot find device='" + device + "' nor node-name='" + node + "'");
+        return Error(Errc::not_found,
+                     "Cannot find device='" + device + "' nor node-name='" + node + "'");
     const std::int64_t size = arguments.at("size").get<std::int64_t>();
     if (size < 0)
         return Error(Errc::invalid, "Parameter 'size' expects a >0 size");
@@ -104,13 +111,15 @@ Result<Json> delete_snapshot(const Situation &situation, const Json &arguments)
     if (!arguments.contains("id") && !arguments.contains("name"))
         return Error(Errc::invalid, "Name or id must be provided");
     for (const Snapshot &snapshot : TRY(situation.disk->snapshots())) {
-        if (arguments.value("id", snapshot.id) != snapshot.id || arguments.value("name", snapshot.name) != snapshot.name)
+        if (arguments.value("id", snapshot.id) != snapshot.id ||
+            arguments.value("name", snapshot.name) != snapshot.name)
             continue;
         TRY(situation.disk->delete_snapshot(snapshot.id));
         return describe_snapshot(snapshot);
     }
-    return Error(Errc::not_found, "Snapshot with id '" + word_or_null(arguments, "id") + "' and name '" +
-                                      word_or_null(arguments, "name") + "' does not exist on device '" +
+    return Error(Errc::not_found, "Snapshot with id '" + word_or_null(arguments, "id") +
+                                      "' and name '" + word_or_null(arguments, "name") +
+                                      "' does not exist on device '" +
                                       arguments.at("device").get<std::string>() + "'");
 }
 
@@ -125,22 +134,30 @@ Result<Json> snapshot_revert(const Situation &situation, const Json &arguments)
 using Needs = Command::Needs;
 
 constexpr Command commands[] = {
-    {backup_begin, types::backup_begin, types::backup_begun, Needs::disk_to_change, one_action<backup_begin>},
+    {backup_begin, types::backup_begin, types::backup_begun, Needs::disk_to_change,
+     one_action<backup_begin>},
     {"backup-end", types::backup_end, types::nothing, Needs::disk_to_change, backup_end},
     {bitmap_add, types::bitmap_add, types::nothing, Needs::disk_to_change, one_action<bitmap_add>},
     {bitmap_clear, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_clear>},
-    {bitmap_disable, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_disable>},
-    {bitmap_enable, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_enable>},
-    {bitmap_merge, types::bitmap_merge, types::nothing, Needs::disk_to_change, one_action<bitmap_merge>},
-    {bitmap_remove, types::bitmap, types::nothing, Needs::disk_to_change, one_action<bitmap_remove>},
+    {bitmap_disable, types::bitmap, types::nothing, Needs::disk_to_change,
+     one_action<bitmap_disable>},
+    {bitmap_enable, types::bitmap, types::nothing, Needs::disk_to_change,
+     one_action<bitmap_enable>},
+    {bitmap_merge, types::bitmap_merge, types::nothing, Needs::disk_to_change,
+     one_action<bitmap_merge>},
+    {bitmap_remove, types::bitmap, types::nothing, Needs::disk_to_change,
+     one_action<bitmap_remove>},
     {"block_resize", types::resize, types::nothing, Needs::disk_to_change, block_resize},
-    {"blockdev-snapshot-delete-internal-sync", types::snapshot_delete, types::snapshot_info, Needs::disk_to_change,
-     delete_snapshot},
-    {make_snapshot, types::snapshot, types::nothing, Needs::disk_to_change, one_action<make_snapshot>},
-    {"qmp_capabilities", types::capabilities_arguments, types::nothing, Needs::nothing, qmp_capabilities},
+    {"blockdev-snapshot-delete-internal-sync", types::snapshot_delete, types::snapshot_info,
+     Needs::disk_to_change, delete_snapshot},
+    {make_snapshot, types::snapshot, types::nothing, Needs::disk_to_change,
+     one_action<make_snapshot>},
+    {"qmp_capabilities", types::capabilities_arguments, types::nothing, Needs::nothing,
+     qmp_capabilities},
     {"query-backups", types::nothing, types::backup_infos, Needs::disk, query_backups},
     {"query-block", types::nothing, types::block_infos, Needs::disk, query_block},
-    {"query-block-exports", types::nothing, types::block_export_infos, Needs::host, query_block_exports},
+    {"query-block-exports", types::nothing, types::block_export_infos, Needs::host,
+     query_block_exports},
     {"query-commands", types::nothing, types::command_infos, Needs::nothing, query_commands},
     {"query-jobs", types::nothing, types::job_infos, Needs::nothing, query_jobs},
     {"query-name", types::nothing, types::name_info, Needs::nothing, query_name},
@@ -150,15 +167,15 @@ constexpr Command commands[] = {
     {"query-status", types::nothing, types::status_info, Needs::host, query_status},
     {"query-version", types::nothing, types::version_info, Needs::nothing, query_version},
     {"quit", types::nothing, types::nothing, Needs::host, quit},
-    {"snapshot-revert", types::snapshot_revert, types::nothing, Needs::disk_to_change, snapshot_revert},
-    {"transaction", types::transaction, types::transaction_done, Needs::disk_to_change, transaction},
+    {"snapshot-revert", types::snapshot_revert, types::nothing, Needs::disk_to_change,
+     snapshot_revert},
+    {"transaction", types::transaction, types::transaction_done, Needs::disk_to_change,
+     transaction},
 };
 
 constexpr Event events[] = {
-    {"BACKUP_BROKEN", types::backup_broken},
-    {"BACKUP_EXPIRED", types::backup_expired},
-    {"BITMAP_GIVEN_UP", types::bitmap_given_up},
-    {"BLOCK_IMAGE_CORRUPTED", types::image_corrupted},
+    {"BACKUP_BROKEN", types::backup_broken},     {"BACKUP_EXPIRED", types::backup_expired},
+    {"BITMAP_GIVEN_UP", types::bitmap_given_up}, {"BLOCK_IMAGE_CORRUPTED", types::image_corrupted},
     {"BLOCK_IO_ERROR", types::io_error},
 };
 

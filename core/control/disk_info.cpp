@@ -75,16 +75,17 @@ Result<Json> describe_device(Host &host, Disk &disk)
         image["actual-size"] = *state.actual_bytes;
     if (Json snapshots = TRY(describe_snapshots(disk)); !snapshots.empty())
         image["snapshots"] = std::move(snapshots);
-    Json device = {{"file", state.file},
-                   {"node-name", disk_name},
-                   {"ro", disk.why_read_only().has_value()},
-                   {"drv", "qcow2"},
-                   {"backing_file_depth", 0},
-                   {"encrypted", false},
-                   {"detect_zeroes", "off"},
-                   {"image", std::move(image)},
-                   {"cache", {{"writeback", true}, {"direct", false}, {"no-flush", !disk.can_flush()}}},
-                   {"write_threshold", 0}};
+    Json device = {
+        {"file", state.file},
+        {"node-name", disk_name},
+        {"ro", disk.why_read_only().has_value()},
+        {"drv", "qcow2"},
+        {"backing_file_depth", 0},
+        {"encrypted", false},
+        {"detect_zeroes", "off"},
+        {"image", std::move(image)},
+        {"cache", {{"writeback", true}, {"direct", false}, {"no-flush", !disk.can_flush()}}},
+        {"write_threshold", 0}};
     for (const char *limit : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"})
         device[limit] = 0;
     if (const auto states = TRY(bitmaps_of(disk)); !states.empty())
@@ -165,7 +166,9 @@ Result<Json> query_status(const Situation &situation, const Json &)
     const bool broken = status.contains("error");
     return Json{{"running", !broken && !host.ending()},
                 {"singlestep", false},
-                {"status", host.ending() ? "shutdown" : broken ? "io-error" : "running"},
+                {"status", host.ending() ? "shutdown"
+                           : broken      ? "io-error"
+                                         : "running"},
                 {"disk", std::move(status)}};
 }
 
@@ -189,8 +192,10 @@ Result<Json> query_block_exports(const Situation &situation, const Json &)
 {
     Json exports = Json::array();
     for (const HostExport &exported : situation.host->exports())
-        exports.push_back(
-            {{"id", exported.name}, {"type", "nbd"}, {"node-name", disk_name}, {"shutting-down", false}});
+        exports.push_back({{"id", exported.name},
+                           {"type", "nbd"},
+                           {"node-name", disk_name},
+                           {"shutting-down", false}});
     return exports;
 }
 

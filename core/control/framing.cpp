@@ -14,8 +14,8 @@ bool is_space(unsigned char c) { return c == ' ' || c == '\t' || c == '\n' || c 
 // Of numbers and of true, false and null.
 bool is_of_word(unsigned char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '+' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '+' || c == '.';
 }
 
 bool is_structural(unsigned char c)

@@ -19,13 +19,13 @@ namespace qcow2 {
 
 // What the server knows of the file below, and of who uses the disk.
 struct HostState {
-    std::string file;                             // its path; empty: it is not known
-    std::string nbd_uri;                          // where clients of NBD come; empty: it is not known
-    unsigned clients = 0;                         // of NBD
-    bool can_grow = true;                         // the file below
+    std::string file;      // its path; empty: it is not known
+    std::string nbd_uri;   // where clients of NBD come; empty: it is not known
+    unsigned clients = 0;  // of NBD
+    bool can_grow = true;  // the file below
     std::string why_not_grow;
-    std::optional<std::uint64_t> free_bytes;      // where the file is
-    std::optional<std::uint64_t> actual_bytes;    // that the file occupies
+    std::optional<std::uint64_t> free_bytes;    // where the file is
+    std::optional<std::uint64_t> actual_bytes;  // that the file occupies
 };
 
 struct HostExport {

@@ -38,7 +38,8 @@ void Leases::look(Disk &disk, Clock::time_point now)
             log_warning(done.error().what);
             continue;
         }
-        log_warning("backup " + quote(ended) + " has ended as failed: nobody has read from it in time");
+        log_warning("backup " + quote(ended) +
+                    " has ended as failed: nobody has read from it in time");
         notify({Notice::Kind::backup_expired, ended, ""});
     }
 }
@@ -48,7 +49,8 @@ std::optional<std::int64_t> Leases::left(const std::string &id, Clock::time_poin
     const auto found = leases_.find(id);
     if (found == leases_.end())
         return std::nullopt;
-    return std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::seconds>(found->second.deadline - now).count());
+    return std::max<std::int64_t>(
+        0, std::chrono::ceil<std::chrono::seconds>(found->second.deadline - now).count());
 }
 
 }  // namespace qcow2

@@ -18,7 +18,8 @@ constexpr std::size_t answer_bytes_max = 10 << 20;
 
 std::string line(const Json &message) { return to_line(message) + "\r\n"; }
 
-std::string refusal(const std::optional<Json> &id, std::string_view what, std::string_view error_class = "GenericError")
+std::string refusal(const std::optional<Json> &id, std::string_view what,
+                    std::string_view error_class = "GenericError")
 {
     Json message = {{"error", {{"class", error_class}, {"desc", what}}}};
     if (id)
@@ -75,11 +76,13 @@ std::string Monitor::answer(const std::optional<Json> &id, const Result<Json> &d
         message["id"] = *id;
     std::string answered = line(message);
     if (answered.size() > answer_bytes_max)
-        return refusal(id, "the answer has " + std::to_string(answered.size()) + " bytes, more than clients read");
+        return refusal(id, "the answer has " + std::to_string(answered.size()) +
+                               " bytes, more than clients read");
     return answered;
 }
 
-std::string Monitor::event(std::string_view name, const Json &data, std::int64_t seconds, std::int64_t microseconds)
+std::string Monitor::event(std::string_view name, const Json &data, std::int64_t seconds,
+                           std::int64_t microseconds)
 {
     return line({{"timestamp", {{"seconds", seconds}, {"microseconds", microseconds}}},
                  {"event", name},
@@ -103,9 +106,14 @@ std::optional<Monitor::Turn> Monitor::next()
 Monitor::Turn Monitor::turn_for(const Framing::Frame &frame)
 {
     switch (frame.kind) {
-    case Framing::Frame::Kind::stray: return refuse({}, "JSON parse error, stray '" + frame.text + "'");
-    case Framing::Frame::Kind::too_deep: ended_ = true; return refuse({}, "JSON nesting depth limit exceeded");
-    case Framing::Frame::Kind::too_long: ended_ = true; return refuse({}, "JSON token size limit exceeded");
+    case Framing::Frame::Kind::stray:
+        return refuse({}, "JSON parse error, stray '" + frame.text + "'");
+    case Framing::Frame::Kind::too_deep:
+        ended_ = true;
+        return refuse({}, "JSON nesting depth limit exceeded");
+    case Framing::Frame::Kind::too_long:
+        ended_ = true;
+        return refuse({}, "JSON token size limit exceeded");
     case Framing::Frame::Kind::text: break;
     }
     auto request = parse_json(frame.text);
@@ -118,7 +126,8 @@ Monitor::Turn Monitor::turn_for(const Framing::Frame &frame)
 
 Monitor::Turn Monitor::turn_for(Json request)
 {
-    const std::optional<Json> id = request.contains("id") ? take_member(request, "id") : std::nullopt;
+    const std::optional<Json> id =
+        request.contains("id") ? take_member(request, "id") : std::nullopt;
     if (const auto wrong = find_wrong_in_request(request))
         return refuse(id, *wrong);
     const std::string name = request["execute"].get<std::string>();

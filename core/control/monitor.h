@@ -34,14 +34,15 @@ public:
         std::string answer;                // to be sent, if there is no command
         const Command *command = nullptr;  // to be run, then answered
         Json arguments;
-        std::optional<Json> id;            // of the request: any value, or none
+        std::optional<Json> id;  // of the request: any value, or none
     };
 
     static std::string greeting();
     // The answer to a request, done or refused.
     static std::string answer(const std::optional<Json> &id, const Result<Json> &done);
     // seconds, microseconds: since 1970.
-    static std::string event(std::string_view name, const Json &data, std::int64_t seconds, std::int64_t microseconds);
+    static std::string event(std::string_view name, const Json &data, std::int64_t seconds,
+                             std::int64_t microseconds);
 
     // What the client has sent, any part of it.
     void take(std::string_view bytes) { input_.append(bytes); }
@@ -58,7 +59,7 @@ private:
     Turn turn_for(Json request);
 
     Framing framing_;
-    std::string input_;       // from position_ on, not yet looked at
+    std::string input_;  // from position_ on, not yet looked at
     std::size_t position_ = 0;
     bool negotiated_ = false;
     bool ended_ = false;

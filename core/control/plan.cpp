@@ -16,7 +16,10 @@ namespace qcow2 {
 
 namespace {
 
-std::string text(const Json &data, std::string_view member) { return data.at(std::string(member)).get<std::string>(); }
+std::string text(const Json &data, std::string_view member)
+{
+    return data.at(std::string(member)).get<std::string>();
+}
 
 bool flag(const Json &data, std::string_view member, bool otherwise)
 {
@@ -30,7 +33,8 @@ Result<std::optional<std::uint32_t>> granularity_bits(const Json &data)
     if (found == data.end())
         return std::optional<std::uint32_t>();
     const std::uint64_t granularity = found->get<std::uint64_t>();
-    if (!is_power_of_two(granularity) || granularity < std::uint64_t(1) << limits::bitmap_granularity_bits_min)
+    if (!is_power_of_two(granularity) || granularity < std::uint64_t(1)
+                                                           << limits::bitmap_granularity_bits_min)
         return Error(Errc::invalid, "Granularity must be power of 2 and at least 512");
     return std::optional<std::uint32_t>(static_cast<std::uint32_t>(std::countr_zero(granularity)));
 }
@@ -39,7 +43,8 @@ NewSnapshot snapshot_of_now(std::string name)
 {
     timespec now = {};
     ::clock_gettime(CLOCK_REALTIME, &now);
-    return {std::move(name), static_cast<std::uint32_t>(now.tv_sec), static_cast<std::uint32_t>(now.tv_nsec)};
+    return {std::move(name), static_cast<std::uint32_t>(now.tv_sec),
+            static_cast<std::uint32_t>(now.tv_nsec)};
 }
 
 }  // namespace
@@ -54,7 +59,8 @@ Result<void> check_node(const Json &arguments, std::string_view member)
 Result<void> check_device_or_node(const Json &arguments, std::string_view member)
 {
     if (const std::string node = text(arguments, member); node != disk_name)
-        return Error(Errc::not_found, "Cannot find device='" + node + "' nor node-name='" + node + "'");
+        return Error(Errc::not_found,
+                     "Cannot find device='" + node + "' nor node-name='" + node + "'");
     return {};
 }
 
@@ -115,8 +121,9 @@ Result<void> Plan::add_bitmap(const Json &data)
         return Error(Errc::exists, "Bitmap already exists: " + name);
     if (!flag(data, "persistent", false))
         return Error(Errc::unsupported,
-                     "Bitmap '" + name + "' would not survive the end of the server: only persistent ones "
-                     "are kept here; add \"persistent\": true");
+                     "Bitmap '" + name +
+                         "' would not survive the end of the server: only persistent ones "
+                         "are kept here; add \"persistent\": true");
     bitmaps_[name] = {.enabled = bitmap.enabled};
     steps_.push_back(BitmapStep(AddBitmap{std::move(bitmap)}));
     return {};
@@ -128,7 +135,9 @@ Result<const Plan::Bitmap *> Plan::find(const std::string &name) const
     if (found == bitmaps_.end())
         return Error(Errc::not_found, "Dirty bitmap '" + name + "' not found");
     if (found->second.busy || found->second.removed)
-        return Error(Errc::busy, "Bitmap '" + name + "' is currently in use by another operation and cannot be used");
+        return Error(Errc::busy,
+                     "Bitmap '" + name +
+                         "' is currently in use by another operation and cannot be used");
     return &found->second;
 }
 
@@ -188,7 +197,8 @@ std::string Plan::next_backup_id() const
 Result<void> Plan::begin_backup(const Json &data)
 {
     if (backup_)
-        return Error(Errc::unsupported, "Only one backup can begin at an instant; it can have several bitmaps");
+        return Error(Errc::unsupported,
+                     "Only one backup can begin at an instant; it can have several bitmaps");
     PlannedBackup planned =
         TRY(plan_backup(data, data.contains("id") ? "" : next_backup_id(),
                         [this](const std::string &bitmap) { return why_not_incremental(bitmap); }));
@@ -206,7 +216,8 @@ Result<void> Plan::merge_bitmaps(const Json &data)
 {
     MergeBitmaps merge{TRY(usable(data, "target")), {}};
     for (const Json &source : data.at("bitmaps")) {
-        const Json named = source.is_object() ? source : Json{{"node", data.at("node")}, {"name", source}};
+        const Json named =
+            source.is_object() ? source : Json{{"node", data.at("node")}, {"name", source}};
         merge.sources.push_back(TRY(usable(named)));
     }
     steps_.push_back(BitmapStep(std::move(merge)));

@@ -114,7 +114,8 @@ void Description::add(const Command &command)
 
 void Description::add(const Event &event)
 {
-    entries.push_back({{"name", event.name}, {"meta-type", "event"}, {"arg-type", event.data.name}});
+    entries.push_back(
+        {{"name", event.name}, {"meta-type", "event"}, {"arg-type", event.data.name}});
     add(event.data);
 }
 

@@ -39,7 +39,8 @@ bool fits_in_signed(const Json &value)
 {
     return value.is_number_integer() &&
            (!value.is_number_unsigned() ||
-            value.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+            value.get<std::uint64_t>() <=
+                static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
 }
 
 Wrong find_wrong_number(const Json &value, const Place &place)
@@ -114,7 +115,8 @@ Wrong find_wrong_in_alternate(const Json &value, const Type &type, const Place &
     for (const Type *alternative : type.alternatives)
         if (alternative->kind == Type::Kind::object ? value.is_object() : value.is_string())
             return find_wrong_at(value, *alternative, place);
-    return "Invalid parameter type for '" + std::string(place.name) + "', expected: " + std::string(type.name);
+    return "Invalid parameter type for '" + std::string(place.name) +
+           "', expected: " + std::string(type.name);
 }
 
 Wrong find_wrong_element(const Json &value, const Type &type, const Place &place)

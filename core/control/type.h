@@ -33,7 +33,17 @@ struct Branch {
 
 struct Type {
     // integer: of 64 bits, signed; unsigned_32: an integer in the schema.
-    enum class Kind { string, integer, unsigned_32, boolean, any, enumeration, array, object, alternate };
+    enum class Kind {
+        string,
+        integer,
+        unsigned_32,
+        boolean,
+        any,
+        enumeration,
+        array,
+        object,
+        alternate
+    };
     Kind kind;
     std::string_view name;                           // in the schema; unique
     std::span<const std::string_view> values = {};   // enumeration

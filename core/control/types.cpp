@@ -42,7 +42,7 @@ constinit const Type nothing = object("Nothing", {});
 
 namespace {
 constinit const Type strings = array("[str]", string);
-}
+}  // namespace
 
 // --- Arguments.
 
@@ -71,27 +71,27 @@ constinit const Type bitmap_add = object("BlockDirtyBitmapAdd", in_bitmap_add);
 
 namespace {
 const Type *const name_or_bitmap[] = {&string, &bitmap};
-constinit const Type merge_source = {Kind::alternate, "BlockDirtyBitmapOrStr", {}, nullptr, {}, {}, {}, name_or_bitmap};
+constinit const Type merge_source = {
+    Kind::alternate, "BlockDirtyBitmapOrStr", {}, nullptr, {}, {}, {}, name_or_bitmap};
 constinit const Type merge_sources = array("[BlockDirtyBitmapOrStr]", merge_source);
 const Member in_bitmap_merge[] = {{"node", string}, {"target", string}, {"bitmaps", merge_sources}};
 
 const Member in_snapshot[] = {{"device", string}, {"name", string}};
-const Member in_snapshot_delete[] = {{"device", string}, {"id", string, optional}, {"name", string, optional}};
+const Member in_snapshot_delete[] = {
+    {"device", string}, {"id", string, optional}, {"name", string, optional}};
 const Member in_snapshot_revert[] = {{"id-or-name", string}};
-const Member in_resize[] = {{"device", string, optional}, {"node-name", string, optional}, {"size", integer}};
+const Member in_resize[] = {
+    {"device", string, optional}, {"node-name", string, optional}, {"size", integer}};
 
 constexpr std::string_view backup_modes[] = {"full", "incremental", "auto"};
 constinit const Type backup_mode = words("BackupMode", backup_modes);
 const Member in_backing[] = {{"file", string}, {"format", string, optional}};
 constinit const Type backing = object("BackupBacking", in_backing);
-const Member in_backup_begin[] = {{"id", string, optional},
-                                  {"bitmap", string, optional},
-                                  {"bitmaps", strings, optional},
-                                  {"mode", backup_mode, optional},
-                                  {"whole", boolean, optional},
-                                  {"backing", backing, optional},
-                                  {"timeout", integer, optional},
-                                  {"scratch-max", integer, optional}};
+const Member in_backup_begin[] = {
+    {"id", string, optional},       {"bitmap", string, optional},
+    {"bitmaps", strings, optional}, {"mode", backup_mode, optional},
+    {"whole", boolean, optional},   {"backing", backing, optional},
+    {"timeout", integer, optional}, {"scratch-max", integer, optional}};
 const Member in_backup_end[] = {{"id", string}, {"success", boolean}};
 }  // namespace
 
@@ -115,7 +115,8 @@ constinit const Type abort_action = object("AbortWrapper", in_abort_action);
 constinit const Type add_action = object("BlockDirtyBitmapAddWrapper", in_add_action);
 constinit const Type bitmap_action = object("BlockDirtyBitmapWrapper", in_bitmap_action);
 constinit const Type merge_action = object("BlockDirtyBitmapMergeWrapper", in_merge_action);
-constinit const Type snapshot_action = object("BlockdevSnapshotInternalWrapper", in_snapshot_action);
+constinit const Type snapshot_action =
+    object("BlockdevSnapshotInternalWrapper", in_snapshot_action);
 constinit const Type backup_action = object("BackupBeginWrapper", in_backup_action);
 
 const Branch action_branches[] = {{"abort", abort_action},
@@ -138,7 +139,8 @@ constexpr std::string_view action_kinds[] = {"abort",
                                              "blockdev-snapshot-internal-sync"};
 constinit const Type action_kind = words("TransactionActionKind", action_kinds);
 const Member in_action[] = {{"type", action_kind}};
-constinit const Type action = {Kind::object, "TransactionAction", {}, nullptr, in_action, "type", action_branches, {}};
+constinit const Type action = {Kind::object, "TransactionAction", {}, nullptr, in_action,
+                               "type",       action_branches,     {}};
 constinit const Type actions = array("[TransactionAction]", action);
 
 constexpr std::string_view completion_modes[] = {"individual", "grouped"};
@@ -184,14 +186,11 @@ constinit const Type snapshot_info = object("SnapshotInfo", in_snapshot_info);
 namespace {
 constinit const Type snapshot_infos = array("[SnapshotInfo]", snapshot_info);
 
-const Member in_bitmap_status[] = {{"name", string},
-                                   {"granularity", integer},
-                                   {"count", integer},
-                                   {"extra", integer},
-                                   {"enabled", boolean},
-                                   {"busy", boolean},
-                                   {"inconsistent", boolean},
-                                   {"why-not-tracked", string, optional}};
+const Member in_bitmap_status[] = {
+    {"name", string},          {"granularity", integer},
+    {"count", integer},        {"extra", integer},
+    {"enabled", boolean},      {"busy", boolean},
+    {"inconsistent", boolean}, {"why-not-tracked", string, optional}};
 constinit const Type bitmap_status = object("BitmapStatus", in_bitmap_status);
 constinit const Type bitmap_statuses = array("[BitmapStatus]", bitmap_status);
 
@@ -261,12 +260,9 @@ const Member in_block_device_info[] = {{"file", string},
                                        {"write_threshold", integer},
                                        {"dirty-bitmaps", bitmap_infos, optional}};
 constinit const Type block_device_info = object("BlockDeviceInfo", in_block_device_info);
-const Member in_block_info[] = {{"device", string},
-                                {"qdev", string, optional},
-                                {"type", string},
-                                {"removable", boolean},
-                                {"locked", boolean},
-                                {"inserted", block_device_info, optional}};
+const Member in_block_info[] = {{"device", string},  {"qdev", string, optional},
+                                {"type", string},    {"removable", boolean},
+                                {"locked", boolean}, {"inserted", block_device_info, optional}};
 constinit const Type block_info = object("BlockInfo", in_block_info);
 
 constexpr std::string_view export_kinds[] = {"nbd"};
@@ -278,12 +274,9 @@ constinit const Type block_export_info = object("BlockExportInfo", in_block_expo
 // There are none.
 constinit const Type job_info = object("JobInfo", {});
 
-const Member in_backup_begun[] = {{"id", string},
-                                  {"size", integer},
-                                  {"mode", backup_mode},
-                                  {"why-full", string, optional},
-                                  {"dirty-bytes", integer},
-                                  {"exports", strings}};
+const Member in_backup_begun[] = {{"id", string},           {"size", integer},
+                                  {"mode", backup_mode},    {"why-full", string, optional},
+                                  {"dirty-bytes", integer}, {"exports", strings}};
 constexpr std::string_view backup_states[] = {"active", "broken"};
 constinit const Type backup_state = words("BackupState", backup_states);
 const Member in_backup_info[] = {{"id", string},
@@ -310,27 +303,22 @@ constinit const Type job_infos = array("[JobInfo]", job_info);
 constinit const Type backup_begun = object("BackupBegun", in_backup_begun);
 namespace {
 const Member in_transaction_done[] = {{"backup", backup_begun, optional}};
-}
+}  // namespace
 constinit const Type transaction_done = object("TransactionDone", in_transaction_done);
 constinit const Type backup_infos = array("[BackupInfo]", backup_info);
 
 // --- Events.
 
 namespace {
-const Member in_image_corrupted[] = {{"device", string},
-                                     {"node-name", string, optional},
-                                     {"msg", string},
-                                     {"fatal", boolean}};
+const Member in_image_corrupted[] = {
+    {"device", string}, {"node-name", string, optional}, {"msg", string}, {"fatal", boolean}};
 constexpr std::string_view io_operations[] = {"read", "write"};
 constinit const Type io_operation = words("IoOperationType", io_operations);
 constexpr std::string_view io_actions[] = {"report"};
 constinit const Type io_action = words("BlockErrorAction", io_actions);
-const Member in_io_error[] = {{"device", string},
-                              {"node-name", string, optional},
-                              {"operation", io_operation},
-                              {"action", io_action},
-                              {"nospace", boolean, optional},
-                              {"reason", string}};
+const Member in_io_error[] = {
+    {"device", string},    {"node-name", string, optional}, {"operation", io_operation},
+    {"action", io_action}, {"nospace", boolean, optional},  {"reason", string}};
 const Member in_bitmap_given_up[] = {{"node", string}, {"name", string}, {"reason", string}};
 const Member in_backup_broken[] = {{"id", string}, {"reason", string}};
 const Member in_backup_expired[] = {{"id", string}};

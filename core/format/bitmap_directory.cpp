@@ -94,8 +94,8 @@ Result<void> check_bitmap_name(std::string_view name)
 {
     if (name.empty() || name.size() > limits::bitmap_name_bytes_max)
         return Error(Errc::invalid, "the name of a bitmap has 1 to " +
-                                        std::to_string(limits::bitmap_name_bytes_max) + " bytes, not " +
-                                        std::to_string(name.size()));
+                                        std::to_string(limits::bitmap_name_bytes_max) +
+                                        " bytes, not " + std::to_string(name.size()));
     if (!is_utf8(name) || name.find('\0') != name.npos)
         return Error(Errc::invalid, "the name is not valid UTF-8");
     return {};
@@ -118,8 +118,8 @@ Result<std::vector<BitmapDirectoryEntry>> decode_bitmap_directory(Bytes bytes,
     }
     if (position != bytes.size())
         return finding(Finding::bitmap_directory_trailing_bytes,
-                       std::to_string(nb_bitmaps) + " entries end at " + hex(position) + ", not at " +
-                           hex(bytes.size()));
+                       std::to_string(nb_bitmaps) + " entries end at " + hex(position) +
+                           ", not at " + hex(bytes.size()));
     find_duplicates(entries);
     return entries;
 }

@@ -65,9 +65,15 @@ struct BitmapDirectoryEntry {
     bool in_use() const { return flags & bitmap_flags::in_use; }
     bool enabled() const { return flags & bitmap_flags::auto_; }
     // Bytes. (The field of a damaged entry can be up to 255.)
-    std::uint64_t granularity() const { return std::uint64_t(1) << (granularity_bits < 63 ? granularity_bits : 63); }
+    std::uint64_t granularity() const
+    {
+        return std::uint64_t(1) << (granularity_bits < 63 ? granularity_bits : 63);
+    }
     // What the name is to QEMU, which ends it at a NUL.
-    std::string_view name_for_qemu() const { return std::string_view(name).substr(0, name.find('\0')); }
+    std::string_view name_for_qemu() const
+    {
+        return std::string_view(name).substr(0, name.find('\0'));
+    }
     std::uint64_t flags_position() const { return position + 12; }
     std::uint64_t encoded_size() const
     {

@@ -15,7 +15,10 @@ namespace {
 
 // Of a compressed descriptor the lower bits are the offset, the others up to
 // bit 61 the number of additional sectors.
-std::uint32_t compressed_offset_bits(const Geometry &geometry) { return 70 - geometry.cluster_bits; }
+std::uint32_t compressed_offset_bits(const Geometry &geometry)
+{
+    return 70 - geometry.cluster_bits;
+}
 
 constexpr std::uint64_t low_bits(std::uint32_t n) { return (std::uint64_t(1) << n) - 1; }
 
@@ -156,8 +159,12 @@ ExtendedL2Entry encode_extended_l2_entry(const ClusterMapping &mapping, const Ge
             [](const Zero &z) {
                 return ExtendedL2Entry{standard(z.host, z.copied && z.has_cluster()), all << 32};
             },
-            [](const Data &d) { return ExtendedL2Entry{standard(d.host, d.copied), all}; },
-            [&](const Compressed &c) { return ExtendedL2Entry{encode_compressed(c, geometry), 0}; },
+            [](const Data &d) {
+                return ExtendedL2Entry{standard(d.host, d.copied), all};
+            },
+            [&](const Compressed &c) {
+                return ExtendedL2Entry{encode_compressed(c, geometry), 0};
+            },
             [](const Subclusters &s) {
                 return ExtendedL2Entry{standard(s.host, s.copied),
                                        std::uint64_t(s.zero) << 32 | s.allocated};

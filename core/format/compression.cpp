@@ -43,7 +43,7 @@ Result<void> inflate_cluster(Bytes bytes, MutableBytes cluster)
 Result<void> unzstd_cluster(Bytes bytes, MutableBytes cluster)
 {
     const std::unique_ptr<ZSTD_DCtx, std::size_t (*)(ZSTD_DCtx *)> context(ZSTD_createDCtx(),
-                                                                         ZSTD_freeDCtx);
+                                                                           ZSTD_freeDCtx);
     if (!context)
         return Error(Errc::io, "zstd: out of memory");
     ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, zstd_window_bits_max);

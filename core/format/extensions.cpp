@@ -14,8 +14,8 @@ namespace qcow2 {
 
 namespace {
 
-constexpr std::size_t record_head = 8;          // type and length
-constexpr std::size_t feature_name_size = 48;   // kind, bit, 46 bytes of name
+constexpr std::size_t record_head = 8;         // type and length
+constexpr std::size_t feature_name_size = 48;  // kind, bit, 46 bytes of name
 constexpr std::size_t bitmaps_record_size = record_head + sizeof(on_disk::BitmapsExtension);
 
 std::uint32_t load_be32(const std::uint8_t *p)
@@ -171,9 +171,9 @@ Result<BitmapsExtension> decode_bitmaps_extension(Bytes data, const Geometry &ge
     e.bitmap_directory_size = raw.bitmap_directory_size.value();
     e.bitmap_directory_offset = HostOffset(raw.bitmap_directory_offset.value());
     if (e.nb_bitmaps == 0 || e.nb_bitmaps > limits::bitmaps_max)
-        return finding(Finding::bitmap_count_wrong,
-                       "it is " + std::to_string(e.nb_bitmaps) + ", of 1 to " +
-                           std::to_string(limits::bitmaps_max));
+        return finding(Finding::bitmap_count_wrong, "it is " + std::to_string(e.nb_bitmaps) +
+                                                        ", of 1 to " +
+                                                        std::to_string(limits::bitmaps_max));
     if (raw.reserved.value() != 0)
         return finding(Finding::bitmaps_extension_reserved, "it is " + hex(raw.reserved.value()));
     // A record has 24 bytes at least and ends at a multiple of 8.
@@ -271,8 +271,8 @@ Result<Buffer> encode_header_area(const HeaderArea &area, Bytes old)
     // QEMU writes the header anew when it opens an image with bitmaps, always
     // with an empty record and the name behind it: without room for that it
     // could open the image for reading only.
-    const bool room_for_qemu = !area.find(ExtensionType::bitmaps) ||
-                               fits(used + record_head, name.size(), cluster_size);
+    const bool room_for_qemu =
+        !area.find(ExtensionType::bitmaps) || fits(used + record_head, name.size(), cluster_size);
     if (!ends_well_at(cluster_size) || !room_for_qemu ||
         !fits(header.backing_file_offset, name.size(), cluster_size))
         return Error(Errc::no_space, "the header, its extensions and the name of the backing file "

@@ -21,7 +21,8 @@ std::string number(std::uint64_t n) { return std::to_string(n); }
 Result<Header> decode_fields(Bytes bytes)
 {
     on_disk::Header raw{};
-    std::copy_n(bytes.begin(), std::min(bytes.size(), sizeof raw), reinterpret_cast<std::uint8_t *>(&raw));
+    std::copy_n(bytes.begin(), std::min(bytes.size(), sizeof raw),
+                reinterpret_cast<std::uint8_t *>(&raw));
 
     if (!has_magic(bytes))
         return finding(Finding::not_qcow2);
@@ -30,11 +31,13 @@ Result<Header> decode_fields(Bytes bytes)
         return finding(Finding::header_truncated, length);
     const std::uint32_t version = raw.version.value();
     if (version != 2 && version != 3)
-        return finding(Finding::version_unknown,
-                       "it is " + number(version) +
-                           (version == 1 ? ", the older format qcow; 'qemu-img convert -f qcow -O qcow2' makes "
-                                           "a newer image of it"
-                                         : ""));
+        return finding(
+            Finding::version_unknown,
+            "it is " + number(version) +
+                (version == 1
+                     ? ", the older format qcow; 'qemu-img convert -f qcow -O qcow2' makes "
+                       "a newer image of it"
+                     : ""));
     if (bytes.size() < (version == 2 ? header_length_v2 : header_length_v3_min))
         return finding(Finding::header_truncated, length);
 
@@ -88,7 +91,8 @@ Result<void> check_features(const Header &h)
 Result<void> check_geometry(const Header &h)
 {
     const bool extended = h.incompatible_features & incompatible::extended_l2;
-    const std::uint32_t min = extended ? limits::cluster_bits_min_extended : limits::cluster_bits_min;
+    const std::uint32_t min =
+        extended ? limits::cluster_bits_min_extended : limits::cluster_bits_min;
     if (h.cluster_bits < min || h.cluster_bits > limits::cluster_bits_max)
         return finding(Finding::cluster_bits_out_of_range,
                        "it is " + number(h.cluster_bits) +

@@ -44,14 +44,14 @@ struct Header {
     be32 nb_snapshots;             //  60 -  63
     be64 snapshots_offset;         //  64 -  71
     // version 3 only
-    be64 incompatible_features;    //  72 -  79
-    be64 compatible_features;      //  80 -  87
-    be64 autoclear_features;       //  88 -  95
-    be32 refcount_order;           //  96 -  99
-    be32 header_length;            // 100 - 103
+    be64 incompatible_features;  //  72 -  79
+    be64 compatible_features;    //  80 -  87
+    be64 autoclear_features;     //  88 -  95
+    be32 refcount_order;         //  96 -  99
+    be32 header_length;          // 100 - 103
     // there if header_length says so
-    u8 compression_type;           // 104
-    u8 padding[7];                 // 105 - 111
+    u8 compression_type;  // 104
+    u8 padding[7];        // 105 - 111
 };
 static_assert(sizeof(Header) == 112);
 static_assert(offsetof(Header, incompatible_features) == 72);

@@ -36,11 +36,13 @@ public:
 private:
     const std::uint8_t *at(std::uint64_t index) const
     {
-        return sub(Bytes(bytes_), index * geometry_.l2_entry_bytes(), geometry_.l2_entry_bytes()).data();
+        return sub(Bytes(bytes_), index * geometry_.l2_entry_bytes(), geometry_.l2_entry_bytes())
+            .data();
     }
     std::uint8_t *at(std::uint64_t index)
     {
-        return sub(MutableBytes(bytes_), index * geometry_.l2_entry_bytes(), geometry_.l2_entry_bytes())
+        return sub(MutableBytes(bytes_), index * geometry_.l2_entry_bytes(),
+                   geometry_.l2_entry_bytes())
             .data();
     }
 

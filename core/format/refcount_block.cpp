@@ -59,14 +59,10 @@ std::uint64_t load_refcount(Bytes bytes, std::uint32_t order, std::uint64_t inde
     const std::size_t width = std::size_t(1) << (order - 3);
     const std::uint8_t *p = bytes.data() + index * width;
     switch (order) {
-    case 3:
-        return *p;
-    case 4:
-        return boost::endian::load_big_u16(p);
-    case 5:
-        return boost::endian::load_big_u32(p);
-    default:
-        return load_be64(p);
+    case 3: return *p;
+    case 4: return boost::endian::load_big_u16(p);
+    case 5: return boost::endian::load_big_u32(p);
+    default: return load_be64(p);
     }
 }
 
@@ -87,8 +83,8 @@ void store_refcount(MutableBytes bytes, std::uint32_t order, std::uint64_t index
         p[i] = static_cast<std::uint8_t>(value);
 }
 
-std::uint64_t find_refcount(Bytes bytes, std::uint32_t order, std::uint64_t from,
-                            std::uint64_t end, bool zero)
+std::uint64_t find_refcount(Bytes bytes, std::uint32_t order, std::uint64_t from, std::uint64_t end,
+                            bool zero)
 {
     INVARIANT(order <= 6 && (end == 0 || holds(bytes, order, end - 1)));
     const std::uint64_t per_word = std::uint64_t(64) >> order;

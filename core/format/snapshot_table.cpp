@@ -64,7 +64,8 @@ Result<Snapshot> decode_snapshot(Bytes bytes, std::uint64_t active_disk_size,
     s.extra_data.assign(extra.begin(), extra.end());
     s.id.assign(id.begin(), id.end());
     s.name.assign(name.begin(), name.end());
-    s.vm_state_size = extra_size >= extra_vm_state_end ? load_be64(extra.data()) : s.vm_state_size_32;
+    s.vm_state_size =
+        extra_size >= extra_vm_state_end ? load_be64(extra.data()) : s.vm_state_size_32;
     s.disk_size = extra_size >= extra_disk_size_end ? load_be64(extra.data() + extra_vm_state_end)
                                                     : active_disk_size;
     s.finding = check_snapshot(s, geometry);

@@ -22,15 +22,15 @@ namespace qcow2 {
 namespace on_disk {
 // qcow2.rst, "Snapshots".
 struct SnapshotEntry {
-    be64 l1_table_offset;  //  0 -  7
-    be32 l1_size;          //  8 - 11: entries
-    be16 id_size;          // 12 - 13
-    be16 name_size;        // 14 - 15
-    be32 date_seconds;     // 16 - 19
-    be32 date_nanoseconds; // 20 - 23
-    be64 guest_runtime;    // 24 - 31: ns
-    be32 vm_state_size;    // 32 - 35
-    be32 extra_data_size;  // 36 - 39
+    be64 l1_table_offset;   //  0 -  7
+    be32 l1_size;           //  8 - 11: entries
+    be16 id_size;           // 12 - 13
+    be16 name_size;         // 14 - 15
+    be32 date_seconds;      // 16 - 19
+    be32 date_nanoseconds;  // 20 - 23
+    be64 guest_runtime;     // 24 - 31: ns
+    be32 vm_state_size;     // 32 - 35
+    be32 extra_data_size;   // 36 - 39
     // then extra data, ID, name, and padding up to a multiple of 8
 };
 static_assert(sizeof(SnapshotEntry) == 40);
@@ -43,9 +43,9 @@ struct Snapshot {
     std::string name;
     std::uint32_t date_seconds = 0;
     std::uint32_t date_nanoseconds = 0;
-    std::uint64_t guest_runtime = 0;  // ns
-    std::uint64_t vm_state_size = 0;  // bytes
-    std::uint64_t disk_size = 0;      // bytes; the active disk's if the record does not say
+    std::uint64_t guest_runtime = 0;     // ns
+    std::uint64_t vm_state_size = 0;     // bytes
+    std::uint64_t disk_size = 0;         // bytes; the active disk's if the record does not say
     std::uint32_t vm_state_size_32 = 0;  // the old field as it stands
     Buffer extra_data;                   // all of it, as it stands
 

@@ -16,7 +16,7 @@
 
 namespace qcow2 {
 
-constexpr std::uint64_t entry_offset_mask = 0x00fffffffffffe00;           // bits 9-55
+constexpr std::uint64_t entry_offset_mask = 0x00fffffffffffe00;  // bits 9-55
 constexpr std::uint64_t entry_copied = std::uint64_t(1) << 63;
 constexpr std::uint64_t l2_entry_compressed = std::uint64_t(1) << 62;
 constexpr std::uint64_t l2_entry_zero = 1;
@@ -66,11 +66,14 @@ Result<HostOffset> decode_refcount_table_entry(std::uint64_t raw, const Geometry
 
 // The meaning of a bitmap table entry.
 struct BitmapTableEntry {
-    HostOffset data;        // 0: no cluster, all bits are `all_ones`
+    HostOffset data;  // 0: no cluster, all bits are `all_ones`
     bool all_ones = false;
 
     constexpr bool has_cluster() const { return data.value != 0; }
-    constexpr std::uint64_t raw() const { return data.value | (all_ones ? bitmap_table_entry_all_ones : 0); }
+    constexpr std::uint64_t raw() const
+    {
+        return data.value | (all_ones ? bitmap_table_entry_all_ones : 0);
+    }
     friend constexpr bool operator==(const BitmapTableEntry &, const BitmapTableEntry &) = default;
 };
 

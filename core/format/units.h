@@ -21,10 +21,21 @@ struct Position {
     constexpr explicit Position(std::uint64_t value) : value(value) {}
 
     friend constexpr auto operator<=>(const Position &, const Position &) = default;
-    friend constexpr Position operator+(Position p, std::uint64_t n) { return Position(p.value + n); }
+    friend constexpr Position operator+(Position p, std::uint64_t n)
+    {
+        return Position(p.value + n);
+    }
     friend constexpr std::uint64_t operator-(Position a, Position b) { return a.value - b.value; }
-    constexpr Position &operator+=(std::uint64_t n) { value += n; return *this; }
-    constexpr Position &operator++() { ++value; return *this; }
+    constexpr Position &operator+=(std::uint64_t n)
+    {
+        value += n;
+        return *this;
+    }
+    constexpr Position &operator++()
+    {
+        ++value;
+        return *this;
+    }
 };
 
 using GuestOffset = Position<struct GuestOffsetTag>;    // bytes

@@ -132,7 +132,8 @@ Result<std::uint64_t> Allocator::find_chunk(std::uint64_t count, std::deque<Host
     while (total < count) {
         // The first is looked for everywhere, more of them only nearby: else each
         // cluster that becomes free in a full image costs a look at all refcounts.
-        const HostCluster end = total == 0 ? store_end() : std::min(store_end(), at + search_clusters());
+        const HostCluster end =
+            total == 0 ? store_end() : std::min(store_end(), at + search_clusters());
         const HostRun run = TRY(refcounts_.find_free(at, end, count - total));
         if (run.count != 0) {
             if (metadata_.overlaps(run))
@@ -224,9 +225,8 @@ Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
     if (run.count == 0)
         run = TRY(make_room_at_end(count));
     if (metadata_.overlaps(run))
-        return finding(Finding::refcount_too_low,
-                       "a table in one of the clusters at " +
-                           hex(geometry_.offset_of(run.first).value));
+        return finding(Finding::refcount_too_low, "a table in one of the clusters at " +
+                                                      hex(geometry_.offset_of(run.first).value));
     TRY(raise_all({run}));
     not_fresh_before(run.end());
     return run;

@@ -88,7 +88,10 @@ private:
 
     Result<void> refill(std::uint64_t count) REQUIRES(mutex_);
     // What 16 refcount blocks count.
-    std::uint64_t search_clusters() const { return std::uint64_t(16) << geometry_.refcount_block_bits(); }
+    std::uint64_t search_clusters() const
+    {
+        return std::uint64_t(16) << geometry_.refcount_block_bits();
+    }
     Result<std::uint64_t> find_chunk(std::uint64_t count, std::deque<HostRun> &found)
         REQUIRES(mutex_);
     Result<void> cover(HostCluster cluster) REQUIRES(mutex_);

@@ -57,9 +57,8 @@ Result<std::shared_ptr<const Buffer>> CompressedClusters::get(const Compressed &
 void CompressedClusters::loaded(const Compressed &compressed, std::shared_ptr<const Buffer> content)
 {
     Locked lock(mutex_);
-    const auto mine = std::find_if(kept_.begin(), kept_.end(), [&](const Kept &kept) {
-        return kept.compressed == compressed;
-    });
+    const auto mine = std::find_if(kept_.begin(), kept_.end(),
+                                   [&](const Kept &kept) { return kept.compressed == compressed; });
     if (content)
         mine->content = std::move(content);
     else

@@ -37,7 +37,8 @@ private:
     };
 
     Result<std::shared_ptr<const Buffer>> load(const Compressed &compressed);
-    void loaded(const Compressed &compressed, std::shared_ptr<const Buffer> content) EXCLUDES(mutex_);
+    void loaded(const Compressed &compressed, std::shared_ptr<const Buffer> content)
+        EXCLUDES(mutex_);
 
     ByteStore &store_;
     const CompressionType type_;

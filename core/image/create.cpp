@@ -23,8 +23,8 @@ struct FeatureName {
 
 // For programs that do not know a feature, and must say which one they miss.
 constexpr FeatureName feature_names[] = {
-    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},           {0, 2, "external data file"},
-    {0, 3, "compression type"}, {0, 4, "extended L2 entries"},   {1, 0, "lazy refcounts"},
+    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+    {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
     {2, 0, "bitmaps"},          {2, 1, "raw external data"},
 };
 
@@ -49,8 +49,8 @@ constexpr std::uint64_t l1_cluster = 3;
 
 Result<Header> header_for(std::uint64_t disk_size)
 {
-    const Error too_large(Errc::invalid, "no image can have a disk of " + std::to_string(disk_size) +
-                                             " bytes");
+    const Error too_large(Errc::invalid,
+                          "no image can have a disk of " + std::to_string(disk_size) + " bytes");
     if (disk_size > std::uint64_t(1) << 62)
         return too_large;
     Header header;
@@ -61,7 +61,9 @@ Result<Header> header_for(std::uint64_t disk_size)
         ++header.cluster_bits;
     }
     const Geometry geometry = header.geometry();
-    const auto place = [&](std::uint64_t cluster) { return geometry.offset_of(HostCluster(cluster)); };
+    const auto place = [&](std::uint64_t cluster) {
+        return geometry.offset_of(HostCluster(cluster));
+    };
     header.l1_size = static_cast<std::uint32_t>(geometry.l1_entries_for(header.size));
     header.l1_table_offset = header.l1_size == 0 ? HostOffset() : place(l1_cluster);
     header.refcount_table_offset = place(refcount_table_cluster);
@@ -97,7 +99,8 @@ Result<Buffer> new_image(std::uint64_t disk_size)
 bool is_begun(Bytes found, std::uint64_t offset, Bytes image)
 {
     for (std::uint64_t at = 0; at < found.size(); at += limits::sector) {
-        const Bytes sector = found.subspan(at, std::min<std::uint64_t>(limits::sector, found.size() - at));
+        const Bytes sector =
+            found.subspan(at, std::min<std::uint64_t>(limits::sector, found.size() - at));
         const std::uint64_t place = offset + at;
         const bool ours = place != 0 && place + sector.size() <= image.size() &&
                           std::ranges::equal(sector, image.subspan(place, sector.size()));
@@ -143,7 +146,8 @@ Result<void> create_image(ByteStore &store, std::uint64_t disk_size)
     TRY(store.flush());
     if (store.size() < image.size())
         TRY(store.grow(image.size()));
-    TRY(store.write(limits::sector, sub(Bytes(image), limits::sector, image.size() - limits::sector)));
+    TRY(store.write(limits::sector,
+                    sub(Bytes(image), limits::sector, image.size() - limits::sector)));
     TRY(store.flush());
     return store.write_durable(0, sub(Bytes(image), 0, limits::sector));  // H1
 }

@@ -47,7 +47,8 @@ Result<std::uint64_t> DataPath::zeros_of(const MappedRun &run, std::uint64_t off
 Result<void> DataPath::read_backing(std::uint64_t offset, MutableBytes bytes)
 {
     const std::uint64_t there =
-        offset < backing_->size() ? std::min<std::uint64_t>(bytes.size(), backing_->size() - offset) : 0;
+        offset < backing_->size() ? std::min<std::uint64_t>(bytes.size(), backing_->size() - offset)
+                                  : 0;
     std::memset(bytes.data() + there, 0, bytes.size() - there);
     return there == 0 ? Result<void>() : backing_->read(offset, sub(bytes, 0, there));
 }
@@ -95,7 +96,8 @@ Result<Extent> DataPath::status(GuestOffset offset, std::uint64_t length_max)
         return Extent{stretch.length, stretch.hole, stretch.hole};
     }
     const auto *zero = std::get_if<Zero>(&run.mapping);
-    const bool hole = zero ? !zero->has_cluster() : std::holds_alternative<Unallocated>(run.mapping);
+    const bool hole =
+        zero ? !zero->has_cluster() : std::holds_alternative<Unallocated>(run.mapping);
     return Extent{run.length, hole, hole || zero};
 }
 

@@ -104,7 +104,8 @@ private:
     Result<std::uint64_t> write_parts(GuestOffset offset, Bytes bytes);
     Result<void> change_parts(Range range, Step step, PartChange change);
     Result<bool> parts_of_compressed(Range range);
-    Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask, PartChange change) const;
+    Subclusters changed_parts(const ClusterMapping &was, std::uint32_t mask,
+                              PartChange change) const;
 
     const std::unique_ptr<GuestClusters> clusters_;
     ByteStore &data_;  // theirs

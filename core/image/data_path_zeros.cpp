@@ -89,7 +89,8 @@ Result<void> DataPath::zero_raw(Range range, bool may_unmap)
             range.begin += zeroed;
             continue;
         }
-        const std::uint64_t length = TRY(mapping_.map(GuestOffset(range.begin), range.length())).length;
+        const std::uint64_t length =
+            TRY(mapping_.map(GuestOffset(range.begin), range.length())).length;
         TRY(zero_bytes(Range::of(range.begin, length)));
         range.begin += length;
     }
@@ -104,7 +105,8 @@ Result<std::uint64_t> DataPath::zero_in_place(Range range, bool may_unmap)
     const MappedRun run = TRY(mapping_.map(offset, range.length()));
     if (!may_write_in_place(run.mapping))
         return std::uint64_t(0);
-    const std::uint64_t host = std::get<Data>(run.mapping).host.value + geometry_.in_cluster(offset);
+    const std::uint64_t host =
+        std::get<Data>(run.mapping).host.value + geometry_.in_cluster(offset);
     const std::uint64_t size = data_.size();
     if (host >= size)  // a file that is too short reads as zeros there
         return run.length;
@@ -132,7 +134,8 @@ Result<void> DataPath::discard_in_places(Range range)
         if (may_write_in_place(run.mapping) && range.begin < size &&
             std::get<Data>(run.mapping).host.value ==
                 align_down(range.begin, geometry_.cluster_size())) {
-            const auto discarded = data_.discard(range.begin, std::min(run.length, size - range.begin));
+            const auto discarded =
+                data_.discard(range.begin, std::min(run.length, size - range.begin));
             if (!discarded)
                 log_debug("external data file: " + discarded.error().what);
         }
@@ -277,8 +280,8 @@ Result<void> DataPath::trim_parts(Range whole, Step step)
 {
     if (geometry_.extended_l2)
         return change_parts(whole, step, PartChange::trim);
-    return change_clusters(whole, step,
-                           [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
+    return change_clusters(
+        whole, step, [this](GuestCluster, const ClusterMapping &was) { return trimmed(was); });
 }
 
 Result<void> DataPath::trim(Range range)

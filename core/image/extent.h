@@ -27,7 +27,8 @@ struct Extent {
 // What there is after so many steps is the answer: neighbours of one kind may be as many
 // as there are clusters, and each a walk down a chain of files.
 template <class Status>
-Result<std::vector<Extent>> consecutive_extents(std::uint64_t offset, std::uint64_t length, Status status)
+Result<std::vector<Extent>> consecutive_extents(std::uint64_t offset, std::uint64_t length,
+                                                Status status)
 {
     constexpr std::size_t steps_max = 1 << 14;
     std::vector<Extent> extents;

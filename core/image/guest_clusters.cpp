@@ -23,7 +23,8 @@ Result<void> DataFileClusters::reach(std::uint64_t end)
 
 Result<void> DataFileClusters::write_clusters(std::uint64_t offset, Bytes bytes)
 {
-    return bytes_.write(offset, sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), disk_size_ - offset)));
+    return bytes_.write(offset,
+                        sub(bytes, 0, std::min<std::uint64_t>(bytes.size(), disk_size_ - offset)));
 }
 
 }  // namespace qcow2

@@ -46,7 +46,10 @@ protected:
 
 class CountedClusters final : public GuestClusters {
 public:
-    CountedClusters(ByteStore &image, Allocator &allocator) : GuestClusters(image), allocator_(allocator) {}
+    CountedClusters(ByteStore &image, Allocator &allocator)
+        : GuestClusters(image), allocator_(allocator)
+    {
+    }
 
     Result<Allocator::Taken> take(GuestCluster, std::uint64_t count) override
     {

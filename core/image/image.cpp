@@ -126,21 +126,24 @@ Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
     const auto all = [&](auto note) -> Result<void> {
         for (const Snapshot &snapshot : table.snapshots)
             if (snapshot.finding != Finding::snapshot_l1_wrong &&
-                fits(snapshot.l1_table_offset.value, std::uint64_t(snapshot.l1_size) * 8, store_.size()))
+                fits(snapshot.l1_table_offset.value, std::uint64_t(snapshot.l1_size) * 8,
+                     store_.size()))
                 TRY(note(snapshot).in(words_for(snapshot) + ", L1 table at " +
                                       hex(snapshot.l1_table_offset.value)));
         return {};
     };
     TRY(all([&](const Snapshot &snapshot) { return note_l1_table(snapshot); }));
     TableBuffer buffer;
-    return with_l2_tables ? all([&](const Snapshot &snapshot) { return note_l2_tables(snapshot, buffer); })
-                          : Result<void>();
+    return with_l2_tables
+               ? all([&](const Snapshot &snapshot) { return note_l2_tables(snapshot, buffer); })
+               : Result<void>();
 }
 
 Result<void> Image::note_l1_table(const Snapshot &snapshot)
 {
     const std::uint64_t bytes = std::uint64_t(snapshot.l1_size) * 8;
-    return metadata_.add({geometry_.cluster_of(snapshot.l1_table_offset), geometry_.clusters_for(bytes)})
+    return metadata_.add(
+               {geometry_.cluster_of(snapshot.l1_table_offset), geometry_.clusters_for(bytes)})
                ? Result<void>()
                : finding(Finding::tables_overlap);
 }
@@ -157,7 +160,8 @@ Result<void> Image::note_l2_tables(const Snapshot &snapshot, TableBuffer &buffer
         return finding(Finding::tables_overlap,
                        "entry " + std::to_string(i) + ", L2 table at " + hex(table.value));
     };
-    return for_each_entry(store_, buffer, snapshot.l1_table_offset.value, snapshot.l1_size, 8, visit);
+    return for_each_entry(store_, buffer, snapshot.l1_table_offset.value, snapshot.l1_size, 8,
+                          visit);
 }
 
 Result<void> Image::clear_unknown_bits()
@@ -224,9 +228,8 @@ void Image::mark_corrupt(const Error &cause)
     notify({Notice::Kind::image_corrupted, "", cause.what});
     if (geometry_.version < 3)
         return;  // has no bit for it
-    const auto marked = header_.commit([](HeaderArea &area) {
-        area.header.incompatible_features |= incompatible::corrupt;
-    });
+    const auto marked = header_.commit(
+        [](HeaderArea &area) { area.header.incompatible_features |= incompatible::corrupt; });
     if (!marked)
         log_warning("the corrupt bit could not be set: " + marked.error().what);
 }

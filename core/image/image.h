@@ -72,8 +72,8 @@ public:
     };
     // For open_image(): with all that it takes at hand. Fails if the disk cannot even be
     // read. options: cache_bytes are said.
-    static Result<std::unique_ptr<Image>> open(ByteStore &store, Beginning beginning, ImageFiles files,
-                                               const ImageOptions &options);
+    static Result<std::unique_ptr<Image>> open(ByteStore &store, Beginning beginning,
+                                               ImageFiles files, const ImageOptions &options);
     // The image must not be used any more.
     ImageFiles release_files();
 
@@ -98,7 +98,10 @@ public:
 
     // For structural changes. Where the guest's bytes are: the store, or an
     // external data file.
-    ByteStore &data_store() { return data_store_ ? static_cast<ByteStore &>(*data_store_) : store_; }
+    ByteStore &data_store()
+    {
+        return data_store_ ? static_cast<ByteStore &>(*data_store_) : store_;
+    }
     // How far a backing file shows; 0 if there is none.
     std::uint64_t backing_size() const { return data_.backing_size(); }
     // For those who read a snapshot beside the image; nullptr: none.
@@ -127,7 +130,10 @@ public:
     Result<void> place_write(Range range);
     Result<void> place_zero(Range range, bool may_unmap);
     Result<void> place_trim(Range range);
-    Result<bool> zero_is_fast(Range range, bool may_unmap) { return data_.zero_is_fast(range, may_unmap); }
+    Result<bool> zero_is_fast(Range range, bool may_unmap)
+    {
+        return data_.zero_is_fast(range, may_unmap);
+    }
     Result<void> look_up(Range range) { return data_.look_up(range); }
     // The first extent from the offset on, at most length_max (not 0) long.
     Result<Extent> status(std::uint64_t offset, std::uint64_t length_max)
@@ -174,8 +180,8 @@ private:
     void mark_corrupt(const Error &cause);
 
     GuardedStore store_;
-    std::optional<NamedFile> data_file_;         // external, if the image has one
-    std::unique_ptr<GuardedStore> data_store_;   // its bytes; none: they are in store_
+    std::optional<NamedFile> data_file_;        // external, if the image has one
+    std::unique_ptr<GuardedStore> data_store_;  // its bytes; none: they are in store_
     ImageHeader header_;
     const Geometry geometry_;
     const std::uint64_t disk_size_;

@@ -128,9 +128,11 @@ Result<ImageHeader::Plan> ImageHeader::plan(const Change &change) const
             return plan;
         }
     }
-    return Error(Errc::no_space, "header: its extensions and the name of the backing file are too long "
-                                 "for a cluster of " + std::to_string(cluster_size) +
-                                 " bytes to be changed without a moment in which a crash would harm the image");
+    return Error(Errc::no_space,
+                 "header: its extensions and the name of the backing file are too long "
+                 "for a cluster of " +
+                     std::to_string(cluster_size) +
+                     " bytes to be changed without a moment in which a crash would harm the image");
 }
 
 // More of cluster 0 takes part. (Behind the end of a file there are zeros.)
@@ -160,7 +162,8 @@ Result<void> ImageHeader::commit(const Change &change)
     Plan plan = TRY(this->plan(change));
     old_ = cluster_;
     // From here on nothing throws: who asked must know which header the file has.
-    Result<void> committed = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS { return commit_plan(plan); });
+    Result<void> committed =
+        without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS { return commit_plan(plan); });
     if (!committed) {
         auto restored = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS {
             return restore().in("the old header could not be put back");
@@ -171,11 +174,12 @@ Result<void> ImageHeader::commit(const Change &change)
     }
     area_ = std::move(plan.area);
     // It says already all that it is to say.
-    [[maybe_unused]] const auto finished = without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS -> Result<void> {
-        if (const auto rest = finish_plan(plan); !rest)
-            log_debug("header, behind its first sector: " + rest.error().what);
-        return {};
-    });
+    [[maybe_unused]] const auto finished =
+        without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS -> Result<void> {
+            if (const auto rest = finish_plan(plan); !rest)
+                log_debug("header, behind its first sector: " + rest.error().what);
+            return {};
+        });
     return {};
 }
 

@@ -59,7 +59,8 @@ private:
     Result<void> read_until(std::uint64_t end) const REQUIRES(mutex_);
     Result<void> commit_plan(const Plan &plan) REQUIRES(mutex_);
     Result<void> finish_plan(const Plan &plan) REQUIRES(mutex_);
-    Result<void> write_changes(const Buffer &cluster, std::size_t begin, std::size_t end) REQUIRES(mutex_);
+    Result<void> write_changes(const Buffer &cluster, std::size_t begin, std::size_t end)
+        REQUIRES(mutex_);
     Result<void> restore() REQUIRES(mutex_);
     Result<void> write_sectors(const Buffer &cluster, std::size_t first, std::size_t end)
         REQUIRES(mutex_);
@@ -71,7 +72,7 @@ private:
     // sectors. What the file has behind that is not looked at, and stays. (mutable: a plan may
     // have to look further.)
     mutable Buffer cluster_ GUARDED_BY(mutex_);
-    Buffer old_ GUARDED_BY(mutex_);  // as it was before the last commit
+    Buffer old_ GUARDED_BY(mutex_);           // as it was before the last commit
     bool certain_ GUARDED_BY(mutex_) = true;  // the file says area_
 };
 

@@ -132,9 +132,6 @@ Result<void> Image::settle()
     return store_.flush();
 }
 
-Result<void> Image::cut()
-{
-    return store_.cut(TRY(allocator_.used_end()));
-}
+Result<void> Image::cut() { return store_.cut(TRY(allocator_.used_end())); }
 
 }  // namespace qcow2

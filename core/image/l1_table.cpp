@@ -50,7 +50,8 @@ Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOf
 
 HostRun L1Table::clusters() const
 {
-    return size() == 0 ? HostRun() : HostRun{geometry_.cluster_of(offset_), geometry_.clusters_for(size() * 8)};
+    return size() == 0 ? HostRun()
+                       : HostRun{geometry_.cluster_of(offset_), geometry_.clusters_for(size() * 8)};
 }
 
 bool L1Table::has_tables() const
@@ -72,7 +73,8 @@ std::uint64_t L1Table::absent_length(GuestCluster cluster, std::uint64_t cluster
     }
     if (index == first)
         return 0;
-    return std::min((index - first) * geometry_.l2_entries() - geometry_.l2_index(cluster), clusters_max);
+    return std::min((index - first) * geometry_.l2_entries() - geometry_.l2_index(cluster),
+                    clusters_max);
 }
 
 void L1Table::before_change(std::uint64_t index)

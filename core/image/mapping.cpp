@@ -94,7 +94,10 @@ bool continues(const ClusterMapping &run, std::uint64_t bytes, const ClusterMapp
 
 Mapping::Mapping(GuardedStore &store, ImageHeader &header, MetadataMap &metadata,
                  Allocator &allocator, std::uint64_t cache_bytes)
-    : store_(store), header_(header), metadata_(metadata), allocator_(allocator),
+    : store_(store),
+      header_(header),
+      metadata_(metadata),
+      allocator_(allocator),
       geometry_(header.header().geometry()),
       dirty_bytes_max_(std::max<std::uint64_t>(cache_bytes / dirty_share, 64 << 10)),
       cache_(store, Rank::mapping, std::min<std::uint64_t>(geometry_.cluster_size(), 4096),
@@ -114,9 +117,10 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
             !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
         if (!entry && !why_read_only_)
-            why_read_only_ = std::move(entry)
-                                 .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
-                                 .error();
+            why_read_only_ =
+                std::move(entry)
+                    .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
+                    .error();
     });
     Locked lock(cache_.mutex);
     l1_ = std::move(l1);
@@ -126,7 +130,8 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
 Result<void> Mapping::reload()
 {
     Locked lock(cache_.mutex);
-    L1Table l1 = TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
+    L1Table l1 =
+        TRY(L1Table::load(store_, geometry_, l1_.offset(), static_cast<std::uint32_t>(l1_.size())));
     std::vector<HostOffset> tables;
     l1_.for_each([&](std::uint64_t, L1Entry entry) {
         if (entry.present())

@@ -123,7 +123,8 @@ private:
         MutableBytes bytes;
     };
     Result<ClusterMapping> load(GuestCluster cluster, Window &window) REQUIRES(cache_.mutex);
-    Result<MappedRun> map_locked(GuestOffset offset, std::uint64_t length_max) REQUIRES(cache_.mutex);
+    Result<MappedRun> map_locked(GuestOffset offset, std::uint64_t length_max)
+        REQUIRES(cache_.mutex);
     std::uint64_t alike_behind(GuestCluster cluster, std::uint64_t clusters_max,
                                const Window &window) const REQUIRES(cache_.mutex);
     void release(const ClusterMapping &was, const ClusterMapping &is) REQUIRES(cache_.mutex);

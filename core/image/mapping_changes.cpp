@@ -148,8 +148,7 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
     return {};
 }
 
-Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count,
-                                      const Change &change)
+Result<std::uint64_t> Mapping::update(GuestCluster first, std::uint64_t count, const Change &change)
 {
     Locked lock(cache_.mutex);
     const L1Entry l1 = l1_.of(first);
@@ -203,10 +202,7 @@ void Mapping::release(const ClusterMapping &was, const ClusterMapping &is)
 }
 
 // Asked after each change, also of those that make nothing dirty: no lock.
-bool Mapping::wants_write_back() const
-{
-    return cache_.dirty_bytes() > dirty_bytes_max_;
-}
+bool Mapping::wants_write_back() const { return cache_.dirty_bytes() > dirty_bytes_max_; }
 
 bool Mapping::has_released() const
 {

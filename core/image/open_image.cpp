@@ -32,10 +32,10 @@ Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &p
     if (all_zero(beginning))
         error.what += "; where there is nothing but zeros qcow2-create=SIZE makes an image";
     if (store.size() != 0)
-        error.what += "; if it is a raw disk, this makes an image of it: "
-                      "qemu-img convert -f raw -O qcow2 " +
-                      (path.empty() ? "FILE NEW"
-                                    : shell_word(path) + " " + shell_word(path + ".qcow2"));
+        error.what +=
+            "; if it is a raw disk, this makes an image of it: "
+            "qemu-img convert -f raw -O qcow2 " +
+            (path.empty() ? "FILE NEW" : shell_word(path) + " " + shell_word(path + ".qcow2"));
     return error;
 }
 
@@ -141,7 +141,8 @@ Result<void> check_magic(const NamedFile &file, const std::string &name, const C
         return {};
     Error error = finding(Finding::not_qcow2).in("header");
     error.what += "; the image that names it says that it is one; this says that it is raw, "
-                  "if it is: " + rebase_command(name, "raw", place);
+                  "if it is: " +
+                  rebase_command(name, "raw", place);
     return error;
 }
 

@@ -200,12 +200,13 @@ Result<bool> Refcounts::counts_from(HostCluster first)
         const auto visit = [&](std::uint64_t piece_begin, Bytes piece) -> Result<void> {
             const std::uint64_t skipped = (begin + piece_begin) * 8 / geometry_.refcount_bits();
             const std::uint64_t entries = piece.size() * 8 / geometry_.refcount_bits();
-            found |= find_refcount(piece, geometry_.refcount_order, std::max(from.entry, skipped) - skipped,
-                                   entries, false) != entries;
+            found |=
+                find_refcount(piece, geometry_.refcount_order,
+                              std::max(from.entry, skipped) - skipped, entries, false) != entries;
             return {};
         };
-        TRY(for_each_table_piece(store_, buffer, block.value + begin, geometry_.cluster_size() - begin,
-                                 limits::sector, visit)
+        TRY(for_each_table_piece(store_, buffer, block.value + begin,
+                                 geometry_.cluster_size() - begin, limits::sector, visit)
                 .in("refcount block at " + hex(block.value)));
         if (found)
             return true;
@@ -276,8 +277,8 @@ Result<HostRun> Refcounts::grow_table()
     INVARIANT(g.clusters() != 0);
     const HostRun run{first, g.clusters()};
     const std::uint64_t cluster_size = geometry_.cluster_size();
-    const std::string where = "new refcount table at " +
-                              hex(geometry_.offset_of(first + g.blocks).value);
+    const std::string where =
+        "new refcount table at " + hex(geometry_.offset_of(first + g.blocks).value);
     if (!metadata_.add(run))
         return finding(Finding::tables_overlap, where);
 

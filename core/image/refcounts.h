@@ -75,10 +75,10 @@ public:
 
 private:
     struct Place {
-        HostOffset offset;         // of the piece's byte
-        std::uint64_t entry;       // of the block
-        std::uint64_t piece_entry; // the entry's number within the piece
-        std::uint64_t piece_end;   // the first entry of the block behind the piece
+        HostOffset offset;          // of the piece's byte
+        std::uint64_t entry;        // of the block
+        std::uint64_t piece_entry;  // the entry's number within the piece
+        std::uint64_t piece_end;    // the first entry of the block behind the piece
     };
     std::uint64_t block_index(HostCluster cluster) const
     {

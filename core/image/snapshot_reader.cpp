@@ -29,7 +29,10 @@ public:
     }
 
     std::uint64_t size() const override { return size_; }
-    Result<void> read(std::uint64_t offset, MutableBytes bytes) override { return below_.read(offset, bytes); }
+    Result<void> read(std::uint64_t offset, MutableBytes bytes) override
+    {
+        return below_.read(offset, bytes);
+    }
     Stretch stretch(std::uint64_t offset, std::uint64_t length_max) override
     {
         return below_.stretch(offset, length_max);
@@ -77,7 +80,9 @@ public:
 };
 
 SnapshotReader::SnapshotReader(const Snapshot &snapshot, std::unique_ptr<Parts> parts)
-    : snapshot_(snapshot), size_(align_down(snapshot.disk_size, limits::sector)), parts_(std::move(parts))
+    : snapshot_(snapshot),
+      size_(align_down(snapshot.disk_size, limits::sector)),
+      parts_(std::move(parts))
 {
 }
 
@@ -89,18 +94,21 @@ Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open(ByteStore &store, c
     const Geometry &geometry = image.geometry();
     TRY(check_snapshot(snapshot, geometry));
     if (geometry.data_file)
-        return Error(Errc::unsupported, words_for(snapshot) + ": the clusters of an external data file are "
-                                                              "written where they are, so no snapshot keeps them");
+        return Error(Errc::unsupported, words_for(snapshot) +
+                                            ": the clusters of an external data file are "
+                                            "written where they are, so no snapshot keeps them");
     std::unique_ptr<SnapshotReader> reader(
         new SnapshotReader(snapshot, std::make_unique<Parts>(store, image, snapshot)));
-    TRY(reader->parts_->mapping.open(snapshot.l1_table_offset, snapshot.l1_size).in(words_for(snapshot)));
+    TRY(reader->parts_->mapping.open(snapshot.l1_table_offset, snapshot.l1_size)
+            .in(words_for(snapshot)));
     return reader;
 }
 
 Result<void> SnapshotReader::check_range(Range range) const
 {
     if (range.end > size_ || range.begin > range.end)  // it goes round
-        return Error(Errc::invalid, "the request ends at " + hex(range.end) + ", the snapshot at " + hex(size_));
+        return Error(Errc::invalid,
+                     "the request ends at " + hex(range.end) + ", the snapshot at " + hex(size_));
     return {};
 }
 
@@ -113,9 +121,10 @@ Result<void> SnapshotReader::read(GuestOffset offset, MutableBytes bytes)
 Result<std::vector<Extent>> SnapshotReader::block_status(GuestOffset offset, std::uint64_t length)
 {
     TRY(check_range(Range::of(offset.value, length)));
-    return consecutive_extents(offset.value, length, [&](std::uint64_t from, std::uint64_t length_max) {
-        return parts_->data.status(GuestOffset(from), length_max);
-    });
+    return consecutive_extents(offset.value, length,
+                               [&](std::uint64_t from, std::uint64_t length_max) {
+                                   return parts_->data.status(GuestOffset(from), length_max);
+                               });
 }
 
 // Who has gone is forgotten on the way.
@@ -156,8 +165,9 @@ Result<void> ServedSnapshots::check_unused(Image &image, std::string_view id_or_
     if (!reader)
         return {};
     const long clients = reader.use_count() - 1;
-    return Error(Errc::busy, words_for(snapshot) + " is being served to " + std::to_string(clients) +
-                                 (clients == 1 ? " client" : " clients") + "; let them disconnect first");
+    return Error(Errc::busy, words_for(snapshot) + " is being served to " +
+                                 std::to_string(clients) + (clients == 1 ? " client" : " clients") +
+                                 "; let them disconnect first");
 }
 
 }  // namespace qcow2

@@ -20,11 +20,13 @@ Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header)
     const std::uint64_t offset = header.snapshots_offset.value;
     if (offset >= store.size())
         return finding(Finding::snapshot_table_past_end, hex(offset));
-    const std::uint64_t bytes_max = std::min(store.size() - offset, limits::snapshot_table_bytes_max);
+    const std::uint64_t bytes_max =
+        std::min(store.size() - offset, limits::snapshot_table_bytes_max);
     for (std::uint64_t length = 64 << 10;; length *= 4) {
         Buffer bytes(std::min(length, bytes_max));
         TRY(store.read(offset, bytes).in("snapshot table"));
-        auto table = decode_snapshot_table(bytes, header.nb_snapshots, header.size, header.geometry());
+        auto table =
+            decode_snapshot_table(bytes, header.nb_snapshots, header.size, header.geometry());
         if (table || bytes.size() == bytes_max)
             return std::move(table).in("snapshot table at " + hex(offset));
     }
@@ -46,9 +48,8 @@ Result<const Snapshot *> find_snapshot(const SnapshotTable &table, std::string_v
         }
         there += (there.empty() ? "" : ", ") + words_for(snapshot);
     }
-    return Error(Errc::not_found, "there is no snapshot with the ID or name " +
-                                      quote(id_or_name) + "; the image has " +
-                                      (there.empty() ? "none" : there));
+    return Error(Errc::not_found, "there is no snapshot with the ID or name " + quote(id_or_name) +
+                                      "; the image has " + (there.empty() ? "none" : there));
 }
 
 Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry)

@@ -15,7 +15,7 @@
 namespace qcow2 {
 
 struct NewSnapshot {
-    std::string name;  // 1 to 255 bytes, as many as QEMU shows; no zero
+    std::string name;                // 1 to 255 bytes, as many as QEMU shows; no zero
     std::uint32_t date_seconds = 0;  // since the epoch
     std::uint32_t date_nanoseconds = 0;
 };

@@ -87,7 +87,8 @@ private:
     };
     // What a flush has to write is found without a look at what is clean.
     using DirtyList = boost::intrusive::list<
-        Piece, boost::intrusive::member_hook<Piece, boost::intrusive::list_member_hook<>, &Piece::in_dirty>>;
+        Piece, boost::intrusive::member_hook<Piece, boost::intrusive::list_member_hook<>,
+                                             &Piece::in_dirty>>;
 
     std::uint64_t key(HostOffset offset) const { return offset.value / piece_bytes_; }
     Result<void> load(Piece &piece) REQUIRES(mutex);

@@ -18,11 +18,14 @@ namespace {
 // A foreign one is kept, and neither used nor changed: nobody knows what it is.
 Result<void> check_not_foreign(const BitmapDirectoryEntry &entry)
 {
-    return entry.finding && !entry.in_use() ? finding(*entry.finding).in(words_for_bitmap(entry.name)) : Result<void>();
+    return entry.finding && !entry.in_use()
+               ? finding(*entry.finding).in(words_for_bitmap(entry.name))
+               : Result<void>();
 }
 
 // Bits of another granularity: what touches is dirty.
-BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t to_size, std::uint32_t to_bits)
+BitVector scaled(const BitVector &from, std::uint32_t from_bits, std::uint64_t to_size,
+                 std::uint32_t to_bits)
 {
     BitVector to(to_size);
     for (std::uint64_t begin = from.next_set(0); begin < from.size();) {
@@ -48,10 +51,13 @@ Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const NewBitma
     if (other && other->name == bitmap.name)
         return Error(Errc::exists, words_for_bitmap(bitmap.name) + " exists already");
     if (other)
-        return Error(Errc::exists, words_for_bitmap(bitmap.name) + " cannot be made: there is one whose name has a NUL "
-                                                            "behind that, which QEMU takes for the same name");
-    const std::uint32_t granularity_bits = bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
-    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry).in(words_for_bitmap(bitmap.name)));
+        return Error(Errc::exists, words_for_bitmap(bitmap.name) +
+                                       " cannot be made: there is one whose name has a NUL "
+                                       "behind that, which QEMU takes for the same name");
+    const std::uint32_t granularity_bits =
+        bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
+    TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry)
+            .in(words_for_bitmap(bitmap.name)));
     BitmapDirectoryEntry entry;
     entry.name = bitmap.name;
     entry.flags = bitmap.enabled ? bitmap_flags::auto_ : 0;
@@ -67,7 +73,9 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
     const std::uint64_t place = directory.offset().value + entry.flags_position();
     const auto write_flags = [&](std::uint32_t flags) {
         const on_disk::be32 word(flags);
-        return image.store().write_durable(place, {word.data(), sizeof word}).in(words_for_bitmap(entry.name) + ", flags");
+        return image.store()
+            .write_durable(place, {word.data(), sizeof word})
+            .in(words_for_bitmap(entry.name) + ", flags");
     };
     Result<void> written = write_flags(new_flags);
     if (!written)
@@ -76,7 +84,8 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
     return written;
 }
 
-BitmapChanges::BitmapChanges(Image &image, BitmapDirectory old) : image_(image), old_(std::move(old))
+BitmapChanges::BitmapChanges(Image &image, BitmapDirectory old)
+    : image_(image), old_(std::move(old))
 {
     for (std::size_t i = 0; i < old_.entries.size(); ++i)
         name(planned_.emplace_back(Planned{.entry = old_.entries[i], .old = i}));
@@ -116,9 +125,11 @@ Result<BitmapChanges::Planned *> BitmapChanges::consistent(const std::string &na
 {
     Planned *bitmap = TRY(existing(name));
     if (bitmap->entry.in_use())
-        return Error(Errc::busy, words_for_bitmap(name) + " is inconsistent (in_use: it was not stored when the "
-                                 "image was last used); it can only be removed, or made valid by "
-                                 "bitmap-recover=all-dirty");
+        return Error(Errc::busy,
+                     words_for_bitmap(name) +
+                         " is inconsistent (in_use: it was not stored when the "
+                         "image was last used); it can only be removed, or made valid by "
+                         "bitmap-recover=all-dirty");
     TRY(check_not_foreign(bitmap->entry));
     return bitmap;
 }
@@ -168,7 +179,8 @@ Result<void> BitmapChanges::plan(const MergeBitmaps &step)
         if (!bits)
             bits = TRY(bits_of(*target));
         const BitVector more = TRY(bits_of(*source));
-        bits->or_with(scaled(more, source->entry.granularity_bits, bits->size(), target->entry.granularity_bits));
+        bits->or_with(scaled(more, source->entry.granularity_bits, bits->size(),
+                             target->entry.granularity_bits));
     }
     if (!bits)
         return {};
@@ -196,7 +208,8 @@ Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap)
     const BitmapDirectoryEntry &entry = bitmap.entry;
     const auto size = BitmapSize::of(image_.disk_size(), entry.granularity_bits, image_.geometry());
     if (entry.bitmap_table_size != size.table_entries)
-        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) + " entries, not " +
+        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) +
+                                                             " entries, not " +
                                                              std::to_string(size.table_entries));
     return TRY(clusters())->check(entry);
 }
@@ -207,19 +220,22 @@ Result<BitVector> BitmapChanges::bits_of(const Planned &bitmap) const
     case Content::as_stored:
         return TRY(load_bits(image_, bitmap.entry).in(words_for_bitmap(bitmap.entry.name)));
     case Content::uniform:
-        return BitVector(BitmapSize::of(image_.disk_size(), bitmap.entry.granularity_bits, image_.geometry()).bits,
-                         bitmap.value);
-    case Content::bits:
-        break;
+        return BitVector(
+            BitmapSize::of(image_.disk_size(), bitmap.entry.granularity_bits, image_.geometry())
+                .bits,
+            bitmap.value);
+    case Content::bits: break;
     }
     return bitmap.bits;
 }
 
-Result<void> BitmapChanges::write(Aside &aside, const Planned &bitmap, BitmapDirectoryEntry &entry) const
+Result<void> BitmapChanges::write(Aside &aside, const Planned &bitmap,
+                                  BitmapDirectoryEntry &entry) const
 {
     switch (bitmap.content) {
     case Content::as_stored: return {};
-    case Content::uniform: return write_uniform_bits(aside, image_, image_.disk_size(), bitmap.value, entry);
+    case Content::uniform:
+        return write_uniform_bits(aside, image_, image_.disk_size(), bitmap.value, entry);
     case Content::bits: break;
     }
     return write_bits(aside, image_, bitmap.bits, entry);

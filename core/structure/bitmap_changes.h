@@ -39,19 +39,33 @@ struct NewBitmap {
     bool all_dirty = false;  // all bits set, or none
 };
 
-struct AddBitmap { NewBitmap bitmap; };
+struct AddBitmap {
+    NewBitmap bitmap;
+};
 // Inconsistent ones, too. With the last one extension and autoclear bit go.
-struct RemoveBitmap { std::string name; };
+struct RemoveBitmap {
+    std::string name;
+};
 // No bit is set afterwards.
-struct ClearBitmap { std::string name; };
+struct ClearBitmap {
+    std::string name;
+};
 // A disabled bitmap keeps its bits and does not see changes.
-struct EnableBitmap { std::string name; };
-struct DisableBitmap { std::string name; };
+struct EnableBitmap {
+    std::string name;
+};
+struct DisableBitmap {
+    std::string name;
+};
 // Sets in the target what is set in the sources. Each granule of the target that
 // touches a dirty granule of a source gets dirty.
-struct MergeBitmaps { std::string target; std::vector<std::string> sources; };
+struct MergeBitmaps {
+    std::string target;
+    std::vector<std::string> sources;
+};
 
-using BitmapStep = std::variant<AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap, DisableBitmap, MergeBitmaps>;
+using BitmapStep =
+    std::variant<AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap, DisableBitmap, MergeBitmaps>;
 
 // The entry of a bitmap that is made, without its table. exists: another has its
 // name; nullptr: none has.
@@ -90,7 +104,7 @@ private:
         BitmapDirectoryEntry entry;
         std::optional<std::size_t> old;  // in the directory; nullopt: it is new
         Content content = Content::as_stored;
-        bool value = false;              // of uniform
+        bool value = false;  // of uniform
         BitVector bits = BitVector(0);
         bool removed = false;
     };

@@ -33,7 +33,8 @@ Result<BitmapClusters> BitmapClusters::of(Image &image, const BitmapDirectory &d
     std::vector<Range> tables, table_clusters;
     for (const BitmapDirectoryEntry &entry : directory.entries)
         if (clusters.check_table(entry)) {
-            tables.push_back(Range::of(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8));
+            tables.push_back(Range::of(entry.bitmap_table_offset.value,
+                                       std::uint64_t(entry.bitmap_table_size) * 8));
             table_clusters.push_back(tables.back().touched(geometry.cluster_size()));
         }
     for (const Covered &part : covered(table_clusters))
@@ -98,13 +99,15 @@ Result<void> BitmapClusters::count_tables()
     const Geometry &geometry = image_.geometry();
     const Header header = image_.header().header();
     count_other({HostCluster(0), 1});
-    TRY(count_table(header.refcount_table_offset, header.refcount_table_clusters * geometry.cluster_size() / 8));
+    TRY(count_table(header.refcount_table_offset,
+                    header.refcount_table_clusters * geometry.cluster_size() / 8));
     TRY(count_table(header.l1_table_offset, header.l1_size));
     const auto snapshots = load_snapshots(image_.store(), header);
     if (!snapshots)
         return snapshots.error().code == Errc::io ? snapshots.error() : Result<void>();
     if (!snapshots->snapshots.empty())
-        count_other({geometry.cluster_of(header.snapshots_offset), geometry.clusters_for(snapshots->encoded_size)});
+        count_other({geometry.cluster_of(header.snapshots_offset),
+                     geometry.clusters_for(snapshots->encoded_size)});
     for (const Snapshot &snapshot : snapshots->snapshots)
         if (!snapshot.finding)
             TRY(count_table(snapshot.l1_table_offset, snapshot.l1_size));
@@ -152,7 +155,8 @@ void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry)
     const auto runs = runs_of(entry);
     const auto owned = runs ? owns(*runs) : false;
     if (!owned || !*owned) {
-        leaked_.say(words_for_bitmap(entry.name) + ": its clusters cannot be told from others' and "
+        leaked_.say(words_for_bitmap(entry.name) +
+                    ": its clusters cannot be told from others' and "
                     "are not given back; 'qcow2-check=leaks' frees them");
         return;
     }
@@ -173,18 +177,21 @@ Result<void> BitmapClusters::check(const BitmapDirectoryEntry &entry) const
     return {};
 }
 
-Result<std::vector<BitmapTableEntry>> BitmapClusters::own_table(const BitmapDirectoryEntry &entry) const
+Result<std::vector<BitmapTableEntry>> BitmapClusters::own_table(
+    const BitmapDirectoryEntry &entry) const
 {
     const Geometry &geometry = image_.geometry();
     const BitmapSize size = size_of(image_, entry);
-    const Error no_space(Errc::no_space, "there is no room for a new table, and the old one cannot be trusted");
+    const Error no_space(Errc::no_space,
+                         "there is no room for a new table, and the old one cannot be trusted");
     if (entry.bitmap_table_size != size.table_entries)
         return no_space;
     const auto runs = runs_of(entry);
     if (!runs)
         return runs.error().code == Errc::io ? runs.error() : no_space;
     for (const HostRun &run : *runs)
-        if (!fits(geometry.offset_of(run.first).value, run.count << geometry.cluster_bits, image_.store().size()))
+        if (!fits(geometry.offset_of(run.first).value, run.count << geometry.cluster_bits,
+                  image_.store().size()))
             return no_space;
     if (!TRY(owns(*runs)))
         return no_space;

@@ -37,7 +37,8 @@ public:
     template <class Visit>
     Result<void> for_each(HostCluster from, HostCluster end, Visit visit) const
     {
-        for (auto page = pages_.lower_bound(from.value / page_clusters); page != pages_.end(); ++page) {
+        for (auto page = pages_.lower_bound(from.value / page_clusters); page != pages_.end();
+             ++page) {
             const HostCluster first(page->first * page_clusters);
             if (first >= end)
                 break;

@@ -6,7 +6,8 @@
 //
 //     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
 //     ...change directory.entries, with tables written aside...
-//     const auto change = TRY(write_bitmap_directory(aside, directory.entries, directory.clusters()));
+//     const auto change = TRY(write_bitmap_directory(aside, directory.entries,
+//                                                    directory.clusters()));
 //     TRY(aside.commit([&](HeaderArea &area) { change(area); ...more... }));
 //
 // One thread, inside Disk::restructure().

@@ -16,7 +16,8 @@ namespace {
 
 Error too_low(const Geometry &geometry, HostCluster cluster)
 {
-    return finding(Finding::refcount_too_low, "cluster at " + hex(geometry.offset_of(cluster).value));
+    return finding(Finding::refcount_too_low,
+                   "cluster at " + hex(geometry.offset_of(cluster).value));
 }
 
 Error too_narrow(const Geometry &geometry, HostCluster cluster)
@@ -92,13 +93,16 @@ Result<void> NewRefcounts::prepare()
     Buffer bytes(table.size() * 8);
     for (std::size_t i = 0; i < table.size(); ++i)
         store_be64(&bytes[i * 8], table[i].value);
-    return image_.store().write(geometry_.offset_of(new_table_.first).value, bytes).in("new refcount table");
+    return image_.store()
+        .write(geometry_.offset_of(new_table_.first).value, bytes)
+        .in("new refcount table");
 }
 
 Result<void> NewRefcounts::load_table()
 {
     const Header header = image_.header().header();
-    old_table_ = {geometry_.cluster_of(header.refcount_table_offset), header.refcount_table_clusters};
+    old_table_ = {geometry_.cluster_of(header.refcount_table_offset),
+                  header.refcount_table_clusters};
     Buffer raw(old_table_.count * geometry_.cluster_size());
     TRY(image_.store().read(header.refcount_table_offset.value, raw).in("refcount table"));
     table_.clear();
@@ -149,21 +153,21 @@ Result<void> NewRefcounts::write_block(std::uint64_t index, HostOffset to)
         return too_low(geometry_, first);
     Buffer block(geometry_.cluster_size());
     TRY(image_.store().read(table_[index].value, block));
-    TRY(changes_.for_each(
-        first, first + geometry_.refcount_block_entries(),
-        [&](HostCluster cluster, std::int64_t change) -> Result<void> {
-            const std::uint64_t entry = cluster - first;
-            const std::uint64_t old = load_refcount(block, geometry_.refcount_order, entry);
-            const std::uint64_t count = old + static_cast<std::uint64_t>(change);
-            if (change < 0 && old < static_cast<std::uint64_t>(-change))
-                return too_low(geometry_, cluster);
-            if (change > 0 && (count < old || count > geometry_.refcount_max()))
-                return too_narrow(geometry_, cluster);
-            store_refcount(block, geometry_.refcount_order, entry, count);
-            if (count == 0)
-                note_free(cluster);
-            return {};
-        }));
+    TRY(changes_.for_each(first, first + geometry_.refcount_block_entries(),
+                          [&](HostCluster cluster, std::int64_t change) -> Result<void> {
+                              const std::uint64_t entry = cluster - first;
+                              const std::uint64_t old =
+                                  load_refcount(block, geometry_.refcount_order, entry);
+                              const std::uint64_t count = old + static_cast<std::uint64_t>(change);
+                              if (change < 0 && old < static_cast<std::uint64_t>(-change))
+                                  return too_low(geometry_, cluster);
+                              if (change > 0 && (count < old || count > geometry_.refcount_max()))
+                                  return too_narrow(geometry_, cluster);
+                              store_refcount(block, geometry_.refcount_order, entry, count);
+                              if (count == 0)
+                                  note_free(cluster);
+                              return {};
+                          }));
     return image_.store().write(to.value, block);
 }
 
@@ -185,7 +189,8 @@ void NewRefcounts::give_back() const
 {
     for (const HostRun &run : free_) {
         const HostOffset offset = geometry_.offset_of(run.first);
-        const std::uint64_t end = std::min(geometry_.offset_of(run.end()).value, image_.store().size());
+        const std::uint64_t end =
+            std::min(geometry_.offset_of(run.end()).value, image_.store().size());
         if (offset.value >= end)
             continue;
         if (const auto done = image_.store().discard(offset.value, end - offset.value); !done)

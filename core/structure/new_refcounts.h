@@ -54,9 +54,9 @@ private:
     const Geometry geometry_;
 
     HostRun old_table_;
-    std::vector<HostOffset> table_;  // offsets of blocks, 0: none
-    std::set<std::uint64_t> blocks_; // those that are written anew, by index
-    std::vector<HostOffset> taken_;  // for them
+    std::vector<HostOffset> table_;   // offsets of blocks, 0: none
+    std::set<std::uint64_t> blocks_;  // those that are written anew, by index
+    std::vector<HostOffset> taken_;   // for them
     HostRun new_table_;
     std::vector<HostRun> free_;
 };

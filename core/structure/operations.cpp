@@ -15,7 +15,8 @@ namespace qcow2 {
 namespace {
 
 // Of an unknown type nobody knows what its table is.
-void release_or_leak(Aside &aside, BitmapClusters &clusters, const BitmapDirectoryEntry &entry, FewWarnings &unknown)
+void release_or_leak(Aside &aside, BitmapClusters &clusters, const BitmapDirectoryEntry &entry,
+                     FewWarnings &unknown)
 {
     if (entry.type == bitmap_type_dirty_tracking)
         clusters.release(aside, entry);
@@ -25,23 +26,27 @@ void release_or_leak(Aside &aside, BitmapClusters &clusters, const BitmapDirecto
 
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
 {
-    return aside.commit(TRY(write_bitmap_directory(aside, directory.entries, directory.clusters())));
+    return aside.commit(
+        TRY(write_bitmap_directory(aside, directory.entries, directory.clusters())));
 }
 
-void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry, const std::string &how,
-                     FewWarnings &given_up)
+void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
+                     const std::string &how, FewWarnings &given_up)
 {
     const std::string valid_again = ", and is valid again with all bits set" + how;
     if (directory.given_up(entry))
-        given_up.say(words_for_bitmap(entry.name) + " had been given up for lack of room" + valid_again);
+        given_up.say(words_for_bitmap(entry.name) + " had been given up for lack of room" +
+                     valid_again);
     else
-        log_debug(words_for_bitmap(entry.name) + (directory.out_of_date() ? " was out of date" : " was inconsistent") +
+        log_debug(words_for_bitmap(entry.name) +
+                  (directory.out_of_date() ? " was out of date" : " was inconsistent") +
                   valid_again);
 }
 
 Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
 {
-    BitmapDirectoryEntry entry = TRY(new_bitmap_entry(image, bitmap, directory.find_for_qemu(bitmap.name)));
+    BitmapDirectoryEntry entry =
+        TRY(new_bitmap_entry(image, bitmap, directory.find_for_qemu(bitmap.name)));
     TRY(write_uniform_bits(aside, image, image.disk_size(), bitmap.all_dirty, entry));
     directory.entries.push_back(std::move(entry));
     return {};
@@ -57,7 +62,8 @@ void say_what_is_gone(const BitmapDirectory &directory)
     FewWarnings gone;
     for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
         if (!names.contains(entry.name))
-            gone.say(words_for_bitmap(entry.name) + " was out of date, could not be made valid again, and is gone");
+            gone.say(words_for_bitmap(entry.name) +
+                     " was out of date, could not be made valid again, and is gone");
 }
 
 // H4: what an extension names that is out of date is not let go of.
@@ -66,7 +72,8 @@ Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Rec
     const BitmapDirectory old = directory;
     BitmapClusters clusters = TRY(BitmapClusters::of(image, old));
     for (auto &[entry, as_it_would_be] : list_recoverable(old, image, which)) {
-        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be).in(words_for_bitmap(entry->name)));
+        TRY(write_uniform_bits(aside, image, image.disk_size(), true, as_it_would_be)
+                .in(words_for_bitmap(entry->name)));
         if (old.out_of_date()) {
             directory.entries.push_back(std::move(as_it_would_be));
         } else {
@@ -84,14 +91,18 @@ Result<void> add_bitmaps(Image &image, const std::vector<NewBitmap> &bitmaps)
     return recover_and_add(image, false, bitmaps);
 }
 
-Result<void> remove_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {RemoveBitmap{name}}); }
+Result<void> remove_bitmap(Image &image, const std::string &name)
+{
+    return change_bitmaps(image, {RemoveBitmap{name}});
+}
 
 Result<void> drop_bitmap(Image &image, const std::string &name)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     BitmapDirectoryEntry *entry = TRY(directory.existing(name));
     for (BitmapDirectoryEntry &other : directory.entries)
-        if (other.name == name && (other.finding || other.in_use()) && !entry->finding && !entry->in_use())
+        if (other.name == name && (other.finding || other.in_use()) && !entry->finding &&
+            !entry->in_use())
             entry = &other;
     Aside aside(image);
     BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
@@ -106,7 +117,8 @@ Result<void> drop_bitmap(Image &image, const std::string &name)
 Result<void> drop_all_bitmaps(Image &image)
 {
     const HeaderArea area = image.header().area();
-    if (!area.find(ExtensionType::bitmaps) && !(area.header.autoclear_features & autoclear::bitmaps))
+    if (!area.find(ExtensionType::bitmaps) &&
+        !(area.header.autoclear_features & autoclear::bitmaps))
         return Error(Errc::not_found, "the image has no bitmaps");
     auto loaded = BitmapDirectory::load(image);
     if (!loaded && loaded.error().code == Errc::io)
@@ -123,14 +135,20 @@ Result<void> drop_all_bitmaps(Image &image)
     return commit(aside, directory);
 }
 
-Result<void> enable_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {EnableBitmap{name}}); }
+Result<void> enable_bitmap(Image &image, const std::string &name)
+{
+    return change_bitmaps(image, {EnableBitmap{name}});
+}
 
 Result<void> disable_bitmap(Image &image, const std::string &name)
 {
     return change_bitmaps(image, {DisableBitmap{name}});
 }
 
-Result<void> clear_bitmap(Image &image, const std::string &name) { return change_bitmaps(image, {ClearBitmap{name}}); }
+Result<void> clear_bitmap(Image &image, const std::string &name)
+{
+    return change_bitmaps(image, {ClearBitmap{name}});
+}
 
 Result<void> merge_bitmap(Image &image, const std::string &target, const std::string &source)
 {
@@ -143,14 +161,16 @@ namespace {
 
 // While it is in_use nobody looks at what it says. Then the flags word makes it
 // valid, each bitmap for itself. Returns how many are.
-Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory, Recoverable which)
+Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &directory,
+                                     Recoverable which)
 {
     std::size_t recovered = 0;
     FewWarnings given_up, still_inconsistent;
     BitmapClusters clusters = TRY(BitmapClusters::of(image, directory));
     for (const auto &[entry, as_it_would_be] : list_recoverable(directory, image, which)) {
         auto table = clusters.own_table(*entry);
-        Result<void> set = table ? set_bits_in_place(image, *entry, std::move(*table)) : Result<void>(table.error());
+        Result<void> set = table ? set_bits_in_place(image, *entry, std::move(*table))
+                                 : Result<void>(table.error());
         if (set)
             set = change_bitmap_flags(image, directory, *entry, as_it_would_be.flags);
         if (!set && set.error().code != Errc::no_space)
@@ -159,13 +179,15 @@ Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &direct
         if (set)
             say_valid_again(directory, *entry, ", in place", given_up);
         else if (!directory.given_up(*entry))
-            still_inconsistent.say(words_for_bitmap(entry->name) + " stays inconsistent: " + set.error().what);
+            still_inconsistent.say(words_for_bitmap(entry->name) +
+                                   " stays inconsistent: " + set.error().what);
     }
     return recovered;
 }
 
 // Of the one by the commit of the other, too.
-Result<void> recover_and_add(Image &image, std::optional<Recoverable> which, const std::vector<NewBitmap> &bitmaps)
+Result<void> recover_and_add(Image &image, std::optional<Recoverable> which,
+                             const std::vector<NewBitmap> &bitmaps)
 {
     BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     if (!which && bitmaps.empty())
@@ -214,12 +236,14 @@ Result<void> recover_given_up(Image &image)
     if (done || done.error().code != Errc::no_space)
         return done;
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
-    return TRY(recover_in_place(image, directory, Recoverable::given_up)) != 0 ? Result<void>() : done;
+    return TRY(recover_in_place(image, directory, Recoverable::given_up)) != 0 ? Result<void>()
+                                                                               : done;
 }
 
 Result<void> recover_and_add(Image &image, bool recover, const std::vector<NewBitmap> &bitmaps)
 {
-    return recover_and_add(image, recover ? std::optional(Recoverable::all) : std::nullopt, bitmaps);
+    return recover_and_add(image, recover ? std::optional(Recoverable::all) : std::nullopt,
+                           bitmaps);
 }
 
 }  // namespace qcow2

@@ -16,20 +16,25 @@ namespace qcow2 {
 namespace {
 
 Result<void> check_existing(const BitmapRequest &request, const BitmapDirectory &directory,
-                            const RecoverableBitmaps &recoverable, const BitmapDirectoryEntry &entry)
+                            const RecoverableBitmaps &recoverable,
+                            const BitmapDirectoryEntry &entry)
 {
-    const bool recovered = (request.recover_all_dirty || directory.given_up(entry)) && recoverable.count(&entry) != 0;
+    const bool recovered =
+        (request.recover_all_dirty || directory.given_up(entry)) && recoverable.count(&entry) != 0;
     if (entry.in_use() && !recovered)
-        return Error(Errc::busy, "it is inconsistent (in_use: it was not stored when the image was last used); "
-                                 "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
-                                 "bitmap --remove' makes room for a new one");
+        return Error(Errc::busy,
+                     "it is inconsistent (in_use: it was not stored when the image was last used); "
+                     "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
+                     "bitmap --remove' makes room for a new one");
     if (directory.out_of_date() && !recovered)
         return Error(Errc::busy, "it is out of date, and cannot be made valid again: " +
-                                     std::string(entry.finding ? sentence_of(*entry.finding) : "another has its name") +
+                                     std::string(entry.finding ? sentence_of(*entry.finding)
+                                                               : "another has its name") +
                                      "; bitmap-remove-all=yes makes room for a new one");
     if (!entry.enabled())
-        return Error(Errc::busy, "it is disabled, perhaps the frozen record of a backup; 'qemu-img bitmap "
-                                 "--enable' enables it");
+        return Error(Errc::busy,
+                     "it is disabled, perhaps the frozen record of a backup; 'qemu-img bitmap "
+                     "--enable' enables it");
     if (entry.finding && !recovered)
         return finding(*entry.finding);
     return {};
@@ -47,7 +52,8 @@ const BitmapDirectoryEntry *find(const BitmapDirectory &directory, const std::st
 
 bool has_for_qemu(const BitmapDirectory &directory, const std::string &name)
 {
-    const auto &entries = directory.out_of_date() ? directory.out_of_date()->entries : directory.entries;
+    const auto &entries =
+        directory.out_of_date() ? directory.out_of_date()->entries : directory.entries;
     return std::ranges::find(entries, name, &BitmapDirectoryEntry::name_for_qemu) != entries.end();
 }
 
@@ -59,13 +65,16 @@ std::vector<NewBitmap> absent_of(const BitmapRequest &request, const BitmapDirec
     std::vector<NewBitmap> absent;
     for (const std::string &name : request.names)
         if (!find(directory, name))
-            absent.push_back({.name = name, .granularity_bits = request.granularity_bits, .all_dirty = unreadable});
+            absent.push_back({.name = name,
+                              .granularity_bits = request.granularity_bits,
+                              .all_dirty = unreadable});
     return absent;
 }
 
 }  // namespace
 
-Result<void> check_request(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)
+Result<void> check_request(const BitmapRequest &request, const Image &image,
+                           const BitmapDirectory &directory)
 {
     const Geometry &geometry = image.geometry();
     const std::uint32_t granularity_bits =
@@ -81,17 +90,20 @@ Result<void> check_request(const BitmapRequest &request, const Image &image, con
                          context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
                                    "-o compat=1.1' makes it version 3");
         if (out_of_date && !request.recover_all_dirty)
-            return Error(Errc::busy, context + ": " + directory.stale() + "; " + std::string(out_of_date_cure));
+            return Error(Errc::busy,
+                         context + ": " + directory.stale() + "; " + std::string(out_of_date_cure));
         if (const BitmapDirectoryEntry *entry = find(directory, name))
             TRY(check_existing(request, directory, recoverable, *entry).in(context));
         else if (has_for_qemu(directory, name))
-            return Error(Errc::exists, context + ": there is a bitmap whose name has a NUL behind that, which "
-                                                 "QEMU takes for the same name");
+            return Error(Errc::exists,
+                         context + ": there is a bitmap whose name has a NUL behind that, which "
+                                   "QEMU takes for the same name");
         else
             TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
     }
     const std::size_t absent = absent_of(request, directory).size();
-    const std::size_t kept = out_of_date ? directory.out_of_date()->entries.size() : directory.entries.size();
+    const std::size_t kept =
+        out_of_date ? directory.out_of_date()->entries.size() : directory.entries.size();
     if (kept + absent > limits::bitmaps_max)
         return Error(Errc::invalid, "an image cannot have more than 65535 bitmaps");
     if (absent != 0) {
@@ -113,20 +125,24 @@ std::vector<std::string> announcements(const BitmapRequest &request, const Image
         for (const std::string &name : request.names)
             if (const auto *entry = find(directory, name); entry && entry->granularity() != asked)
                 lines.push_back("bitmap " + quote(name) + " keeps its granularity of " +
-                                std::to_string(entry->granularity()) + " bytes; bitmap-granularity=" +
-                                std::to_string(asked) + " is for bitmaps that are made");
+                                std::to_string(entry->granularity()) +
+                                " bytes; bitmap-granularity=" + std::to_string(asked) +
+                                " is for bitmaps that are made");
     }
     for (const NewBitmap &made : absent_of(request, directory))
         if (made.all_dirty)
-            lines.push_back("bitmap " + quote(made.name) + " is made with all bits set: what there was is out of "
+            lines.push_back("bitmap " + quote(made.name) +
+                            " is made with all bits set: what there was is out of "
                             "date, and cannot be read");
         else if (image.has_content())
-            lines.push_back("bitmap " + quote(made.name) + " is not there: it is made, empty, and knows nothing of "
+            lines.push_back("bitmap " + quote(made.name) +
+                            " is not there: it is made, empty, and knows nothing of "
                             "what was written before");
     return lines;
 }
 
-bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory)
+bool asks_for_change(const BitmapRequest &request, const Image &image,
+                     const BitmapDirectory &directory)
 {
     return (request.recover_all_dirty && has_recoverable(directory, image)) ||
            !absent_of(request, directory).empty();
@@ -136,7 +152,8 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
 {
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     TRY(check_request(request, image, directory));
-    const bool recover = request.recover_all_dirty && (directory.out_of_date() || has_recoverable(directory, image));
+    const bool recover =
+        request.recover_all_dirty && (directory.out_of_date() || has_recoverable(directory, image));
     const std::vector<NewBitmap> absent = absent_of(request, directory);
     const Result<void> done = recover_and_add(image, recover, absent);
     if (done || !recover || done.error().code != Errc::no_space)
@@ -148,7 +165,8 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     for (const std::string &name : request.names)
         if (const BitmapDirectoryEntry *entry = recovered.find(name);
             entry && entry->in_use() && !recovered.given_up(*entry))
-            return Error(done.error()).in("bitmap=" + quote(name) + ": it cannot be made valid again");
+            return Error(done.error())
+                .in("bitmap=" + quote(name) + ": it cannot be made valid again");
     return add_bitmaps(image, absent);
 }
 

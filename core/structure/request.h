@@ -23,7 +23,8 @@ struct BitmapRequest {
 };
 
 // Whether it could be done: the error tells the cure. Writes nothing.
-Result<void> check_request(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory);
+Result<void> check_request(const BitmapRequest &request, const Image &image,
+                           const BitmapDirectory &directory);
 
 // Lines for the person at the terminal, before anything is done: what is kept
 // otherwise than asked for, and what is made and cannot know the past.
@@ -31,7 +32,8 @@ std::vector<std::string> announcements(const BitmapRequest &request, const Image
                                        const BitmapDirectory &directory);
 
 // Whether there is anything to do.
-bool asks_for_change(const BitmapRequest &request, const Image &image, const BitmapDirectory &directory);
+bool asks_for_change(const BitmapRequest &request, const Image &image,
+                     const BitmapDirectory &directory);
 
 // Does it, inside Disk::restructure().
 Result<void> fulfil(const BitmapRequest &request, Image &image);

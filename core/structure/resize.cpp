@@ -28,10 +28,10 @@ Result<void> Resize::check() const
 {
     const std::uint64_t l1_entries_max = limits::l1_bytes_max / 8;
     if (geometry_.l1_entries_for(size_) > l1_entries_max)
-        return Error(Errc::invalid,
-                     "with clusters of " + std::to_string(geometry_.cluster_size()) +
-                         " bytes a disk has at most " +
-                         std::to_string(l1_entries_max * geometry_.l2_reach()) + " bytes");
+        return Error(Errc::invalid, "with clusters of " + std::to_string(geometry_.cluster_size()) +
+                                        " bytes a disk has at most " +
+                                        std::to_string(l1_entries_max * geometry_.l2_reach()) +
+                                        " bytes");
     // Such snapshots need not say what size they were made of. (QEMU refuses
     // them, too.)
     const Header header = image_.header().header();
@@ -227,8 +227,8 @@ Result<ClusterMapping> Resize::cut_parts(const Subclusters &was, bool own, Aside
 
     // The part that the end goes through.
     const std::uint32_t through = end % part_size == 0 ? 0 : 1u << (first_behind - 1);
-    const bool stale = (was.allocated & through) &&
-                       !TRY(is_zero(was.host, {end, first_behind * part_size}));
+    const bool stale =
+        (was.allocated & through) && !TRY(is_zero(was.host, {end, first_behind * part_size}));
     const bool shows = (through & ~(was.allocated | was.zero)) && backing_shows();
     if (stale || shows) {
         if (was.has_cluster() && may_write_in_place(own)) {
@@ -325,7 +325,7 @@ void Resize::finish()
             continue;
         if (const auto given = give_back_table(i); !given)
             leaked_.say("the clusters of the L2 table at " + hex(old_l1_[i].l2_table().value) +
-                            " may have leaked: " + given.error().what);
+                        " may have leaked: " + given.error().what);
     }
     give_back({});
     if (!geometry_.data_file || grows())
@@ -355,7 +355,7 @@ Result<void> Resize::give_back_table(std::uint64_t index)
         // Images lie.
         if (image_.metadata().overlaps(names))
             leaked_.say("clusters at " + hex(geometry_.offset_of(names.first).value) +
-                            " are not given back: there is metadata");
+                        " are not given back: there is metadata");
         else
             give_back(names);
     }

@@ -23,7 +23,10 @@ void clear_from(std::uint64_t bit, MutableBytes bytes)
 }  // namespace
 
 ResizedBitmaps::ResizedBitmaps(Image &image, const Tracker &tracker, std::uint64_t size)
-    : image_(image), tracker_(tracker), geometry_(image.geometry()), size_(size),
+    : image_(image),
+      tracker_(tracker),
+      geometry_(image.geometry()),
+      size_(size),
       entries_(tracker.entries())
 {
 }
@@ -38,11 +41,13 @@ Result<void> ResizedBitmaps::check() const
             continue;
         if (const auto cause = tracker_.why_not_followed(i)) {
             if (!e.in_use())
-                return Error(*cause).in("bitmap " + quote(e.name) + " cannot follow the disk to another size");
+                return Error(*cause).in("bitmap " + quote(e.name) +
+                                        " cannot follow the disk to another size");
             continue;
         }
         if (!e.in_use())
-            TRY(check_bitmap_limits(size_, e.granularity_bits, geometry_).in("bitmap " + quote(e.name)));
+            TRY(check_bitmap_limits(size_, e.granularity_bits, geometry_)
+                    .in("bitmap " + quote(e.name)));
     }
     return {};
 }
@@ -122,7 +127,8 @@ Result<void> ResizedBitmaps::write_table(BitmapDirectoryEntry &e, const Table &t
 {
     aside.replace({geometry_.cluster_of(e.bitmap_table_offset),
                    geometry_.clusters_for(std::uint64_t(e.bitmap_table_size) * 8)});
-    e.bitmap_table_offset = TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
+    e.bitmap_table_offset =
+        TRY(aside.write(encode_entries<BitmapTableEntry>(table)).in("bitmap table"));
     e.bitmap_table_size = static_cast<std::uint32_t>(table.size());
     return {};
 }

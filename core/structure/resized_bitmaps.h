@@ -40,7 +40,10 @@ private:
     using Table = std::vector<BitmapTableEntry>;
 
     bool has_another_size() const { return size_ != image_.disk_size(); }
-    bool is_set(const BitmapDirectoryEntry &e) const { return set_enabled_ && e.enabled() && !e.in_use(); }
+    bool is_set(const BitmapDirectoryEntry &e) const
+    {
+        return set_enabled_ && e.enabled() && !e.in_use();
+    }
     Result<void> resize(BitmapDirectoryEntry &e, Aside &aside);
     Result<void> set_all(BitmapDirectoryEntry &e, Aside &aside);
     Result<void> write_table(BitmapDirectoryEntry &e, const Table &table, Aside &aside);

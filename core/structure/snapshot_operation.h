@@ -53,9 +53,9 @@ protected:
 
     Image &image_;
     const Geometry geometry_;
-    SnapshotTable table_;               // as it is
-    std::vector<Snapshot> snapshots_;   // as they are to be, of those operations that change them
-    std::optional<Tree> active_;        // the disk's
+    SnapshotTable table_;              // as it is
+    std::vector<Snapshot> snapshots_;  // as they are to be, of those operations that change them
+    std::optional<Tree> active_;       // the disk's
 };
 
 // HostOffset(0) for a table without entries.

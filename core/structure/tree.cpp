@@ -26,7 +26,8 @@ Result<Tree> Tree::load(Image &image, HostOffset offset, std::uint32_t l1_size, 
     for (std::size_t i = 0; i < l1_size; ++i) {
         const std::string entry = where + ", entry " + std::to_string(i);
         const L1Entry l1 = TRY(decode_l1_entry(load_be64(&raw[i * 8]), geometry).in(entry));
-        if (l1.present() && !fits(l1.l2_table().value, geometry.cluster_size(), image.store().size()))
+        if (l1.present() &&
+            !fits(l1.l2_table().value, geometry.cluster_size(), image.store().size()))
             return finding(Finding::l2_table_past_end, entry + ": " + hex(l1.l2_table().value));
         if (l1.present() && !tables.insert(l1.l2_table()).second)
             return finding(Finding::tables_overlap, entry + ": " + hex(l1.l2_table().value));

@@ -53,14 +53,16 @@ struct Defect {
 
 const Defect defects[] = {
     {"no bitmaps at all", Finding::bitmap_count_wrong, [](Patient &p) { p.put_32(nb_bitmaps, 0); }},
-    {"2^32 - 1 bitmaps", Finding::bitmap_count_wrong, [](Patient &p) { p.put_32(nb_bitmaps, 0xffffffff); }},
+    {"2^32 - 1 bitmaps", Finding::bitmap_count_wrong,
+     [](Patient &p) { p.put_32(nb_bitmaps, 0xffffffff); }},
     {"one bitmap more than there is", Finding::bitmap_directory_size_wrong,
      [](Patient &p) { p.put_32(nb_bitmaps, 3); }},
     {"a directory of size 0", Finding::bitmap_directory_size_wrong,
      [](Patient &p) { p.put(directory_size, 0); }},
     {"a directory of 2^64 - 1 bytes", Finding::bitmap_directory_size_wrong,
      [](Patient &p) { p.put(directory_size, ~std::uint64_t(0)); }},
-    {"a directory in the header", Finding::tables_overlap, [](Patient &p) { p.put(directory_offset, 0); }},
+    {"a directory in the header", Finding::tables_overlap,
+     [](Patient &p) { p.put(directory_offset, 0); }},
     {"a directory in the L1 table", Finding::bitmap_directory_trailing_bytes,
      [](Patient &p) { p.put(directory_offset, p.l1(0)); }},
     {"a directory of zeros", Finding::bitmap_directory_trailing_bytes,
@@ -71,7 +73,8 @@ const Defect defects[] = {
      [](Patient &p) { p.put_32(p.directory() + 8, 0xffffffff); }},
     {"a table of size 0", Finding::bitmap_table_size_wrong,
      [](Patient &p) { p.put_32(p.directory() + 8, 0); }},
-    {"a table in the L1 table", Finding::tables_overlap, [](Patient &p) { p.put(p.directory(), p.l1(0)); }},
+    {"a table in the L1 table", Finding::tables_overlap,
+     [](Patient &p) { p.put(p.directory(), p.l1(0)); }},
     {"a table in the refcount block", Finding::tables_overlap,
      [](Patient &p) { p.put(p.directory(), p.refcount_block()); }},
     {"a table in the directory", Finding::tables_overlap,
@@ -80,9 +83,12 @@ const Defect defects[] = {
      [](Patient &p) { p.put(p.directory() + entry_size, table(p, 0)); }},
     {"one data cluster of two bitmaps", Finding::tables_overlap,
      [](Patient &p) { p.put(table(p, 1), p.word(table(p, 0))); }},
-    {"bits in the L1 table", Finding::tables_overlap, [](Patient &p) { p.put(table(p, 0), p.l1(0)); }},
-    {"bits in their own table", Finding::tables_overlap, [](Patient &p) { p.put(table(p, 0), table(p, 0)); }},
-    {"bits in an L2 table", Finding::tables_overlap, [](Patient &p) { p.put(table(p, 0), p.l2(0)); }},
+    {"bits in the L1 table", Finding::tables_overlap,
+     [](Patient &p) { p.put(table(p, 0), p.l1(0)); }},
+    {"bits in their own table", Finding::tables_overlap,
+     [](Patient &p) { p.put(table(p, 0), table(p, 0)); }},
+    {"bits in an L2 table", Finding::tables_overlap,
+     [](Patient &p) { p.put(table(p, 0), p.l2(0)); }},
     // (Bits in the guest's data are found by a check of the whole image only.)
 };
 
@@ -108,7 +114,8 @@ BOOST_AUTO_TEST_CASE(check_tells_and_the_disk_is_read_and_not_written)
             BOOST_TEST(!disk->write(GuestOffset(0), Buffer(512, 1), false));
             Buffer found(patient.reference().size());
             must(disk->read(GuestOffset(0), found));
-            BOOST_TEST(payload_difference(GuestOffset(0), patient.reference().read(GuestOffset(0), found.size()),
+            BOOST_TEST(payload_difference(GuestOffset(0),
+                                          patient.reference().read(GuestOffset(0), found.size()),
                                           found) == "");
             must(disk->close());
         }
@@ -161,7 +168,8 @@ BOOST_AUTO_TEST_CASE(A5_bitmaps_that_nobody_can_use_are_removed_and_the_disk_is_
             const auto again = must(Disk::open(patient.store(), {}));
             Buffer found(reference.size());
             must(again->read(GuestOffset(0), found));
-            BOOST_TEST(payload_difference(GuestOffset(0), reference.read(GuestOffset(0), found.size()),
+            BOOST_TEST(payload_difference(GuestOffset(0),
+                                          reference.read(GuestOffset(0), found.size()),
                                           found) == "");
         }
     BOOST_TEST(by_name >= 8u);
@@ -176,8 +184,10 @@ BOOST_AUTO_TEST_CASE(A5_all_dirty_is_refused_where_the_directory_cannot_be_read)
     options.recover_all_dirty = true;
     const auto opened = Disk::open(patient.store(), options);
     BOOST_REQUIRE(!opened);
-    BOOST_TEST(opened.error().what.starts_with("bitmap-recover=all-dirty asks for a change: "), opened.error().what);
-    BOOST_TEST(opened.error().what.ends_with("bitmap-remove-all=yes removes the bitmaps"), opened.error().what);
+    BOOST_TEST(opened.error().what.starts_with("bitmap-recover=all-dirty asks for a change: "),
+               opened.error().what);
+    BOOST_TEST(opened.error().what.ends_with("bitmap-remove-all=yes removes the bitmaps"),
+               opened.error().what);
     options.read_only = true;
     must(Disk::open(patient.store(), options));
 }

@@ -31,8 +31,11 @@ ImageSpec plain()
     ImageSpec spec;
     spec.cluster_bits = 12;
     spec.size = 4 << 20;  // two L2 tables of 512 entries
-    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero},
-                     {5, Preset::zero_with_cluster}, {bad_cluster, Preset::data}};
+    spec.clusters = {{0, Preset::data},
+                     {1, Preset::data},
+                     {2, Preset::zero},
+                     {5, Preset::zero_with_cluster},
+                     {bad_cluster, Preset::data}};
     spec.feature_names = 0;  // so the first extension is at 112
     return spec;
 }
@@ -300,7 +303,7 @@ const std::map<Finding, Case> &cases()
         {snapshot_table_unaligned, {Fate::refused, with_snapshot(), unaligned(64)}},
         {snapshot_table_past_end, {Fate::read_only, with_snapshot(), far(64)}},
         {Finding::snapshot_table_too_large,
-         {Fate::read_only, plain(), make_snapshot_table_too_large, true, 0, ~std::uint64_t(0), 64 << 20}},
+         {Fate::read_only, plain(), make_snapshot_table_too_large, true, 0, UINT64_MAX, 64 << 20}},
         {snapshot_extra_data_too_large,
          {Fate::read_only, with_snapshot(),
           [](Patient &p) {
@@ -384,7 +387,8 @@ const std::map<Finding, Case> &cases()
          {Fate::read_only, with_bitmaps(),
           [](Patient &p) {
               p.put_byte(p.directory() + 19, 0xff);
-              return "bitmap directory at " + hex(p.directory()) + ": bitmap 0, 0x0 into the directory";
+              return "bitmap directory at " + hex(p.directory()) + ": bitmap 0, 0x0 "
+"into the directory";
           }}},
         {bitmap_directory_trailing_bytes,
          {Fate::read_only, with_bitmaps(), header_64(extension + 8, 40, "not at 0x28")}},

@@ -37,10 +37,10 @@ struct Case {
     // Makes it wrong; returns the place that the message must have.
     std::function<std::string(Patient &)> make_wrong;
     bool check_sees = true;
-    std::uint64_t cut_at = 0;            // the file ends here; 0: where it did
+    std::uint64_t cut_at = 0;                    // the file ends here; 0: where it did
     std::uint64_t readable = ~std::uint64_t(0);  // bytes that are as they were
-    std::uint64_t read_max = 1 << 20;    // the longest single read there may be
-    bool with_data_file = false;         // it is there, and may be opened
+    std::uint64_t read_max = 1 << 20;            // the longest single read there may be
+    bool with_data_file = false;                 // it is there, and may be opened
 };
 
 const std::map<Finding, Case> &cases();

@@ -59,7 +59,10 @@ std::string escaped(const std::string &text)
 
 // --- What becomes of it.
 
-bool has(const std::string &text, std::string_view part) { return text.find(part) != std::string::npos; }
+bool has(const std::string &text, std::string_view part)
+{
+    return text.find(part) != std::string::npos;
+}
 
 // One case, being shown.
 class Trial : FileOpener {
@@ -300,20 +303,19 @@ private:
 
 BOOST_AUTO_TEST_CASE(each_finding_has_a_case)
 {
-#define X(name, code, sentence) \
-    BOOST_TEST(cases().contains(Finding::name), "no case for " #name);
+#define X(name, code, sentence) BOOST_TEST(cases().contains(Finding::name), "no case for " #name);
     QCOW2_FINDINGS(X)
 #undef X
     BOOST_TEST(cases().size() == finding_kinds);
 }
 
 // A case each, by its name.
-#define X(name, code, sentence)                                  \
-    BOOST_AUTO_TEST_CASE(name)                                   \
-    {                                                            \
-        const auto found = cases().find(Finding::name);          \
-        BOOST_REQUIRE(found != cases().end());                   \
-        Trial(found->first, found->second).run();                \
+#define X(name, code, sentence)                         \
+    BOOST_AUTO_TEST_CASE(name)                          \
+    {                                                   \
+        const auto found = cases().find(Finding::name); \
+        BOOST_REQUIRE(found != cases().end());          \
+        Trial(found->first, found->second).run();       \
     }
 QCOW2_FINDINGS(X)
 #undef X
@@ -329,10 +331,11 @@ BOOST_AUTO_TEST_CASE(files_for_the_server, *boost::unit_test::disabled())
         const Trial trial(finding, c);
         const std::string name(name_of(finding));
         BOOST_REQUIRE(dump(trial.image(), std::string(folder) + "/" + name + ".qcow2"));
-        list << "{\"name\": \"" << name << "\", \"fate\": \"" << to_string(c.fate) << "\", \"place\": \""
-             << escaped(trial.place()) << "\", \"sentence\": \"" << escaped(std::string(sentence_of(finding)))
-             << "\", \"bad_offset\": " << trial.bad_begin() << ", \"cluster_size\": "
-             << (std::uint64_t(1) << c.spec.cluster_bits)
+        list << "{\"name\": \"" << name << "\", \"fate\": \"" << to_string(c.fate)
+             << "\", \"place\": \"" << escaped(trial.place()) << "\", \"sentence\": \""
+             << escaped(std::string(sentence_of(finding)))
+             << "\", \"bad_offset\": " << trial.bad_begin()
+             << ", \"cluster_size\": " << (std::uint64_t(1) << c.spec.cluster_bits)
              << ", \"data_file\": " << (c.with_data_file ? "true" : "false") << "}\n";
     }
     BOOST_REQUIRE(list.flush());

@@ -196,13 +196,15 @@ BOOST_AUTO_TEST_CASE(warnings_about_many_bitmaps_are_few)
     // They all name the table of the first.
     for (const BitmapDirectoryEntry &entry : built.bitmaps) {
         const on_disk::be64 word(built.bitmaps[0].bitmap_table_offset.value);
-        const std::uint64_t directory = load_be64(&built.area.find(ExtensionType::bitmaps)->data[16]);
+        const std::uint64_t directory =
+            load_be64(&built.area.find(ExtensionType::bitmaps)->data[16]);
         must(store.write(directory + entry.position, {word.data(), sizeof word}));
     }
     DiskOptions options;
     options.mends_bitmaps = true;
     auto disk = must(Disk::open(store, options));
-    set_log_sink([](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+    set_log_sink(
+        [](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
     must(disk->restructure([](Image &image) { return drop_all_bitmaps(image); }));
     set_log_sink(nullptr);
     BOOST_TEST(warnings == FewWarnings::most + 1);

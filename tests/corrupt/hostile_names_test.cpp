@@ -27,7 +27,8 @@ BOOST_AUTO_TEST_SUITE(hostile_names)
 
 namespace {
 
-// A path; a title for the terminal, a line, a command, the end of quotes, a control that has two bytes.
+// A path; a title for the terminal, a line, a command, the end of quotes, a control that
+// has two bytes.
 const std::string hostile = "d/\x1b]0;harm\a\nnbdkit: harm$(harm)'harm`\"\\\xc2\x9b";
 
 // Of an image that has bitmaps: hostile + "0" and so on.
@@ -61,7 +62,8 @@ public:
     Result<NamedFile> open(const std::string &name, const ChainPlace &, bool) override
     {
         auto store = std::make_unique<MemoryStore>(StoreImage(), StoreOptions());
-        return NamedFile{std::move(store), shell_word("/images/" + name), "/images/" + name, "another"};
+        return NamedFile{std::move(store), shell_word("/images/" + name), "/images/" + name,
+                         "another"};
     }
 };
 
@@ -99,7 +101,8 @@ void use(const StoreImage &image, const DiskOptions &options)
     heard(disk.close());
 }
 
-void use_in_all_ways(const StoreImage &image, FileOpener *opener, const std::vector<std::string> &bitmaps)
+void use_in_all_ways(const StoreImage &image, FileOpener *opener,
+                     const std::vector<std::string> &bitmaps)
 {
     DiskOptions plain;
     plain.files = opener;
@@ -144,7 +147,8 @@ void remove_all(std::string &text, const std::string &part)
 // Some of what was said must be of the names of the image, or of those that it was asked for.
 void expect_all_quoted(const std::string &another = hostile)
 {
-    std::vector<std::string> names = {another, hostile, hostile + "none", hostile_id, hostile_id + "none"};
+    std::vector<std::string> names = {another, hostile, hostile + "none", hostile_id,
+                                      hostile_id + "none"};
     for (int i = 0; i < bitmaps; ++i)
         names.push_back(hostile + std::to_string(i));
     std::size_t of_them = 0;
@@ -223,7 +227,13 @@ BOOST_AUTO_TEST_CASE(of_bitmaps)
         std::uint8_t value;
     };
     const std::uint64_t record = align_up(24 + names[0].size(), 8);
-    for (const Field field : {Field{16, 7}, {17, 40}, {7, 3}, {11, 200}, {15, 0x83}, {0, 0x20}, {24 + names[0].size(), 1}}) {
+    for (const Field field : {Field{16, 7},
+                              {17, 40},
+                              {7, 3},
+                              {11, 200},
+                              {15, 0x83},
+                              {0, 0x20},
+                              {24 + names[0].size(), 1}}) {
         for (const std::uint64_t index : {0, 1, 2, 5}) {
             Patient patient(spec);
             patient.put_byte(patient.directory() + index * record + field.at, field.value);
@@ -276,7 +286,8 @@ BOOST_AUTO_TEST_CASE(of_backing_files_and_their_formats)
     Opener opener;
     for (const std::string prefix : {"", "file:", "nbd:", "json:"}) {
         for (const std::string format : {"", "raw", "qcow2", "harm"}) {
-            for (FileOpener *const files : {static_cast<FileOpener *>(nullptr), static_cast<FileOpener *>(&opener)}) {
+            for (FileOpener *const files :
+                 {static_cast<FileOpener *>(nullptr), static_cast<FileOpener *>(&opener)}) {
                 ImageSpec spec = plain();
                 const std::string said_format = format == "harm" ? hostile : format;
                 if (!format.empty())
@@ -297,7 +308,8 @@ BOOST_AUTO_TEST_CASE(of_data_files_and_features)
 {
     const Listening listening;
     Opener opener;
-    for (FileOpener *const files : {static_cast<FileOpener *>(nullptr), static_cast<FileOpener *>(&opener)}) {
+    for (FileOpener *const files :
+         {static_cast<FileOpener *>(nullptr), static_cast<FileOpener *>(&opener)}) {
         ImageSpec spec = plain();
         spec.more_extensions = {extension(ExtensionType::data_file, hostile)};
         Patient patient(spec);

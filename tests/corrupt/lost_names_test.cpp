@@ -127,7 +127,8 @@ BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_it_grows)
         const auto disk = must(Disk::open(store, {}));
         BOOST_REQUIRE(!disk->why_read_only());
         BOOST_REQUIRE(disk->what_is_missing());
-        BOOST_TEST(disk->what_is_missing()->find("the file ends at " + hex(before.size)) != std::string::npos);
+        BOOST_TEST(disk->what_is_missing()->find("the file ends at " + hex(before.size)) !=
+                   std::string::npos);
         BOOST_TEST(disk->what_is_missing()->find("10 names lead") != std::string::npos);
         must(disk->begin_writing());
         grow(*disk);
@@ -178,7 +179,9 @@ BOOST_AUTO_TEST_CASE(W7_growth_waits_for_the_name_to_be_out_of_reach)
     store.forget();
     must(disk->write(GuestOffset(700 * cs), Buffer(cs, 1), false));
     const Recording recording = store.recording();
-    const auto is = [](Operation::Kind kind) { return [kind](const Operation &o) { return o.kind == kind; }; };
+    const auto is = [](Operation::Kind kind) {
+        return [kind](const Operation &o) { return o.kind == kind; };
+    };
     const std::size_t grown = recording.find(0, is(Operation::Kind::grow));
     const std::size_t mark = recording.find(0, is(Operation::Kind::write));
     BOOST_REQUIRE(grown < recording.operations.size());
@@ -226,8 +229,8 @@ BOOST_AUTO_TEST_CASE(W7_every_kind_of_name_stays_lost)
          [&](Patient &p) { p.put(p.snapshots(), after_data(p)); }},
         {"L2 table of a snapshot", Finding::l2_table_past_end,
          [&](Patient &p) { p.put(p.word(p.snapshots()), after_data(p)); }},
-        {"cluster of a snapshot", Finding::data_cluster_past_end,
-         [](Patient &) {}, 1},  // its table stays
+        {"cluster of a snapshot", Finding::data_cluster_past_end, [](Patient &) {},
+         1},  // its table stays
         {"table of a bitmap", Finding::bitmap_table_past_end,
          [&](Patient &p) { p.put(p.directory(), after_data(p)); }},
         {"data of a bitmap", Finding::bitmap_data_past_end,
@@ -235,7 +238,8 @@ BOOST_AUTO_TEST_CASE(W7_every_kind_of_name_stays_lost)
     };
     for (const Kind &kind : kinds)
         for (const bool repaired : {false, true})
-            BOOST_TEST_CONTEXT(kind.name << (repaired ? ", repaired" : "")) {
+            BOOST_TEST_CONTEXT(kind.name << (repaired ? ", repaired" : ""))
+            {
                 Patient patient(spec_of(true));
                 const std::uint64_t end = after_data(patient) + kind.more * cs;
                 kind.aim(patient);
@@ -245,7 +249,8 @@ BOOST_AUTO_TEST_CASE(W7_every_kind_of_name_stays_lost)
                 BOOST_REQUIRE(found != 0u);
                 if (repaired) {
                     const auto report = must(repair(store, RepairKind::all));
-                    BOOST_TEST(report.after.corruptions <= report.before.corruptions, report.after.text());
+                    BOOST_TEST(report.after.corruptions <= report.before.corruptions,
+                               report.after.text());
                     must(store.grow(store.size() + (1 << 20)));
                 } else {
                     const auto disk = must(Disk::open(store, {}));
@@ -264,7 +269,8 @@ BOOST_AUTO_TEST_CASE(W7_every_kind_of_name_stays_lost)
 BOOST_AUTO_TEST_CASE(W7_what_a_snapshot_has_lost_stays_an_error_to_its_readers)
 {
     for (const bool counted : {true, false})
-        BOOST_TEST_CONTEXT((counted ? "counted" : "not counted")) {
+        BOOST_TEST_CONTEXT((counted ? "counted" : "not counted"))
+        {
             Patient patient(spec_of(true));
             const std::uint64_t end = patient.host(clusters - 1) + 2 * cs;
             for (std::uint64_t at = end; at < patient.store().size() && !counted; at += cs)
@@ -346,7 +352,8 @@ BOOST_AUTO_TEST_CASE(W7_a_repair_puts_nothing_where_a_name_leads)
     };
     for (const auto &[name, make_ill] : ills)
         for (const bool counted : {true, false})
-            BOOST_TEST_CONTEXT(name << (counted ? "" : ", refcounts 0")) {
+            BOOST_TEST_CONTEXT(name << (counted ? "" : ", refcounts 0"))
+            {
                 MemoryStore store(cut_image(counted, make_ill));
                 const RepairReport report = must(repair(store, RepairKind::all));
                 BOOST_TEST(report.after.corruptions == clusters - lost_from, report.after.text());
@@ -365,10 +372,12 @@ BOOST_AUTO_TEST_CASE(W7_a_repair_lets_the_file_not_grow_where_the_header_leads)
 {
     MemoryStore store(cut_image(true, [](Patient &p) {
         p.put(40, p.host(clusters - 1) + cs);
-        p.put(p.header().refcount_table_offset.value, std::uint64_t(1) << 40);  // blocks must be made
+        p.put(p.header().refcount_table_offset.value, std::uint64_t(1)
+                                                          << 40);  // blocks must be made
     }));
     const StoreImage before = store.image();
-    [[maybe_unused]] const auto report = repair(store, RepairKind::all);  // there may be room inside
+    [[maybe_unused]] const auto report =
+        repair(store, RepairKind::all);  // there may be room inside
     BOOST_TEST(store.size() == before.size);
     BOOST_TEST(past_end(store.image(), Finding::l1_table_past_end) == 1u);
     BOOST_CHECK(!Disk::open(store, {}));

@@ -39,7 +39,8 @@ BOOST_AUTO_TEST_CASE(C11_a_request_whose_end_goes_round_is_refused)
     const auto disk = must(Disk::open(patient.store(), {}));
     must(disk->begin_writing());
     const auto snapshot = must(disk->open_snapshot("before"));
-    for (const std::uint64_t begin : {~std::uint64_t(0), ~std::uint64_t(0) - 511, std::uint64_t(1) << 63}) {
+    for (const std::uint64_t begin :
+         {~std::uint64_t(0), ~std::uint64_t(0) - 511, std::uint64_t(1) << 63}) {
         const GuestOffset offset(begin);
         const std::uint64_t length = std::uint64_t(1) << 63;  // the sum is small, or 0
         Buffer bytes(cs);

@@ -47,7 +47,8 @@ public:
                 {"L1 table", patient_.header().l1_table_offset.value},
                 {"L2 table", table_},
                 {"L1 table of a snapshot", patient_.word(patient_.snapshots())},
-                {"L2 table of a snapshot", patient_.word(patient_.word(patient_.snapshots())) & entry_offset_mask},
+                {"L2 table of a snapshot",
+                 patient_.word(patient_.word(patient_.snapshots())) & entry_offset_mask},
                 {"snapshot table", patient_.snapshots()}};
     }
 
@@ -74,7 +75,8 @@ public:
         BOOST_REQUIRE_MESSAGE(!result, "must be an error");
         const std::string what = result.error().what;
         BOOST_TEST((result.error().code == Errc::corrupt));
-        BOOST_TEST(what.find(sentence_of(Finding::data_cluster_is_metadata)) != std::string::npos, what);
+        BOOST_TEST(what.find(sentence_of(Finding::data_cluster_is_metadata)) != std::string::npos,
+                   what);
         // The cluster at 0xc000, or the place in it that was written.
         BOOST_TEST(what.find("guest offset 0xc") != std::string::npos, what);
         // No more is written, elsewhere either.
@@ -86,8 +88,9 @@ public:
         StoreImage after = store.image();
         BOOST_TEST((after.bytes.copy(79, 1)[0] & 2) != 0);  // the corrupt bit
         BOOST_REQUIRE(after.size >= before.size);
-        BOOST_TEST((after.bytes.copy(512, before.size - 512) == before.bytes.copy(512, before.size - 512)),
-                   "metadata have changed, or clusters leaked");
+        BOOST_TEST(
+            (after.bytes.copy(512, before.size - 512) == before.bytes.copy(512, before.size - 512)),
+            "metadata have changed, or clusters leaked");
     }
 
 private:
@@ -106,7 +109,9 @@ private:
     std::uint64_t table_ = 0;
 };
 
-const Victim::Action trim = [](Disk &disk, GuestOffset at) { return disk.trim(at, 16 << 10, false); };
+const Victim::Action trim = [](Disk &disk, GuestOffset at) {
+    return disk.trim(at, 16 << 10, false);
+};
 const Victim::Action zero = [](Disk &disk, GuestOffset at) {
     return disk.zero(at, 16 << 10, {.may_unmap = true});
 };
@@ -121,7 +126,8 @@ void each_target(std::uint64_t flags, const Victim::Action &action)
 {
     for (const bool extended_l2 : {false, true}) {
         for (const auto &[name, target] : Victim(extended_l2).targets()) {
-            BOOST_TEST_CONTEXT(name << (extended_l2 ? ", extended L2 entry" : "")) {
+            BOOST_TEST_CONTEXT(name << (extended_l2 ? ", extended L2 entry" : ""))
+            {
                 Victim victim(extended_l2);
                 victim.aim(flags | target);
                 victim.is_refused(action);
@@ -178,7 +184,8 @@ BOOST_AUTO_TEST_CASE(zero_clusters_with_metadata_for_their_cluster)
     for (const std::uint64_t flags : {std::uint64_t(1), copied | 1})
         for (const auto &action : {trim, zero, part_is_written, all_is_written})
             for (const auto &[name, target] : Victim(false).targets())
-                BOOST_TEST_CONTEXT(name) {
+                BOOST_TEST_CONTEXT(name)
+                {
                     Victim victim(false);
                     victim.aim(flags | target);
                     victim.is_refused(action);
@@ -191,7 +198,8 @@ BOOST_AUTO_TEST_CASE(subclusters_in_metadata)
     for (const std::uint64_t flags : {std::uint64_t(0), copied})
         for (const auto &action : {trim, zero, part_is_written, all_is_written})
             for (const auto &[name, target] : Victim(true).targets())
-                BOOST_TEST_CONTEXT(name) {
+                BOOST_TEST_CONTEXT(name)
+                {
                     Victim victim(true);
                     victim.aim(flags | target, 0xffff0000);
                     victim.is_refused(action);

@@ -41,7 +41,8 @@ ImageSpec spec_of(std::uint32_t cluster_bits, std::uint64_t size)
 // A sound image, and what is written over it.
 class Made {
 public:
-    explicit Made(std::uint32_t cluster_bits, std::uint64_t size = 1 << 20, std::uint64_t file_size = far * 2)
+    explicit Made(std::uint32_t cluster_bits, std::uint64_t size = 1 << 20,
+                  std::uint64_t file_size = far * 2)
         : built_(build_image(spec_of(cluster_bits, 1 << 20)))
     {
         put(offsetof(on_disk::Header, size), size);
@@ -70,7 +71,8 @@ public:
         constexpr std::uint64_t at = far / 4;
         built_.image.bytes.write(at, encode_snapshot_table(snapshots));
         put(offsetof(on_disk::Header, snapshots_offset), at);
-        put_32(offsetof(on_disk::Header, nb_snapshots), static_cast<std::uint32_t>(snapshots.size()));
+        put_32(offsetof(on_disk::Header, nb_snapshots),
+               static_cast<std::uint32_t>(snapshots.size()));
     }
     void set_bitmaps(std::vector<BitmapDirectoryEntry> entries)
     {
@@ -85,7 +87,8 @@ public:
         area.extensions = with_bitmaps_extension(area.extensions, extension);
         area.header.autoclear_features |= autoclear::bitmaps;
         const std::uint64_t cluster_size = area.header.geometry().cluster_size();
-        built_.image.bytes.write(0, must(encode_header_area(area, built_.image.bytes.copy(0, cluster_size))));
+        built_.image.bytes.write(
+            0, must(encode_header_area(area, built_.image.bytes.copy(0, cluster_size))));
     }
 
     std::uint64_t stored_bytes() const
@@ -277,7 +280,9 @@ BOOST_AUTO_TEST_CASE(bitmaps_that_name_one_table_are_reported_and_changed)
         is_within(cost_of(store, [&] { disk->report(true); }), bounds);
         is_within(cost_of(store, [&] { must(disk->bitmap_states()); }), bounds);
         must(disk->begin_writing());
-        is_within(cost_of(store, [&] { must(disk->change_together({BitmapStep(RemoveBitmap{"b7"})})); }), bounds);
+        is_within(
+            cost_of(store, [&] { must(disk->change_together({BitmapStep(RemoveBitmap{"b7"})})); }),
+            bounds);
     }
 }
 

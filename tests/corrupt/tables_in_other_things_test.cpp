@@ -80,8 +80,10 @@ void expect_no_worse(const CheckReport &before, ByteStore &store)
 {
     const CheckReport after = must(check(store));
     for (std::size_t f = 0; f < finding_kinds; ++f)
-        BOOST_TEST(after.counts[f] <= before.counts[f],
-                   name_of(Finding(f)) << " is new or more:\n" << before.text() << "after:\n" << after.text());
+        BOOST_TEST(after.counts[f] <= before.counts[f], name_of(Finding(f))
+                                                            << " is new or more:\n"
+                                                            << before.text() << "after:\n"
+                                                            << after.text());
 }
 
 }  // namespace
@@ -89,7 +91,8 @@ void expect_no_worse(const CheckReport &before, ByteStore &store)
 BOOST_AUTO_TEST_CASE(W7_what_looks_like_a_lost_name_there_is_not_written)
 {
     for (const Place &place : places)
-        BOOST_TEST_CONTEXT(place.name) {
+        BOOST_TEST_CONTEXT(place.name)
+        {
             Patient patient(image_spec());
             const std::uint64_t size = patient.store().size();
             const std::uint64_t cluster = lead_there(patient, place, size + (1 << 20));
@@ -97,9 +100,10 @@ BOOST_AUTO_TEST_CASE(W7_what_looks_like_a_lost_name_there_is_not_written)
             const auto put = put_lost_names_out_of_reach(patient.store());
             BOOST_REQUIRE(!put);
             BOOST_CHECK(put.error().code == Errc::corrupt);
-            BOOST_TEST(put.error().what == "the L2 table at " + hex(cluster) +
-                                               ", in a cluster that is something else, too, names what lies "
-                                               "behind the end of the file");
+            BOOST_TEST(put.error().what ==
+                       "the L2 table at " + hex(cluster) +
+                           ", in a cluster that is something else, too, names what lies "
+                           "behind the end of the file");
             BOOST_TEST((cluster_at(patient.store(), cluster) == there));
             BOOST_TEST(patient.store().size() == size);
         }
@@ -110,17 +114,20 @@ BOOST_AUTO_TEST_CASE(W6_W7_no_repair_writes_there)
     for (const Place &place : places)
         for (const RepairKind kind : {RepairKind::leaks, RepairKind::all})
             for (const bool lost : {false, true})
-                BOOST_TEST_CONTEXT(place.name << (lost ? ", lost" : "") << (kind == RepairKind::all ? ", all" : ", leaks")) {
+                BOOST_TEST_CONTEXT(place.name << (lost ? ", lost" : "")
+                                              << (kind == RepairKind::all ? ", all" : ", leaks"))
+                {
                     Patient patient(image_spec());
                     const std::uint64_t size = patient.store().size();
-                    const std::uint64_t cluster =
-                        lead_there(patient, place, lost ? size + (1 << 20) : entry_copied | patient.host(2));
+                    const std::uint64_t cluster = lead_there(
+                        patient, place, lost ? size + (1 << 20) : entry_copied | patient.host(2));
                     const Buffer there = cluster_at(patient.store(), cluster);
                     const CheckReport before = must(check(patient.store()));
                     BOOST_REQUIRE(before.corruptions != 0u);
                     // It may find that there is no room, where the file must not grow.
                     const auto repaired = repair(patient.store(), kind);
-                    BOOST_TEST((repaired || repaired.error().code == Errc::no_space), words(repaired));
+                    BOOST_TEST((repaired || repaired.error().code == Errc::no_space),
+                               words(repaired));
                     BOOST_TEST((cluster_at(patient.store(), cluster) == there));
                     expect_no_worse(before, patient.store());
                     if (lost)
@@ -136,7 +143,8 @@ BOOST_AUTO_TEST_CASE(W6_W7_no_repair_writes_there)
 BOOST_AUTO_TEST_CASE(W7_no_disk_that_begins_to_be_written_writes_there)
 {
     for (const Place &place : places)
-        BOOST_TEST_CONTEXT(place.name) {
+        BOOST_TEST_CONTEXT(place.name)
+        {
             Patient patient(image_spec());
             const std::uint64_t size = patient.store().size();
             const std::uint64_t cluster = lead_there(patient, place, size + (1 << 20));

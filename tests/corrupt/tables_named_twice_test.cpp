@@ -96,10 +96,11 @@ BOOST_AUTO_TEST_CASE(an_L2_table_lies_over_another_table)
     for (int which = 0; which < 4; ++which) {
         Patient patient(with_snapshot());
         const std::uint64_t over[] = {patient.header().refcount_table_offset.value,
-                                      patient.header().l1_table_offset.value,
-                                      patient.snapshots(), patient.word(patient.snapshots())};
+                                      patient.header().l1_table_offset.value, patient.snapshots(),
+                                      patient.word(patient.snapshots())};
         patient.put(patient.l1(1), copied | over[which]);
-        is_read_only(patient, "L1 table at " + hex(patient.header().l1_table_offset.value) + ", entry 1");
+        is_read_only(patient,
+                     "L1 table at " + hex(patient.header().l1_table_offset.value) + ", entry 1");
     }
 }
 

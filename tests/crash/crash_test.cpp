@@ -79,7 +79,8 @@ BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
 // W8. Small, so that what is at the end is soon written to.
 BOOST_AUTO_TEST_CASE(a_file_that_ends_inside_a_sector)
 {
-    run_all(6, {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
+    run_all(6,
+            {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
     if (std::getenv("QCOW2_SEED"))
         return;
     Figures figures;
@@ -97,12 +98,18 @@ BOOST_AUTO_TEST_CASE(bits_that_come_and_go)
 
 BOOST_AUTO_TEST_CASE(marks_that_come_and_go)
 {
-    run_all(4, {.cluster_bits = 12, .steps = 40, .length_max = 700, .on_close = true, .small_regions = true});
+    run_all(4, {.cluster_bits = 12,
+                .steps = 40,
+                .length_max = 700,
+                .on_close = true,
+                .small_regions = true});
 }
 
 BOOST_AUTO_TEST_CASE(bits_under_threads)
 {
-    run_all(4, {.cluster_bits = 12, .threads = 4, .steps = 80, .length_max = 700, .small_regions = true});
+    run_all(
+        4,
+        {.cluster_bits = 12, .threads = 4, .steps = 80, .length_max = 700, .small_regions = true});
 }
 
 BOOST_AUTO_TEST_CASE(a_store_that_gets_full) { run_all(4, {.limited = true}); }
@@ -112,14 +119,22 @@ BOOST_AUTO_TEST_CASE(a_flush_that_fails) { run_all(6, {.failing_flush = true}); 
 BOOST_AUTO_TEST_CASE(writes_that_fail)
 {
     run_all(4, {.failing_writes = true});
-    run_all(4, {.cluster_bits = 12, .failing_writes = true, .length_max = 700, .on_close = true, .small_regions = true});
+    run_all(4, {.cluster_bits = 12,
+                .failing_writes = true,
+                .length_max = 700,
+                .on_close = true,
+                .small_regions = true});
 }
 
 // B7, where the table of a bitmap cannot be written at once.
 BOOST_AUTO_TEST_CASE(writes_that_fail_without_room)
 {
-    run_all(12, {.cluster_bits = 13, .steps = 12, .failing_writes = true, .length_max = 700, .fixed = true,
-                .no_room = true});
+    run_all(12, {.cluster_bits = 13,
+                 .steps = 12,
+                 .failing_writes = true,
+                 .length_max = 700,
+                 .fixed = true,
+                 .no_room = true});
 }
 
 // B7, where no cluster is left for the last bits: bitmaps are given up, and taken
@@ -168,8 +183,16 @@ BOOST_AUTO_TEST_CASE(snapshots_while_threads_write)
 BOOST_AUTO_TEST_CASE(bitmaps_that_change_on_a_disk_in_use)
 {
     run_all(3, {.bitmaps_change = true});
-    run_all(3, {.cluster_bits = 12, .steps = 80, .length_max = 700, .small_regions = true, .bitmaps_change = true});
-    run_all(2, {.cluster_bits = 12, .threads = 3, .steps = 60, .length_max = 700, .small_regions = true,
+    run_all(3, {.cluster_bits = 12,
+                .steps = 80,
+                .length_max = 700,
+                .small_regions = true,
+                .bitmaps_change = true});
+    run_all(2, {.cluster_bits = 12,
+                .threads = 3,
+                .steps = 60,
+                .length_max = 700,
+                .small_regions = true,
                 .bitmaps_change = true});
     run_all(2, {.cluster_bits = 9, .fixed = true, .bitmaps_change = true});
 }

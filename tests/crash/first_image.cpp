@@ -122,12 +122,16 @@ Beginning Beginning::of(Random &random, const Kind &kind, const ImageSpec &spec)
 {
     if (kind.made) {
         QemuImage made = make_by_qemu(random, *kind.made);
-        return {std::move(made.image), std::move(made.reference), std::move(made.files),
-                std::move(made.text), false, kind.made != QemuMade::backing};
+        return {std::move(made.image),
+                std::move(made.reference),
+                std::move(made.files),
+                std::move(made.text),
+                false,
+                kind.made != QemuMade::backing};
     }
     BuiltImage built = build_image(spec);
     return {std::move(built.image), std::move(built.reference), nullptr, spec.text(),
-            spec.version == 2, spec.qemu_opens()};
+            spec.version == 2,      spec.qemu_opens()};
 }
 
 }  // namespace qcow2::test

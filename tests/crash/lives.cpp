@@ -33,14 +33,17 @@ void listen(LogLevel, const std::string &line)
 }  // namespace
 
 Lives::Lives(std::uint64_t seed, const Kind &kind)
-    : kind_(kind), random_(seed),
-      sync_(kind.on_close || (!kind.small_regions && !kind.full() && random_.one_in(4)) ? BitmapSync::on_close
-                                                                        : BitmapSync::durable),
+    : kind_(kind),
+      random_(seed),
+      sync_(kind.on_close || (!kind.small_regions && !kind.full() && random_.one_in(4))
+                ? BitmapSync::on_close
+                : BitmapSync::durable),
       region_bytes_(kind.small_regions
                         ? 16384
                         : random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
       beginning_(Beginning::of(random_, kind, spec_of(random_, kind))),
-      before_(beginning_.reference), current_(beginning_.reference),
+      before_(beginning_.reference),
+      current_(beginning_.reference),
       life_(Life::of(beginning_.image))
 {
     heard.given_up = false;
@@ -69,7 +72,8 @@ bool Lives::may_be_marked() const
 
 void Lives::fail_soon(int step)
 {
-    if (!kind_.failing_writes || !(kind_.no_room ? step % 2 == 0 : random_.one_in(kind_.on_close ? 2 : 8)))
+    if (!kind_.failing_writes ||
+        !(kind_.no_room ? step % 2 == 0 : random_.one_in(kind_.on_close ? 2 : 8)))
         return;
     write_faults_.arm({.kinds = Fault::writes,
                        .nth = kind_.no_room ? 1 : random_.between(1, 5),
@@ -164,10 +168,9 @@ DiskDriver::Options Lives::driver_options() const
 
 DiskDriver::Clock Lives::clock()
 {
-    return {[this] { return tick(); }, &history_,
-            [this](std::uint64_t begun, std::uint64_t returned) {
-                history_.flushed(begun, returned);
-            }};
+    return {
+        [this] { return tick(); }, &history_,
+        [this](std::uint64_t begun, std::uint64_t returned) { history_.flushed(begun, returned); }};
 }
 
 void Lives::change(Disk &disk)
@@ -214,7 +217,7 @@ void Lives::change(Disk &disk)
 }
 
 void Lives::work(Disk &disk, ReferenceDisk &reference, Random &random, unsigned thread,
-          std::uint64_t stripe)
+                 std::uint64_t stripe)
 {
     DiskDriver driver(disk, reference, random, generation_, driver_options());
     driver.keep_history(clock());

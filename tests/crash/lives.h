@@ -34,16 +34,16 @@ struct Kind {
     bool failing_flush = false;
     bool failing_writes = false;  // now and then; they land or not
     std::uint64_t length_max = 100000;
-    bool table_grows = false;  // the refcount table is almost full
-    bool fixed = false;        // the store cannot grow, as a block device
-    bool no_room = false;      // not a free cluster, and bits of many pages
-    bool no_room_for_bits = false;  // not a free cluster, and bits that need one
-    bool granularities = false;  // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
-    bool on_close = false;     // bitmap-sync=on-close, always
-    bool small_regions = false;  // and nothing else than bits that come and go
-    std::uint64_t size = 0;    // of the disk; 0: any
+    bool table_grows = false;           // the refcount table is almost full
+    bool fixed = false;                 // the store cannot grow, as a block device
+    bool no_room = false;               // not a free cluster, and bits of many pages
+    bool no_room_for_bits = false;      // not a free cluster, and bits that need one
+    bool granularities = false;         // bitmaps of 512 bytes, 64 KiB and 2 GiB at once
+    bool on_close = false;              // bitmap-sync=on-close, always
+    bool small_regions = false;         // and nothing else than bits that come and go
+    std::uint64_t size = 0;             // of the disk; 0: any
     bool ends_inside_a_sector = false;  // the file, of a small disk
-    bool restructured = false;  // resized, snapshots made, applied and deleted
+    bool restructured = false;          // resized, snapshots made, applied and deleted
     bool bitmaps_change = false;  // one comes, goes and changes; the disk is not settled for it
     std::optional<QemuMade> made = {};
 
@@ -147,7 +147,8 @@ private:
 
     // What `before_` may be at an event, the older first.
     std::vector<const ReferenceDisk *> befores(std::uint64_t event) const;
-    std::string verdict_of(const StoreImage &image, const ReferenceDisk &before, std::uint64_t event);
+    std::string verdict_of(const StoreImage &image, const ReferenceDisk &before,
+                           std::uint64_t event);
     std::string verdict_of(const StoreImage &image, std::uint64_t event);
 
     // Looks at moments of the life that is over, and chooses how it ended.
@@ -168,10 +169,10 @@ private:
     const BitmapSync sync_;
     const std::uint64_t region_bytes_;
     Beginning beginning_;
-    DiskOptions reading_;    // how the image is opened
-    ReferenceDisk before_;   // the beginning of all lives
+    DiskOptions reading_;   // how the image is opened
+    ReferenceDisk before_;  // the beginning of all lives
     ReferenceDisk current_;
-    std::vector<Stage> stages_;  // of this life
+    std::vector<Stage> stages_;                  // of this life
     std::map<std::string, Snapshot> snapshots_;  // those of which the content is known
     unsigned snapshots_made_ = 0;
     Life life_;

@@ -16,8 +16,8 @@ void Lives::become(Disk &disk, Draw draw)
     ReferenceDisk before = stages_.empty() ? before_ : stages_.back().before;
     const auto operation = draw(after, before);
     const std::uint64_t begun = tick();
-    const auto change = history_.begin(begun, GuestOffset(0),
-                                       std::max(after.size(), current_.size()), after);
+    const auto change =
+        history_.begin(begun, GuestOffset(0), std::max(after.size(), current_.size()), after);
     if (!done(operation()))
         return;
     const std::uint64_t returned = tick();
@@ -42,8 +42,8 @@ void Lives::restructure(Disk &disk)
         change_snapshots(disk, random_);
     else
         become(disk, [&](ReferenceDisk &after, ReferenceDisk &before) {
-            const auto chosen = std::next(snapshots_.begin(),
-                                          static_cast<std::ptrdiff_t>(random_.below(snapshots_.size())));
+            const auto chosen = std::next(
+                snapshots_.begin(), static_cast<std::ptrdiff_t>(random_.below(snapshots_.size())));
             after = chosen->second.content;
             before.resize(after.size());
             for (auto &[name, bitmap] : before.bitmaps())
@@ -73,7 +73,8 @@ void Lives::change_bitmaps(Disk &disk, Random &random)
     const auto found = std::ranges::find(states, passing, &BitmapState::name);
     std::vector<DiskStep> steps;
     if (found == states.end()) {
-        steps.push_back(AddBitmap{{.name = passing, .enabled = random.coin(), .all_dirty = random.coin()}});
+        steps.push_back(
+            AddBitmap{{.name = passing, .enabled = random.coin(), .all_dirty = random.coin()}});
     } else if (found->inconsistent) {  // on-close: since a crash
         steps.push_back(RemoveBitmap{passing});
     } else {
@@ -81,13 +82,14 @@ void Lives::change_bitmaps(Disk &disk, Random &random)
         for (const BitmapState &state : states)
             if (!state.inconsistent)
                 sources.push_back(state.name);
-        const std::vector<DiskStep> each = {
-            ClearBitmap{passing},
-            found->enabled ? DiskStep(DisableBitmap{passing}) : DiskStep(EnableBitmap{passing}),
-            MergeBitmaps{passing, sources}, RemoveBitmap{passing}};
+        const std::vector<DiskStep> each = {ClearBitmap{passing},
+                                            found->enabled ? DiskStep(DisableBitmap{passing})
+                                                           : DiskStep(EnableBitmap{passing}),
+                                            MergeBitmaps{passing, sources}, RemoveBitmap{passing}};
         const std::size_t first = random.below(each.size());
         steps.assign(each.begin() + static_cast<std::ptrdiff_t>(first),
-                     random.coin() ? each.end() : each.begin() + static_cast<std::ptrdiff_t>(first) + 1);
+                     random.coin() ? each.end()
+                                   : each.begin() + static_cast<std::ptrdiff_t>(first) + 1);
     }
     const auto changed = disk.change_together(steps);
     done(changed ? Result<void>() : Result<void>(changed.error()));

@@ -26,7 +26,8 @@ std::vector<const ReferenceDisk *> Lives::befores(std::uint64_t event) const
     return may_be;
 }
 
-std::string Lives::verdict_of(const StoreImage &image, const ReferenceDisk &before, std::uint64_t event)
+std::string Lives::verdict_of(const StoreImage &image, const ReferenceDisk &before,
+                              std::uint64_t event)
 {
     return crash_verdict(image, before, history_, event,
                          {.marked = may_be_marked(), .in_place = may_be_in_place()}, by_disk());
@@ -55,7 +56,8 @@ void Lives::crash()
     else if (random_.one_in(3))
         end = walk.events() - random_.below(few + 1);
     const std::uint64_t step = std::max<std::uint64_t>(1, end / 150);
-    for (std::uint64_t event = random_.below(step + 1); event < end; event += random_.between(1, step)) {
+    for (std::uint64_t event = random_.below(step + 1); event < end;
+         event += random_.between(1, step)) {
         walk.advance_to(event);
         for (int i = 0; i < 3; ++i)
             judge(walk);
@@ -66,8 +68,8 @@ void Lives::crash()
     // After a kill in the middle of a structural change it would have to be
     // known when it became durable; and what a failed flush left in doubt
     // stays so, whatever the flushes of the next life say.
-    const bool power = random_.coin() || befores(base_ + walk.position()).size() > 1 ||
-                       walk.in_doubt();
+    const bool power =
+        random_.coin() || befores(base_ + walk.position()).size() > 1 || walk.in_doubt();
     life_ = power ? Life::of(walk.power_cut(random_)) : walk.kept(random_);
     judge_state(life_.cache, walk, "where life goes on");
     go_on(walk.position(), power);
@@ -109,9 +111,8 @@ void Lives::judge_state(const StoreImage &image, const CrashWalk &walk, const st
         verdict = qemu_verdict(image, true);
     if (verdict.empty())
         return;
-    BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict << "\nlife's event " << walk.position()
-                                                   << ", " << how << ", "
-                                                   << keep(image, "crashed")
+    BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict << "\nlife's event " << walk.position() << ", "
+                                                   << how << ", " << keep(image, "crashed")
                                                    << recording_around(walk));
 }
 
@@ -144,7 +145,8 @@ void Lives::reopen(const StoreImage &image, const CrashWalk &walk)
     const StoreImage after = store.image();
     ImageView after_view(after);
     const CheckReport report = checked(after);
-    BOOST_REQUIRE_MESSAGE(report.leaks_at_worst() || (may_be_in_place() && harmless_in_place(report)),
+    BOOST_REQUIRE_MESSAGE(report.leaks_at_worst() ||
+                              (may_be_in_place() && harmless_in_place(report)),
                           report.text() << keep(after, "reopened"));
     const GuestView guest_after = must(GuestView::open(after_view, by_disk()));
     for_each_piece(found.size(), [&](Range piece, MutableBytes content) {
@@ -169,7 +171,9 @@ void Lives::go_on(std::uint64_t position, bool power)
     ImageView view(life_.cache);
     const GuestView guest = must(GuestView::open(view, by_disk()));
     current_.resize(guest.size());
-    const auto read = [&](GuestOffset offset, MutableBytes bytes) { must(guest.read(offset, bytes)); };
+    const auto read = [&](GuestOffset offset, MutableBytes bytes) {
+        must(guest.read(offset, bytes));
+    };
     history_.crashed(event, base_, power, read, current_);
     const auto made = before_.bitmaps().find("made");
     if (made == before_.bitmaps().end())

@@ -63,7 +63,8 @@ void expect_lost(ByteStore &store)
     Buffer bytes(cs);
     for (std::uint64_t i = lost_from; i < clusters; ++i) {
         const auto read = disk->read(GuestOffset(i * cs), bytes);
-        BOOST_REQUIRE_MESSAGE(!read && read.error().code == Errc::corrupt, "guest cluster " << i << " is there");
+        BOOST_REQUIRE_MESSAGE(!read && read.error().code == Errc::corrupt,
+                              "guest cluster " << i << " is there");
     }
 }
 
@@ -108,14 +109,14 @@ BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_is_never_there_again)
 {
     for (const bool counted : {true, false})
         BOOST_TEST_CONTEXT((counted ? "counted" : "not counted"))
-            cut_power_while(counted, false, [counted](ByteStore &store) {
-                const auto disk = must(Disk::open(store, {}));
-                must(disk->begin_writing());
-                if (!counted)
-                    meet_lost(*disk);
-                must(grow(*disk));
-                must(disk->close());
-            });
+    cut_power_while(counted, false, [counted](ByteStore &store) {
+        const auto disk = must(Disk::open(store, {}));
+        must(disk->begin_writing());
+        if (!counted)
+            meet_lost(*disk);
+        must(grow(*disk));
+        must(disk->close());
+    });
 }
 
 BOOST_AUTO_TEST_CASE(W7_nor_after_a_repair_that_needs_room)

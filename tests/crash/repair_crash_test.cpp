@@ -56,7 +56,8 @@ void judge(const StoreImage &image, const CheckReport &before, const ReferenceDi
     // Who finds no dirty bit writes without a repair.
     if (was_dirty && !is_dirty(store))
         BOOST_REQUIRE_MESSAGE(now.leaks_at_worst(), "not dirty, and:\n" << now.text());
-    BOOST_REQUIRE_MESSAGE(in_place_with_bits || no_worse(now, before), before.text() << "now:\n" << now.text());
+    BOOST_REQUIRE_MESSAGE(in_place_with_bits || no_worse(now, before), before.text() << "now:\n"
+                                                                                     << now.text());
     const RepairReport report = must(repair(store, RepairKind::all));
     BOOST_REQUIRE_MESSAGE(report.after.sound(), report.before.text() << report.after.text());
     BOOST_REQUIRE_EQUAL(clean_stop_verdict(store.image(), reference), "");
@@ -65,7 +66,8 @@ void judge(const StoreImage &image, const CheckReport &before, const ReferenceDi
 }  // namespace
 
 BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
-                     data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits, Damage::structure}),
+                     data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits,
+                                 Damage::structure}),
                      kind)
 {
     for (const std::uint64_t seed : seeds(12)) {
@@ -89,14 +91,16 @@ BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
         }
 
         CrashStore store(Life::of(ill.image()), options);
-        const RepairKind by = kind <= Damage::shares && seed % 2 == 0 ? RepairKind::leaks : RepairKind::all;
+        const RepairKind by =
+            kind <= Damage::shares && seed % 2 == 0 ? RepairKind::leaks : RepairKind::all;
         BOOST_REQUIRE(must(repair(store, by)).after.sound());
         CrashWalk walk(store);
         const std::uint64_t step = walk.events() / 40 + 1;
         for (std::uint64_t event = 0; event <= walk.events(); event += step) {
             walk.advance_to(event);
             for (unsigned mode = 0; mode < crash_modes; ++mode)
-                judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference, fixed, dirty);
+                judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference,
+                      fixed, dirty);
         }
     }
 }

@@ -19,12 +19,13 @@ BOOST_AUTO_TEST_SUITE(snapshot_crash)
 // Whatever a crash has left: the next change works, and makes nothing worse.
 void goes_on_with_room(const StoreImage &image, Random &random)
 {
-    const SnapshotOperation &next = snapshot_operations[random.below(std::size(snapshot_operations))];
+    const SnapshotOperation &next =
+        snapshot_operations[random.below(std::size(snapshot_operations))];
     BOOST_TEST_INFO_SCOPE("then " << next);
     MemoryStore store(image);
     const auto disk = must(Disk::open(store, {}));
-    const bool kept = std::ranges::any_of(must(disk->snapshots()),
-                                          [](const auto &snapshot) { return snapshot.name == "kept"; });
+    const bool kept = std::ranges::any_of(
+        must(disk->snapshots()), [](const auto &snapshot) { return snapshot.name == "kept"; });
     if (!kept && std::string_view(next.name) != "create")
         return;
     must(next.run(*disk));
@@ -32,7 +33,8 @@ void goes_on_with_room(const StoreImage &image, Random &random)
     in_place_is_harmless(store.image(), next);
 }
 
-BOOST_DATA_TEST_CASE(H1_it_takes_place_wholly_or_not_at_all, data::make(snapshot_operations), operation)
+BOOST_DATA_TEST_CASE(H1_it_takes_place_wholly_or_not_at_all, data::make(snapshot_operations),
+                     operation)
 {
     for (const std::uint64_t seed : seeds(8)) {
         SEEDED(seed);
@@ -47,7 +49,8 @@ BOOST_DATA_TEST_CASE(H1_it_takes_place_wholly_or_not_at_all, data::make(snapshot
 }
 
 // Without room: in place.
-BOOST_DATA_TEST_CASE(W6_in_place_it_takes_place_wholly_or_not_at_all, data::make(snapshot_operations), operation)
+BOOST_DATA_TEST_CASE(W6_in_place_it_takes_place_wholly_or_not_at_all,
+                     data::make(snapshot_operations), operation)
 {
     for (const std::uint64_t seed : seeds(8)) {
         SEEDED(seed);

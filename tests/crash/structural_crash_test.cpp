@@ -15,8 +15,8 @@ BOOST_AUTO_TEST_SUITE(structural_crash)
 namespace {
 
 // Both `options` and the seed tell what is made.
-void crash(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation, Random &random,
-           const DiskOptions &options = {})
+void crash(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation,
+           Random &random, const DiskOptions &options = {})
 {
     BOOST_TEST_INFO_SCOPE(spec.text());
     const Structural structural(image, operation, options,
@@ -44,7 +44,8 @@ BOOST_AUTO_TEST_CASE(H1_a_bitmap_is_made_wholly_or_not_at_all)
         spec.version = 3;
         DiskOptions options;
         options.bitmaps = {"made", std::string(300, 'x')};
-        crash(spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+        crash(
+            spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
     }
 }
 
@@ -76,10 +77,15 @@ BOOST_AUTO_TEST_CASE(H3_the_header_is_never_torn)
         spec.more_extensions = {unknown};
         DiskOptions options;
         options.bitmaps = {"new"};
-        crash(spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+        crash(
+            spec, [](Disk &disk) { return disk.begin_writing(); }, random, options);
         spec.bitmaps = {{.name = "b0", .granularity_bits = 12, .set = {}, .extra_data = {}}};
-        crash(spec, [](Disk &disk) { return disk.restructure([](Image &i) { return remove_bitmap(i, "b0"); }); },
-              random);
+        crash(
+            spec,
+            [](Disk &disk) {
+                return disk.restructure([](Image &i) { return remove_bitmap(i, "b0"); });
+            },
+            random);
     }
 }
 

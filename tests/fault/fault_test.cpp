@@ -38,9 +38,9 @@ ImageSpec fault_spec()
     ImageSpec spec;
     spec.cluster_bits = cluster_bits;
     spec.size = 512 * cs;
-    spec.clusters = {{0, Preset::data},        {1, Preset::data},
-                     {2, Preset::zero},        {3, Preset::zero_with_cluster},
-                     {4, Preset::shared_data}, {5, Preset::data},
+    spec.clusters = {{0, Preset::data},         {1, Preset::data},
+                     {2, Preset::zero},         {3, Preset::zero_with_cluster},
+                     {4, Preset::shared_data},  {5, Preset::data},
                      {140, Preset::shared_data}};
     spec.bitmaps = {{.name = "b0", .granularity_bits = 10, .set = {{7, 9}}, .extra_data = {}},
                     {.name = "new", .granularity_bits = 12, .set = {}, .extra_data = {}},
@@ -74,9 +74,9 @@ struct BitmapKeeping {
     bool durable_alone = false;
 };
 const std::vector<BitmapKeeping> keepings = {{BitmapSync::durable, false},
-                                       {BitmapSync::durable, true},
-                                       {BitmapSync::on_close, false},
-                                       {BitmapSync::on_close, true}};
+                                             {BitmapSync::durable, true},
+                                             {BitmapSync::on_close, false},
+                                             {BitmapSync::on_close, true}};
 
 std::ostream &operator<<(std::ostream &out, const BitmapKeeping &keeping)
 {
@@ -86,16 +86,25 @@ std::ostream &operator<<(std::ostream &out, const BitmapKeeping &keeping)
 
 // B7: without room a bitmap may be given up, aloud.
 bool given_up = false;
-void listen(LogLevel, const std::string &line) { given_up |= line.find("is given up: no room") != line.npos; }
+void listen(LogLevel, const std::string &line)
+{
+    given_up |= line.find("is given up: no room") != line.npos;
+}
 
 // One disk that lives through a fault.
 class Trial {
 public:
-    explicit Trial(FaultPlan &plan, const BitmapKeeping &keeping, const ImageSpec &spec = fault_spec())
-        : plan_(plan), fault_(plan.fault()), keeping_(keeping), built_(build_image(spec)),
+    explicit Trial(FaultPlan &plan, const BitmapKeeping &keeping,
+                   const ImageSpec &spec = fault_spec())
+        : plan_(plan),
+          fault_(plan.fault()),
+          keeping_(keeping),
+          built_(build_image(spec)),
           before_(built_.reference),
-          memory_(Life::of(built_.image), {.durable_alone = keeping.durable_alone, .growth_step = 4096}),
-          store_(memory_, plan), random_(plan.fault().nth)
+          memory_(Life::of(built_.image),
+                  {.durable_alone = keeping.durable_alone, .growth_step = 4096}),
+          store_(memory_, plan),
+          random_(plan.fault().nth)
     {
         set_log_sink(listen);
         given_up = false;
@@ -128,7 +137,8 @@ public:
 
     void judge()
     {
-        for_each_piece(built_.reference.size(), [&](Range piece, MutableBytes) { driver_->read(piece); });
+        for_each_piece(built_.reference.size(),
+                       [&](Range piece, MutableBytes) { driver_->read(piece); });
         judge_writing();
         const std::uint64_t begun = memory_.tick();
         const Result<void> closed = disk_->close();
@@ -150,7 +160,8 @@ private:
     void judge_state(const StoreImage &image, std::uint64_t event)
     {
         const bool may_be_marked = keeping_.sync == BitmapSync::on_close || given_up;
-        const std::string verdict = crash_verdict(image, before_, history_, event, {.marked = may_be_marked});
+        const std::string verdict =
+            crash_verdict(image, before_, history_, event, {.marked = may_be_marked});
         BOOST_REQUIRE_MESSAGE(verdict.empty(), verdict);
     }
 
@@ -159,7 +170,8 @@ private:
     {
         CrashWalk walk(memory_);
         const std::uint64_t step = std::max<std::uint64_t>(1, (walk.events() - fault_at_) / 10);
-        for (std::uint64_t event = fault_at_; event <= walk.events(); event += random_.between(1, step)) {
+        for (std::uint64_t event = fault_at_; event <= walk.events();
+             event += random_.between(1, step)) {
             BOOST_TEST_INFO_SCOPE("the power fails at event " << event << " of " << walk.events());
             walk.advance_to(event);
             judge_state(walk.power_cut(random_), event);
@@ -231,7 +243,8 @@ private:
             must(disk->read(at, found));
             BOOST_REQUIRE_EQUAL(payload_difference(at, expected, found), "");
         });
-        must(disk->write(GuestOffset(0), Buffer(std::min<std::uint64_t>(disk->size(), 100000), 1), true));
+        must(disk->write(GuestOffset(0), Buffer(std::min<std::uint64_t>(disk->size(), 100000), 1),
+                         true));
         must(disk->close());
         const StoreImage after = store.image();
         ImageView after_view(after);
@@ -256,37 +269,70 @@ private:
 
 using Request = std::function<void(Trial &)>;
 
-constexpr Range cluster(std::uint64_t n, std::uint64_t count = 1) { return Range::of(n * cs, count * cs); }
+constexpr Range cluster(std::uint64_t n, std::uint64_t count = 1)
+{
+    return Range::of(n * cs, count * cs);
+}
 
 const std::vector<std::pair<const char *, Request>> requests = {
-    {"write in place", [](Trial &t) { t.driver().write({100, 900}, false); }},
-    {"write in place with fua", [](Trial &t) { t.driver().write({100, 900}, true); }},
+    {"write in place",
+     [](Trial &t) {
+         t.driver().write({100, 900}, false);
+     }},
+    {"write in place with fua",
+     [](Trial &t) {
+         t.driver().write({100, 900}, true);
+     }},
     {"write new", [](Trial &t) { t.driver().write(cluster(20, 3), false); }},
-    {"write part of new", [](Trial &t) { t.driver().write({20 * cs + 5, 22 * cs + 7}, false); }},
-    {"write under a new table", [](Trial &t) { t.driver().write({300 * cs + 5, 301 * cs}, true); }},
-    {"write over zeros", [](Trial &t) { t.driver().write({2 * cs + 5, 3 * cs + 77}, true); }},
-    {"write to shared", [](Trial &t) { t.driver().write({4 * cs + 5, 4 * cs + 99}, true); }},
+    {"write part of new",
+     [](Trial &t) {
+         t.driver().write({20 * cs + 5, 22 * cs + 7}, false);
+     }},
+    {"write under a new table",
+     [](Trial &t) {
+         t.driver().write({300 * cs + 5, 301 * cs}, true);
+     }},
+    {"write over zeros",
+     [](Trial &t) {
+         t.driver().write({2 * cs + 5, 3 * cs + 77}, true);
+     }},
+    {"write to shared",
+     [](Trial &t) {
+         t.driver().write({4 * cs + 5, 4 * cs + 99}, true);
+     }},
     {"write under a shared table",
-     [](Trial &t) { t.driver().write({140 * cs + 5, 140 * cs + 99}, true); }},
-    {"zero", [](Trial &t) { t.driver().zero({100, 3 * cs + 100}, {}); }},
-    {"zero, kept", [](Trial &t) { t.driver().zero({100, 5 * cs}, {.may_unmap = false, .fua = true}); }},
+     [](Trial &t) {
+         t.driver().write({140 * cs + 5, 140 * cs + 99}, true);
+     }},
+    {"zero",
+     [](Trial &t) {
+         t.driver().zero({100, 3 * cs + 100}, {});
+     }},
+    {"zero, kept",
+     [](Trial &t) {
+         t.driver().zero({100, 5 * cs}, {.may_unmap = false, .fua = true});
+     }},
     {"trim", [](Trial &t) { t.driver().trim(cluster(0, 7), true); }},
-    {"flush", [](Trial &t) {
+    {"flush",
+     [](Trial &t) {
          t.driver().write(cluster(30, 40), false);
          t.driver().flush();
      }},
-    {"settle", [](Trial &t) {
+    {"settle",
+     [](Trial &t) {
          t.driver().write(cluster(0, 40), false);
          t.driver().trim(cluster(0, 3), false);
          t.driver().settle();
      }},
-    {"read", [](Trial &t) {
+    {"read",
+     [](Trial &t) {
          Buffer bytes(100000);
          const Result<void> result = t.disk().read(GuestOffset(0), bytes);
          if (!result)
              BOOST_TEST((result.error().code == Errc::io));
      }},
-    {"many", [](Trial &t) {
+    {"many",
+     [](Trial &t) {
          for (int step = 0; step < 12; ++step) {
              t.driver().write(cluster(10 + 40 * step, 2), step % 3 == 0);
              t.driver().trim(cluster(40 * step, 12), false);
@@ -303,7 +349,8 @@ BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
     for (const BitmapKeeping &keeping : keepings)
         for (const auto &[request_name, request] : requests)
             for (const FaultKind &kind : fault_kinds) {
-                BOOST_TEST_INFO_SCOPE(keeping << ": " << request_name << " meets a fault of " << kind.name);
+                BOOST_TEST_INFO_SCOPE(keeping << ": " << request_name << " meets a fault of "
+                                              << kind.name);
                 struck += for_each_fault(kind.fault, [&, &asked = request](FaultPlan &plan) {
                     BOOST_TEST_INFO_SCOPE("number " << plan.fault().nth);
                     Trial trial(plan, keeping);

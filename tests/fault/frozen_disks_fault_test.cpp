@@ -28,7 +28,8 @@ constexpr std::uint64_t size = 40 * block + 512;
 
 // A run of changes while three disks are frozen, one after the other.
 struct Run {
-    explicit Run(std::function<Result<void>(bool writes)> scratch_fault) : fault(std::move(scratch_fault))
+    explicit Run(std::function<Result<void>(bool writes)> scratch_fault)
+        : fault(std::move(scratch_fault))
     {
         disk.write({0, 30 * block}, 1);
     }
@@ -78,7 +79,8 @@ struct Run {
                 const MutableBytes here = sub(MutableBytes(bytes), 0, std::min(block, size - at));
                 const Result<void> read = frozen->read(GuestOffset(at), here);
                 if (read)
-                    BOOST_REQUIRE(std::equal(here.begin(), here.end(), was.begin() + std::ptrdiff_t(at)));
+                    BOOST_REQUIRE(
+                        std::equal(here.begin(), here.end(), was.begin() + std::ptrdiff_t(at)));
                 else
                     BOOST_REQUIRE_MESSAGE(frozen->broken() || may_lose, read.error().what);
             }

@@ -38,8 +38,14 @@ public:
     explicit Spared(ByteStore &base) : base_(base) {}
     std::uint64_t size() const override { return base_.size(); }
     std::uint64_t fresh_from() const override { return base_.fresh_from(); }
-    Result<void> read(std::uint64_t o, MutableBytes b) override { return spared([&] { return base_.read(o, b); }); }
-    Result<void> write(std::uint64_t o, Bytes b) override { return spared([&] { return base_.write(o, b); }); }
+    Result<void> read(std::uint64_t o, MutableBytes b) override
+    {
+        return spared([&] { return base_.read(o, b); });
+    }
+    Result<void> write(std::uint64_t o, Bytes b) override
+    {
+        return spared([&] { return base_.write(o, b); });
+    }
     Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override
     {
         return spared([&] { return base_.zero(o, n, u); });
@@ -48,11 +54,20 @@ public:
     {
         return spared([&] { return base_.discard(o, n); });
     }
-    Result<void> flush() override { return spared([&] { return base_.flush(); }); }
+    Result<void> flush() override
+    {
+        return spared([&] { return base_.flush(); });
+    }
     bool can_flush() const override { return true; }
-    Result<void> grow(std::uint64_t n) override { return spared([&] { return base_.grow(n); }); }
+    Result<void> grow(std::uint64_t n) override
+    {
+        return spared([&] { return base_.grow(n); });
+    }
     bool can_grow() const override { return true; }
-    Result<void> cut(std::uint64_t n) override { return spared([&] { return base_.cut(n); }); }
+    Result<void> cut(std::uint64_t n) override
+    {
+        return spared([&] { return base_.cut(n); });
+    }
     bool read_only() const override { return false; }
 
 private:
@@ -95,8 +110,8 @@ Buffer content(Disk &disk, std::uint64_t cluster)
 struct Before {
     DiskOptions options = {};
     std::function<void(Disk &)> done = [](Disk &) {};
-    bool begun = true;   // the disk has been written to
-    bool ends = false;   // it is not used any more
+    bool begun = true;  // the disk has been written to
+    bool ends = false;  // it is not used any more
 };
 
 // Like the server, where nothing can be done with the one there was.
@@ -205,7 +220,8 @@ BOOST_AUTO_TEST_CASE(overwriting)
 // Takes a cluster, and arms another region.
 BOOST_AUTO_TEST_CASE(writing_what_is_new)
 {
-    for_each_shortage([](Disk &disk) { return disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false); });
+    for_each_shortage(
+        [](Disk &disk) { return disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false); });
 }
 
 // The table of what is new, and the bits.
@@ -223,7 +239,9 @@ BOOST_AUTO_TEST_CASE(cooling)
             TRY(disk.cool());
             return disk.cool();
         },
-        {.done = [](Disk &disk) { must(disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false)); }});
+        {.done = [](Disk &disk) {
+            must(disk.write(GuestOffset(200 * cs), Buffer(cs, 1), false));
+        }});
 }
 
 BOOST_AUTO_TEST_CASE(closing)
@@ -255,7 +273,9 @@ BOOST_AUTO_TEST_CASE(making_a_snapshot)
 BOOST_AUTO_TEST_CASE(deleting_a_snapshot)
 {
     for_each_shortage([](Disk &disk) { return disk.delete_snapshot("x"); },
-                      {.done = [](Disk &disk) { must(disk.create_snapshot({"x", 0, 0})); }});
+                      {.done = [](Disk &disk) {
+                          must(disk.create_snapshot({"x", 0, 0}));
+                      }});
 }
 
 BOOST_AUTO_TEST_CASE(switching_to_a_snapshot)
@@ -275,9 +295,10 @@ BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
         {BitmapStep(EnableBitmap{"off"})},
         {BitmapStep(DisableBitmap{"b0"})},
         {BitmapStep(MergeBitmaps{"off", {"b0"}})},
-        {BitmapStep(AddBitmap{{.name = "new"}}), BitmapStep(MergeBitmaps{"new", {"b0"}}), BitmapStep(ClearBitmap{"b0"}),
-         BitmapStep(EnableBitmap{"off"})},
-        {BitmapStep(AddBitmap{{.name = "new"}}), MakeSnapshot{{"x", 0, 0}}, BitmapStep(ClearBitmap{"b0"})},
+        {BitmapStep(AddBitmap{{.name = "new"}}), BitmapStep(MergeBitmaps{"new", {"b0"}}),
+         BitmapStep(ClearBitmap{"b0"}), BitmapStep(EnableBitmap{"off"})},
+        {BitmapStep(AddBitmap{{.name = "new"}}), MakeSnapshot{{"x", 0, 0}},
+         BitmapStep(ClearBitmap{"b0"})},
     };
     for (const std::vector<DiskStep> &steps : all)
         for_each_shortage(
@@ -287,7 +308,8 @@ BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
             },
             {.done = [](Disk &disk) {
                 must(disk.restructure([](Image &i) {
-                    return add_bitmaps(i, {{.name = "off", .granularity_bits = 11, .enabled = false}});
+                    return add_bitmaps(i,
+                                       {{.name = "off", .granularity_bits = 11, .enabled = false}});
                 }));
             }});
 }
@@ -296,21 +318,24 @@ BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
 BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
 {
     constexpr std::int64_t pages = 1000;
-    constexpr std::int64_t sector_max = 1300;  // its page included: two words for each, and who used them
+    constexpr std::int64_t sector_max =
+        1300;  // its page included: two words for each, and who used them
     for (const std::uint64_t seed : seeds(1)) {
         SEEDED(seed);
         Random random(seed);
         const std::int64_t before = memory_taken;
-        DirtyBits bits(pages * DirtyBits::page_bits, 64, [](std::uint64_t page, MutableBytes bytes) {
-            bytes[page % DirtyBits::page_bytes] = page % 2;
-            return Result<void>();
-        });
+        DirtyBits bits(pages * DirtyBits::page_bits, 64,
+                       [](std::uint64_t page, MutableBytes bytes) {
+                           bytes[page % DirtyBits::page_bytes] = page % 2;
+                           return Result<void>();
+                       });
         const auto expect_sectors = [&](std::int64_t sectors, const char *when) {
             BOOST_TEST_MESSAGE(when << ": " << memory_taken - before << " bytes");
             BOOST_TEST(memory_taken - before <= sectors * sector_max, when);
         };
         for (std::uint64_t page = 0; page < pages; ++page) {
-            const std::uint64_t bit = page * DirtyBits::page_bits + random.below(DirtyBits::page_bits);
+            const std::uint64_t bit =
+                page * DirtyBits::page_bits + random.below(DirtyBits::page_bits);
             must(bits.mark({bit, bit + 1}));
         }
         expect_sectors(pages + pages / 2, "marked");

@@ -22,11 +22,17 @@ ImageSpec spec_of(Random &random)
         spec.refcount_order = 4;
     const std::uint64_t clusters = spec.geometry().clusters_for(spec.size);
     for (std::uint64_t i = 0; i < clusters; i += 2)
-        spec.clusters[i] = random.pick({Preset::data, Preset::shared_data, Preset::zero_with_cluster});
+        spec.clusters[i] =
+            random.pick({Preset::data, Preset::shared_data, Preset::zero_with_cluster});
     spec.snapshot = true;
-    spec.bitmaps = {{.name = "fine", .granularity_bits = 9, .set = {{0, 3}}, .extra_data = {}},
-                    {.name = "frozen", .granularity_bits = 12, .enabled = false, .set = {{0, 1}}, .extra_data = {}},
-                    {.name = "broken", .granularity_bits = 16, .in_use = true, .set = {}, .extra_data = {}}};
+    spec.bitmaps = {
+        {.name = "fine", .granularity_bits = 9, .set = {{0, 3}}, .extra_data = {}},
+        {.name = "frozen",
+         .granularity_bits = 12,
+         .enabled = false,
+         .set = {{0, 1}},
+         .extra_data = {}},
+        {.name = "broken", .granularity_bits = 16, .in_use = true, .set = {}, .extra_data = {}}};
     return spec;
 }
 

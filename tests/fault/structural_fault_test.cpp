@@ -15,8 +15,8 @@ BOOST_AUTO_TEST_SUITE(structural_fault)
 
 namespace {
 
-void fail(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation, Random &random,
-          const DiskOptions &options = {})
+void fail(const ImageSpec &spec, const StoreImage &image, const Structural::Operation &operation,
+          Random &random, const DiskOptions &options = {})
 {
     BOOST_TEST_INFO_SCOPE(spec.text());
     const Structural structural(image, operation, options,
@@ -37,7 +37,9 @@ BOOST_AUTO_TEST_CASE(a_bitmap_is_made)
         spec.version = 3;
         DiskOptions options;
         options.bitmaps = {"made"};
-        fail(spec, build_image(spec).image, [](Disk &disk) { return disk.begin_writing(); }, random, options);
+        fail(
+            spec, build_image(spec).image, [](Disk &disk) { return disk.begin_writing(); }, random,
+            options);
     }
 }
 

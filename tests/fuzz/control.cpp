@@ -17,19 +17,26 @@ namespace {
 
 void check_line(const std::string &line)
 {
-    require(std::ranges::all_of(line, [](unsigned char c) { return c >= 0x20 && c < 0x7f; }), "not plain ASCII", line);
+    require(std::ranges::all_of(line, [](unsigned char c) { return c >= 0x20 && c < 0x7f; }),
+            "not plain ASCII", line);
     const auto message = parse_json(line);
     require(message && message->is_object(), "no JSON object", line);
-    require(message->contains("return") != message->contains("error"), "neither answer nor error", line);
+    require(message->contains("return") != message->contains("error"), "neither answer nor error",
+            line);
     if (message->contains("error")) {
         const Json &error = message->at("error");
-        require(error.size() == 2 && error.at("desc").is_string() && error.at("desc") != "", "no error", line);
-        require(error.at("class") == "GenericError" || error.at("class") == "CommandNotFound", "class", line);
+        require(error.size() == 2 && error.at("desc").is_string() && error.at("desc") != "",
+                "no error", line);
+        require(error.at("class") == "GenericError" || error.at("class") == "CommandNotFound",
+                "class", line);
     }
 }
 
 // Answers may tell the time.
-std::string kind_of(const std::string &line) { return line.find("\"return\"") == line.npos ? line : "return"; }
+std::string kind_of(const std::string &line)
+{
+    return line.find("\"return\"") == line.npos ? line : "return";
+}
 
 std::vector<std::string> answers(std::string_view bytes, std::size_t piece)
 {

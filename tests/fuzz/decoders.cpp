@@ -57,7 +57,8 @@ void snapshot_table(Bytes bytes, std::uint32_t count, const Geometry &geometry)
     const auto table = decode_snapshot_table(bytes, count, disk_size, geometry);
     if (!table)
         return;
-    const auto again = decode_snapshot_table(encode_snapshot_table(table->snapshots), count, disk_size, geometry);
+    const auto again =
+        decode_snapshot_table(encode_snapshot_table(table->snapshots), count, disk_size, geometry);
     require(again && again->snapshots == table->snapshots, "another snapshot table");
 }
 
@@ -67,10 +68,12 @@ void l2_entry(std::uint64_t raw, std::uint64_t second, const Geometry &geometry)
         const auto mapping = decode_extended_l2_entry({raw, second}, geometry);
         if (!mapping)
             return;
-        require(is(decode_extended_l2_entry(encode_extended_l2_entry(*mapping, geometry), geometry), *mapping),
+        require(is(decode_extended_l2_entry(encode_extended_l2_entry(*mapping, geometry), geometry),
+                   *mapping),
                 "another mapping of an extended entry");
     } else if (const auto mapping = decode_l2_entry(raw, geometry)) {
-        require(is(decode_l2_entry(encode_l2_entry(*mapping, geometry), geometry), *mapping), "another mapping");
+        require(is(decode_l2_entry(encode_l2_entry(*mapping, geometry), geometry), *mapping),
+                "another mapping");
     }
 }
 
@@ -82,7 +85,8 @@ void refcounts(Bytes bytes, std::uint32_t order, std::uint64_t index, std::uint6
     value &= ~std::uint64_t(0) >> (64 - (1 << order));
     store_refcount(block, order, index, value);
     require(load_refcount(block, order, index) == value, "another refcount");
-    require(find_refcount(block, order, index, 4096 >> order, value == 0) == index, "a refcount is not found");
+    require(find_refcount(block, order, index, 4096 >> order, value == 0) == index,
+            "a refcount is not found");
 }
 
 void compressed(Bytes bytes, CompressionType type, const Geometry &geometry)
@@ -94,13 +98,17 @@ void compressed(Bytes bytes, CompressionType type, const Geometry &geometry)
 void words(std::uint64_t first, Bytes bytes, const Geometry &geometry)
 {
     if (const auto entry = decode_bitmap_table_entry(first, geometry))
-        require(is(decode_bitmap_table_entry(entry->raw(), geometry), *entry), "another entry of a bitmap table");
+        require(is(decode_bitmap_table_entry(entry->raw(), geometry), *entry),
+                "another entry of a bitmap table");
     if (const auto entry = decode_l1_entry(first, geometry))
-        require(is(decode_l1_entry(entry->raw(), geometry), *entry), "another entry of an L1 table");
+        require(is(decode_l1_entry(entry->raw(), geometry), *entry),
+                "another entry of an L1 table");
     if (const auto block = decode_refcount_table_entry(first, geometry))
-        require(is(decode_refcount_table_entry(block->value, geometry), *block), "another refcount block");
+        require(is(decode_refcount_table_entry(block->value, geometry), *block),
+                "another refcount block");
     if (const auto bitmaps = decode_bitmaps_extension(bytes, geometry))
-        require(is(decode_bitmaps_extension(encode_bitmaps_extension(*bitmaps).data, geometry), *bitmaps),
+        require(is(decode_bitmaps_extension(encode_bitmaps_extension(*bitmaps).data, geometry),
+                   *bitmaps),
                 "another bitmaps extension");
 }
 
@@ -131,7 +139,9 @@ void fuzz_decoders(const std::uint8_t *data, std::size_t size)
     case 2: return snapshot_table(bytes, count, geometry);
     case 3: return l2_entry(first, second, geometry);
     case 4: return refcounts(bytes, geometry.refcount_order, first, second);
-    case 5: return compressed(bytes, count % 2 ? CompressionType::zstd : CompressionType::deflate, geometry);
+    case 5:
+        return compressed(bytes, count % 2 ? CompressionType::zstd : CompressionType::deflate,
+                          geometry);
     default: return words(first, bytes, geometry);
     }
 }

@@ -18,7 +18,8 @@ constexpr std::uint64_t guest_piece = 64;  // so many bytes of the guest in a ta
 bool has_guest_piece(Bytes bytes)
 {
     for (std::uint64_t begin = 0; begin + guest_piece <= bytes.size(); begin += guest_piece)
-        if (std::ranges::all_of(sub(bytes, begin, guest_piece), [](std::uint8_t byte) { return byte == guest_byte; }))
+        if (std::ranges::all_of(sub(bytes, begin, guest_piece),
+                                [](std::uint8_t byte) { return byte == guest_byte; }))
             return true;
     return false;
 }
@@ -51,7 +52,8 @@ FileOracle::Tables FileOracle::tables() const
                 continue;
             const std::uint64_t cluster = page * ReferenceCounts::page_clusters + i;
             Buffer bytes(std::min<std::uint64_t>(cluster_size, 65536));
-            require_now(store_.read(cluster * cluster_size, bytes).has_value(), "the store cannot be read");
+            require_now(store_.read(cluster * cluster_size, bytes).has_value(),
+                        "the store cannot be read");
             found[cluster] = has_guest_piece(bytes);
         }
     }
@@ -62,7 +64,8 @@ void FileOracle::check_tables() const
 {
     for (const auto &[cluster, guest] : tables())
         if (const auto before = tables_before_.find(cluster); before != tables_before_.end())
-            require_now(!guest || before->second, "the guest's bytes are in a table", std::to_string(cluster));
+            require_now(!guest || before->second, "the guest's bytes are in a table",
+                        std::to_string(cluster));
 }
 
 void FileOracle::check(bool leaks) const
@@ -71,7 +74,8 @@ void FileOracle::check(bool leaks) const
         return;
     const auto report = qcow2::check(store_);
     require_now(report.has_value(), "the image cannot be checked");
-    require_now(report->leaks_at_worst() && (leaks || report->leaks == 0), "not sound", report->text());
+    require_now(report->leaks_at_worst() && (leaks || report->leaks == 0), "not sound",
+                report->text());
 }
 
 void FileOracle::check_repair(RepairKind kind) const

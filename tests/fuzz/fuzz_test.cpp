@@ -36,7 +36,10 @@ struct Harness {
     void (*run)(const std::uint8_t *data, std::size_t size);
     unsigned mutations;  // for each seed
 
-    friend std::ostream &operator<<(std::ostream &out, const Harness &harness) { return out << harness.name; }
+    friend std::ostream &operator<<(std::ostream &out, const Harness &harness)
+    {
+        return out << harness.name;
+    }
 };
 
 const Harness harnesses[] = {
@@ -59,7 +62,8 @@ std::vector<std::string> lines_of_digits(const fs::path &path)
     std::vector<std::string> inputs;
     std::ifstream file(path);
     for (std::string line; std::getline(file, line);)
-        if (const std::string digits = line.substr(0, line.find_first_not_of("0123456789abcdef")); !digits.empty())
+        if (const std::string digits = line.substr(0, line.find_first_not_of("0123456789abcdef"));
+            !digits.empty())
             inputs.push_back(from_digits(digits));
     return inputs;
 }
@@ -100,7 +104,8 @@ std::string as_digits(const std::string &bytes)
 
 void run(const Harness &harness, const std::string &input)
 {
-    const DeathNote note(std::string(harness.name) + ": a line for the corpus: " + as_digits(input));
+    const DeathNote note(std::string(harness.name) +
+                         ": a line for the corpus: " + as_digits(input));
     // In memory of its own, so that a read behind its end is seen.
     const std::vector<std::uint8_t> bytes(input.begin(), input.end());
     harness.run(bytes.data(), bytes.size());
@@ -109,8 +114,10 @@ void run(const Harness &harness, const std::string &input)
 // Bytes that matter more often than others.
 char interesting(Random &random)
 {
-    constexpr std::string_view bytes("{}[]\",:'\\ \n\0\x01\x1f\x7f\x80\xc0\xf5\xfe\xff-+.0e9tn", 29);
-    return random.below(3) == 0 ? static_cast<char>(random.below(256)) : bytes[random.below(bytes.size())];
+    constexpr std::string_view bytes("{}[]\",:'\\ \n\0\x01\x1f\x7f\x80\xc0\xf5\xfe\xff-+.0e9tn",
+                                     29);
+    return random.below(3) == 0 ? static_cast<char>(random.below(256))
+                                : bytes[random.below(bytes.size())];
 }
 
 void mutate(std::string &text, const std::string &other, Random &random)

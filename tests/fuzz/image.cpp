@@ -96,7 +96,8 @@ void Trial::only_look()
     (void)disk.bitmap_states();
     Buffer bytes(std::min<std::uint64_t>(disk.size(), 4096));
     (void)disk.read(GuestOffset(0), bytes);
-    require_now(disk.size() < 512 || !disk.write(GuestOffset(0), Buffer(512), false), "written, where it cannot be");
+    require_now(disk.size() < 512 || !disk.write(GuestOffset(0), Buffer(512), false),
+                "written, where it cannot be");
     (void)disk.close();
 }
 
@@ -250,7 +251,8 @@ Result<void> Trial::change_structure()
     case 8: model_.reset(); return disk_->revert(id);
     default:
         model_.reset();
-        return disk_->resize(std::min<std::uint64_t>(disk_->size(), 1 << 30) + input_.number(2) * 512);
+        return disk_->resize(std::min<std::uint64_t>(disk_->size(), 1 << 30) +
+                             input_.number(2) * 512);
     }
 }
 

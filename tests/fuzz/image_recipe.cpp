@@ -34,7 +34,10 @@ private:
 
     const Header &header() const { return built_.area.header; }
     std::uint64_t cluster_size() const { return header().geometry().cluster_size(); }
-    std::uint64_t word(std::uint64_t at) const { return load_be64(built_.image.bytes.copy(at, 8).data()); }
+    std::uint64_t word(std::uint64_t at) const
+    {
+        return load_be64(built_.image.bytes.copy(at, 8).data());
+    }
 
     // Of an entry of the table that an entry at this place leads to.
     std::uint64_t place_below(std::uint64_t entry)
@@ -64,7 +67,8 @@ private:
         case 7: return header().snapshots_offset.value + n * 4;
         case 8:
             if (!built_.bitmaps.empty())
-                return built_.bitmaps[n % built_.bitmaps.size()].bitmap_table_offset.value + n / 16 * 8;
+                return built_.bitmaps[n % built_.bitmaps.size()].bitmap_table_offset.value +
+                       n / 16 * 8;
             [[fallthrough]];
         default: return input_.below(built_.image.size + 1);
         }

@@ -26,8 +26,8 @@ inline void require(bool is_so, std::string_view what, std::string_view more = {
 {
     if (is_so)
         return;
-    std::fprintf(stderr, "%.*s: %.*s\n", static_cast<int>(what.size()), what.data(), static_cast<int>(more.size()),
-                 more.data());
+    std::fprintf(stderr, "%.*s: %.*s\n", static_cast<int>(what.size()), what.data(),
+                 static_cast<int>(more.size()), more.data());
     std::abort();
 }
 

@@ -44,9 +44,36 @@ public:
 // A byte below 30 stands for a part of a path, all others for themselves.
 std::string spelled(Bytes bytes, const std::string &folder)
 {
-    const std::string parts[] = {"/", "..", "../", ".", "in", "in2", "out", "sub", "file", "link", "away", "back",
-                                 "up", "loop", "dangling", "file:", "json:", "nbd:", folder, folder + "/in/", "//",
-                                 "/../", "/./", "~", "%2e", "\n", "\x1b[0m", "\xff", "/proc/self/cwd", "/dev/stdin"};
+    const std::string parts[] = {"/",
+                                 "..",
+                                 "../",
+                                 ".",
+                                 "in",
+                                 "in2",
+                                 "out",
+                                 "sub",
+                                 "file",
+                                 "link",
+                                 "away",
+                                 "back",
+                                 "up",
+                                 "loop",
+                                 "dangling",
+                                 "file:",
+                                 "json:",
+                                 "nbd:",
+                                 folder,
+                                 folder + "/in/",
+                                 "//",
+                                 "/../",
+                                 "/./",
+                                 "~",
+                                 "%2e",
+                                 "\n",
+                                 "\x1b[0m",
+                                 "\xff",
+                                 "/proc/self/cwd",
+                                 "/dev/stdin"};
     std::string text;
     for (const std::uint8_t byte : bytes)
         if (byte < std::size(parts))
@@ -75,7 +102,8 @@ void fuzz_names(const std::uint8_t *data, std::size_t size)
     require(files.allow(folders.path() + "/in").has_value(), "not allowed");
     const auto opened = files.open(name, {nullptr, folders.path() + "/" + namer, {}}, writable);
     if (!opened) {
-        require(std::ranges::none_of(opened.error().what, [](unsigned char c) { return c < 0x20 || c == 0x7f; }),
+        require(std::ranges::none_of(opened.error().what,
+                                     [](unsigned char c) { return c < 0x20 || c == 0x7f; }),
                 "cannot be printed", opened.error().what);
         return;
     }

@@ -49,8 +49,8 @@ struct Granules {
 struct ModelBitmap {
     std::uint64_t granularity = 0;
     Granules granules;
-    std::string taken_by;   // the backup
-    Granules since;         // its instant
+    std::string taken_by;  // the backup
+    Granules since;        // its instant
 };
 
 struct ModelBackup {
@@ -121,14 +121,16 @@ private:
     void change()
     {
         const std::uint64_t at = random_.below(content_.size());
-        const Range range = Range::of(at, random_.between(1, std::min<std::uint64_t>(content_.size() - at, 70000)));
+        const Range range =
+            Range::of(at, random_.between(1, std::min<std::uint64_t>(content_.size() - at, 70000)));
         const std::uint64_t how = random_.below(4);
         if (how < 2) {
             const Buffer bytes(range.length(), static_cast<std::uint8_t>(random_.between(1, 255)));
             must(disk_->write(GuestOffset(range.begin), bytes, random_.one_in(8)));
             std::ranges::copy(bytes, content_.begin() + range.begin);
         } else if (how == 2) {
-            must(disk_->zero(GuestOffset(range.begin), range.length(), {.may_unmap = random_.one_in(2)}));
+            must(disk_->zero(GuestOffset(range.begin), range.length(),
+                             {.may_unmap = random_.one_in(2)}));
             std::fill_n(content_.begin() + range.begin, range.length(), 0);
         } else {
             must(disk_->trim(GuestOffset(range.begin), range.length(), random_.one_in(2)));
@@ -162,7 +164,8 @@ private:
     void add_bitmap()
     {
         const std::string name = "b" + std::to_string(bitmaps_.size());
-        NewBitmap bitmap{.name = name, .granularity_bits = random_.pick<std::uint32_t>({9, 12, 16})};
+        NewBitmap bitmap{.name = name,
+                         .granularity_bits = random_.pick<std::uint32_t>({9, 12, 16})};
         must(disk_->change_together({AddBitmap{bitmap}}));
         bitmaps_[name].granularity = std::uint64_t(1) << *bitmap.granularity_bits;
     }
@@ -228,9 +231,13 @@ private:
             look_at_content(*backup->disk, {0, model.content.size()}, model.content);
         else
             for (const FrozenBitmap &bitmap : backup->bitmaps)
-                for (std::uint64_t g = bitmap.bits->next_set(0); g < bitmap.bits->size(); g = bitmap.bits->next_set(g + 1))
-                    look_at_content(*backup->disk, intersection(Range::of(g * bitmap.granularity, bitmap.granularity),
-                                                                {0, model.content.size()}), model.content);
+                for (std::uint64_t g = bitmap.bits->next_set(0); g < bitmap.bits->size();
+                     g = bitmap.bits->next_set(g + 1))
+                    look_at_content(
+                        *backup->disk,
+                        intersection(Range::of(g * bitmap.granularity, bitmap.granularity),
+                                     {0, model.content.size()}),
+                        model.content);
     }
 
     void look_at_content(FrozenDisk &disk, Range range, const Buffer &content)
@@ -242,7 +249,8 @@ private:
         while (at < range.end)
             for (const Extent &extent : must(disk.status(at, range.end - at))) {
                 if (extent.zero)
-                    BOOST_REQUIRE(std::all_of(content.begin() + at, content.begin() + at + extent.length,
+                    BOOST_REQUIRE(std::all_of(content.begin() + at,
+                                              content.begin() + at + extent.length,
                                               [](std::uint8_t byte) { return byte == 0; }));
                 at += extent.length;
             }
@@ -252,7 +260,8 @@ private:
     {
         for (const std::uint64_t g : model.must)
             BOOST_REQUIRE(bitmap.bits->next_set(g) == g);
-        for (std::uint64_t g = bitmap.bits->next_set(0); g < bitmap.bits->size(); g = bitmap.bits->next_set(g + 1))
+        for (std::uint64_t g = bitmap.bits->next_set(0); g < bitmap.bits->size();
+             g = bitmap.bits->next_set(g + 1))
             BOOST_REQUIRE(model.may.contains(g));
     }
 
@@ -331,7 +340,8 @@ private:
         for (const auto &bitmap : must(must(ImageReader::open(view)).bitmaps())) {
             BOOST_REQUIRE(!bitmap.entry.in_use());
             auto &set = bits[bitmap.entry.name];
-            for (std::uint64_t g = bitmap.bits.next_set(0); g < bitmap.bits.size(); g = bitmap.bits.next_set(g + 1))
+            for (std::uint64_t g = bitmap.bits.next_set(0); g < bitmap.bits.size();
+                 g = bitmap.bits.next_set(g + 1))
                 set.insert(g);
         }
         return bits;

@@ -43,7 +43,8 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         auto scratch = std::make_unique<MemoryScratch>(size);
         const int good = random_.one_in(4) ? static_cast<int>(random_.below(10)) : 1 << 30;
-        scratch->on_write = [this, left = std::make_shared<std::atomic<int>>(good)]() -> Result<void> {
+        scratch->on_write = [this,
+                             left = std::make_shared<std::atomic<int>>(good)]() -> Result<void> {
             stirrer_.turn();
             if (--*left >= 0)
                 return {};
@@ -88,7 +89,8 @@ public:
         for (std::thread &thread : others)
             thread.join();
         BOOST_TEST(first_wrong_ == "");
-        BOOST_TEST_MESSAGE(seen_ << " frozen disks, " << increments_ << " increments, " << broken_ << " broken");
+        BOOST_TEST_MESSAGE(seen_ << " frozen disks, " << increments_ << " increments, " << broken_
+                                 << " broken");
         BOOST_TEST(seen_ != 0u);
         must(disk_->close());
         disk_.reset();
@@ -129,7 +131,8 @@ private:
             for (std::size_t i = 0; i + 8 <= bytes.size(); i += 8)
                 store_be64(&bytes[i], n);
             begun_[w] = n;
-            if (!good(disk_->write(GuestOffset(w * part_bytes + n % slots * slot_bytes), bytes, random.one_in(50))))
+            if (!good(disk_->write(GuestOffset(w * part_bytes + n % slots * slot_bytes), bytes,
+                                   random.one_in(50))))
                 return;
             done_[w] = n;
         }
@@ -137,7 +140,8 @@ private:
 
     // Empty, or why it is not the disk of one moment between these numbers. (No write is under
     // way at that moment: of each all is there, or nothing.)
-    static std::string wrong_moment(const Buffer &content, const Numbers &least, const Numbers &most)
+    static std::string wrong_moment(const Buffer &content, const Numbers &least,
+                                    const Numbers &most)
     {
         for (unsigned w = 0; w < writers; ++w) {
             std::uint64_t last = 0;
@@ -151,12 +155,13 @@ private:
                         return "two numbers in one slot";
             }
             if (last < least[w] || last > most[w])
-                return "number " + std::to_string(last) + " is not between " + std::to_string(least[w]) + " and " +
-                       std::to_string(most[w]);
+                return "number " + std::to_string(last) + " is not between " +
+                       std::to_string(least[w]) + " and " + std::to_string(most[w]);
             for (std::uint64_t n = last > slots ? last - slots + 1 : 1; n < last; ++n)
                 if (numbers[n % slots] != n)
-                    return "with " + std::to_string(last) + " there is " + std::to_string(numbers[n % slots]) +
-                           " in the place of " + std::to_string(n);
+                    return "with " + std::to_string(last) + " there is " +
+                           std::to_string(numbers[n % slots]) + " in the place of " +
+                           std::to_string(n);
         }
         return {};
     }
@@ -187,7 +192,8 @@ private:
         }
         if (!good(read))
             return std::nullopt;
-        if (const std::string wrong = wrong_moment(content, begun.least, begun.most); !wrong.empty()) {
+        if (const std::string wrong = wrong_moment(content, begun.least, begun.most);
+            !wrong.empty()) {
             note(begun.backup->id + ": " + wrong);
             return std::nullopt;
         }
@@ -269,9 +275,10 @@ private:
             return;
         }
         const FrozenBitmap &bitmap = backup.bitmaps.front();
-        for (std::uint64_t bit = 0; (bit = bitmap.bits->next_set(bit)) < bitmap.bits->size(); ++bit) {
-            const Range granule =
-                intersection(Range::of(bit * bitmap.granularity, bitmap.granularity), {0, disk_bytes});
+        for (std::uint64_t bit = 0; (bit = bitmap.bits->next_set(bit)) < bitmap.bits->size();
+             ++bit) {
+            const Range granule = intersection(
+                Range::of(bit * bitmap.granularity, bitmap.granularity), {0, disk_bytes});
             std::copy(content.begin() + granule.begin, content.begin() + granule.end,
                       restored.begin() + granule.begin);
         }
@@ -286,7 +293,10 @@ private:
             case 1: good(disk_->flush()); break;
             case 2: good(disk_->settle()); break;
             // Behind all slots.
-            case 3: good(disk_->trim(GuestOffset(writers * part_bytes), disk_bytes - writers * part_bytes, false)); break;
+            case 3:
+                good(disk_->trim(GuestOffset(writers * part_bytes),
+                                 disk_bytes - writers * part_bytes, false));
+                break;
             }
             std::this_thread::yield();
         }

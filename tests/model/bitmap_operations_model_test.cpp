@@ -33,7 +33,8 @@ struct ModelBitmap {
     void set(Range bytes, std::uint64_t size)
     {
         const std::uint64_t g = std::uint64_t(1) << granularity_bits;
-        for (std::uint64_t at = align_down(bytes.begin, g); at < std::min(align_up(bytes.end, g), size); at += 512)
+        for (std::uint64_t at = align_down(bytes.begin, g);
+             at < std::min(align_up(bytes.end, g), size); at += 512)
             dirty[at / 512] = true;
     }
 };
@@ -72,8 +73,11 @@ std::string difference(const Model &is, const Model &should)
 class Player {
 public:
     Player(std::uint64_t seed, const ImageSpec &spec)
-        : random_(seed), built_(build_image(spec)), model_(model_of(built_.image)),
-          size_(align_down(spec.size, 512)), memory_(built_.image, {.growth_step = 65536})
+        : random_(seed),
+          built_(build_image(spec)),
+          model_(model_of(built_.image)),
+          size_(align_down(spec.size, 512)),
+          memory_(built_.image, {.growth_step = 65536})
     {
         disk_ = must(Disk::open(memory_, {}));
         BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), disk_->why_read_only()->what);
@@ -139,7 +143,11 @@ private:
         const auto bits = random_.pick<std::uint32_t>({9, 10, 12, 16, 31});
         const bool enabled = random_.coin();
         const bool works = !model_.contains(name);
-        const Errc errc = run([&](Image &i) { return add_bitmaps(i, {{name, bits, enabled}}); }, works);
+        const Errc errc = run(
+            [&](Image &i) {
+                return add_bitmaps(i, {{name, bits, enabled}});
+            },
+            works);
         if (!works)
             BOOST_TEST((errc == Errc::exists));
         else
@@ -152,7 +160,8 @@ private:
     }
     void set_enabled(const std::string &name, bool enabled)
     {
-        run([&](Image &i) { return enabled ? enable_bitmap(i, name) : disable_bitmap(i, name); }, consistent(name));
+        run([&](Image &i) { return enabled ? enable_bitmap(i, name) : disable_bitmap(i, name); },
+            consistent(name));
         if (consistent(name))
             model_[name].enabled = enabled;
     }
@@ -185,7 +194,8 @@ ImageSpec player_spec(Random &random)
     ImageSpec spec = random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 400000);
     spec.version = 3;
     spec.size = std::max<std::uint64_t>(spec.size, 512);
-    spec.bitmaps = {{.name = "b3", .granularity_bits = 12, .in_use = true, .set = {}, .extra_data = {}}};
+    spec.bitmaps = {
+        {.name = "b3", .granularity_bits = 12, .in_use = true, .set = {}, .extra_data = {}}};
     return spec;
 }
 
@@ -227,7 +237,8 @@ BOOST_AUTO_TEST_CASE(with_requests_in_flight)
                 Random mine(seed * 10 + t);
                 for (int n = 0; (!stop || n < 50) && faults[t].empty(); ++n) {
                     const std::uint64_t sector = mine.below(written[t].size() / 3) * 3 + t;
-                    const Result<void> done = disk->write(GuestOffset(sector * 512), Buffer(512, 3), mine.one_in(20));
+                    const Result<void> done =
+                        disk->write(GuestOffset(sector * 512), Buffer(512, 3), mine.one_in(20));
                     if (!done)
                         faults[t] = words(done);
                     written[t][sector] = true;
@@ -251,7 +262,8 @@ BOOST_AUTO_TEST_CASE(with_requests_in_flight)
         const Model model = model_of(memory.image());
         BOOST_REQUIRE(model.size() == 6u);
         for (std::size_t i = 0; i < written[0].size(); ++i)
-            BOOST_REQUIRE(model.at("b0").dirty[i] == (written[0][i] || written[1][i] || written[2][i]));
+            BOOST_REQUIRE(model.at("b0").dirty[i] ==
+                          (written[0][i] || written[1][i] || written[2][i]));
     }
 }
 

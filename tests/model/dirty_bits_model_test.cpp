@@ -27,7 +27,9 @@ constexpr std::uint64_t page_bits = DirtyBits::page_bits;
 // What the file has, and what of it is durable.
 class File {
 public:
-    explicit File(std::uint64_t bits) : bytes_(align_up(div_ceil(bits, 8), DirtyBits::page_bytes)) {}
+    explicit File(std::uint64_t bits) : bytes_(align_up(div_ceil(bits, 8), DirtyBits::page_bytes))
+    {
+    }
 
     Result<void> load(std::uint64_t page, MutableBytes bytes)
     {
@@ -59,8 +61,12 @@ private:
 class Model {
 public:
     Model(Random &random, std::uint64_t bits, std::uint64_t region)
-        : random_(random), size_(bits), file_(bits), precise_(bits),
-          bits_(bits, region, [this](std::uint64_t page, MutableBytes bytes) { return file_.load(page, bytes); })
+        : random_(random),
+          size_(bits),
+          file_(bits),
+          precise_(bits),
+          bits_(bits, region,
+                [this](std::uint64_t page, MutableBytes bytes) { return file_.load(page, bytes); })
     {
         for (int i = 0; i < 50; ++i) {
             const std::uint64_t bit = random.below(bits);
@@ -146,16 +152,28 @@ BOOST_AUTO_TEST_CASE(as_sets_of_bits, *one_thread())
     for (const std::uint64_t seed : seeds(40)) {
         SEEDED(seed);
         Random random(seed);
-        const std::uint64_t size = random.pick<std::uint64_t>({1, 7, 64, 1000, page_bits, 3 * page_bits - 77});
+        const std::uint64_t size =
+            random.pick<std::uint64_t>({1, 7, 64, 1000, page_bits, 3 * page_bits - 77});
         Model model(random, size, random.pick<std::uint64_t>({1, 16, 64, 256, page_bits}));
         for (int step = 0; step < 200; ++step) {
             const std::uint64_t begin = random.below(size);
-            const Range range{begin, std::min(size, begin + 1 + random.below(random.one_in(9) ? size : 50))};
+            const Range range{
+                begin, std::min(size, begin + 1 + random.below(random.one_in(9) ? size : 50))};
             switch (random.below(8)) {
-            case 0: case 1: case 2: model.mark(range); break;
-            case 3: case 4: case 5: model.mark(range); model.arm(range); break;
+            case 0:
+            case 1:
+            case 2: model.mark(range); break;
+            case 3:
+            case 4:
+            case 5:
+                model.mark(range);
+                model.arm(range);
+                break;
             case 6: model.cool(random.one_in(4)); break;
-            case 7: if (random.one_in(5)) model.settle(); break;
+            case 7:
+                if (random.one_in(5))
+                    model.settle();
+                break;
             }
         }
         model.settle();
@@ -170,7 +188,9 @@ BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)
     for (const std::uint64_t seed : seeds(6)) {
         SEEDED(seed);
         File file(size);
-        DirtyBits bits(size, 64, [&](std::uint64_t page, MutableBytes bytes) { return file.load(page, bytes); });
+        DirtyBits bits(size, 64, [&](std::uint64_t page, MutableBytes bytes) {
+            return file.load(page, bytes);
+        });
         std::mutex turn;
         std::atomic<unsigned> lies{0};
         std::atomic<bool> stop{false};
@@ -231,7 +251,9 @@ BOOST_AUTO_TEST_CASE(threads_that_make_the_same_sectors)
         SEEDED(seed);
         Random random(seed);
         File file(size);
-        DirtyBits bits(size, 64, [&](std::uint64_t page, MutableBytes bytes) { return file.load(page, bytes); });
+        DirtyBits bits(size, 64, [&](std::uint64_t page, MutableBytes bytes) {
+            return file.load(page, bytes);
+        });
         const std::uint64_t first = random.below(sector_bits - threads_count);
         std::atomic<std::uint64_t> arrived{0};
         std::atomic<unsigned> lies{0};

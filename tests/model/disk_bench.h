@@ -32,7 +32,10 @@ inline constexpr std::uint64_t size_max = 6 << 20;
 class Bench {
 public:
     Bench(Random &random, std::uint32_t cluster_bits, bool limited, std::uint64_t stirred)
-        : random_(random), spec_(spec_of(random, cluster_bits)), limited_(limited), stirred_(stirred),
+        : random_(random),
+          spec_(spec_of(random, cluster_bits)),
+          limited_(limited),
+          stirred_(stirred),
           built_(build_image(spec_))
     {
         image_ = built_.image;
@@ -71,7 +74,8 @@ public:
         store_ = std::make_unique<MemoryStore>(image_, options);
         DiskOptions disk_options;
         if (random_.coin())
-            disk_options.bitmap_sync = random_.coin() && options.can_flush ? BitmapSync::durable : BitmapSync::on_close;
+            disk_options.bitmap_sync =
+                random_.coin() && options.can_flush ? BitmapSync::durable : BitmapSync::on_close;
         disk_options.region_bytes = random_.pick<std::uint64_t>({512, 65536, 1 << 20, 16 << 20});
         if (random_.coin())
             disk_options.cache_bytes = random_.pick<std::uint64_t>({1, 65536, 1 << 20});
@@ -109,7 +113,8 @@ public:
 private:
     static ImageSpec spec_of(Random &random, std::uint32_t cluster_bits)
     {
-        return random_spec(random, cluster_bits, std::max(size_max, std::uint64_t(12) << cluster_bits));
+        return random_spec(random, cluster_bits,
+                           std::max(size_max, std::uint64_t(12) << cluster_bits));
     }
 
     void want_bitmap(DiskOptions &options)

@@ -27,7 +27,8 @@ public:
               while (!stop_ && fault_.empty()) {
                   if (disk.why_read_only() || disk.size() == 0 || disk.report(true).size() > 1000)
                       fault_ = "not itself";
-                  const Result<void> done = disk.restructure([](Image &) { return Result<void>(); });
+                  const Result<void> done =
+                      disk.restructure([](Image &) { return Result<void>(); });
                   if (!done)
                       fault_ = words(done);
                   std::this_thread::yield();
@@ -205,7 +206,8 @@ void threads_at_one_place(std::uint64_t seed)
         if (bitmap.entry.enabled() && !bitmap.entry.in_use())
             for (const Range &range : std::ranges::join_view(written))
                 BOOST_REQUIRE_MESSAGE(bitmap.bits.all(range.touched(bitmap.entry.granularity())),
-                                      bitmap.entry.name << " has missed a write at " << hex(range.begin));
+                                      bitmap.entry.name << " has missed a write at "
+                                                        << hex(range.begin));
         reference.bits = bitmap.bits;
     }
     bench.close();

@@ -26,9 +26,9 @@ std::vector<std::uint64_t> some_words(std::uint64_t words, Random &random)
     while (made.size() < words) {
         std::uint64_t value = 0;
         switch (random.below(4)) {
-            case 0: value = ~std::uint64_t(0); break;
-            case 1: value = std::uint64_t(1) << random.below(word_bits); break;
-            case 2: value = random.below(~std::uint64_t(0)); break;
+        case 0: value = ~std::uint64_t(0); break;
+        case 1: value = std::uint64_t(1) << random.below(word_bits); break;
+        case 2: value = random.below(~std::uint64_t(0)); break;
         }
         made.insert(made.end(), std::min(words - made.size(), random.between(1, 5)), value);
     }
@@ -76,7 +76,8 @@ BOOST_AUTO_TEST_CASE(long_runs)
     for (std::uint64_t number = 0; number < words; ++number)
         bits.append(number, number == gap ? 0 : ~std::uint64_t(0));
     BOOST_TEST(bits.count() == (words - 1) * word_bits - 3);
-    for (const std::uint64_t from : {std::uint64_t(0), word_bits * 65'535, word_bits * 65'536 + 1, word_bits * gap - 1}) {
+    for (const std::uint64_t from :
+         {std::uint64_t(0), word_bits * 65'535, word_bits * 65'536 + 1, word_bits * gap - 1}) {
         BOOST_TEST(bits.next_set(from) == from);
         BOOST_TEST(bits.next_clear(from) == gap * word_bits);
     }

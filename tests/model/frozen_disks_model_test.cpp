@@ -64,7 +64,8 @@ std::string wrong_bytes(const Frozen &frozen, Range range)
     Buffer bytes(range.length());
     const Result<void> read = frozen.disk->read(GuestOffset(range.begin), bytes);
     if (read && !std::equal(bytes.begin(), bytes.end(), frozen.was.begin() + range.begin))
-        return frozen.disk->name() + " at " + std::to_string(range.begin) + ": other bytes than at its instant";
+        return frozen.disk->name() + " at " + std::to_string(range.begin) +
+               ": other bytes than at its instant";
     return wrong(read, frozen, range);
 }
 
@@ -77,7 +78,9 @@ std::string wrong_extents(const Frozen &frozen, Range range)
     std::uint64_t at = range.begin;
     for (const Extent &extent : *extents) {
         const auto begin = frozen.was.begin() + at;
-        if (extent.zero && std::any_of(begin, begin + extent.length, [](std::uint8_t byte) { return byte != 0; }) &&
+        if (extent.zero &&
+            std::any_of(begin, begin + extent.length,
+                        [](std::uint8_t byte) { return byte != 0; }) &&
             frozen.needs(Range::of(at, extent.length)))
             return frozen.disk->name() + " at " + std::to_string(at) + ": data are told as zeros";
         at += extent.length;
@@ -103,21 +106,26 @@ std::shared_ptr<Frozen> freeze(FreezableDisk &disk, Random &random, bool may_fai
     frozen->needed = some_needed(random, size);
     auto scratch = std::make_unique<MemoryScratch>(size);
     if (may_fail && random.one_in(3))
-        scratch->on_write = [frozen = frozen.get(), left = std::make_shared<std::atomic<int>>(random.below(20))] {
+        scratch->on_write = [frozen = frozen.get(),
+                             left = std::make_shared<std::atomic<int>>(random.below(20))] {
             if (--*left >= 0)
                 return Result<void>();
             frozen->scratch_failed = true;
             return Result<void>(Error(Errc::no_space, "full"));
         };
-    frozen->disk = disk.freeze("number " + std::to_string(++count), std::move(scratch), frozen->needed, &frozen->was);
+    frozen->disk = disk.freeze("number " + std::to_string(++count), std::move(scratch),
+                               frozen->needed, &frozen->was);
     return frozen;
 }
 
 void change(FreezableDisk &disk, Random &random)
 {
-    const Range range = random.range(disk.inner.size(), random.one_in(8) ? disk.inner.size() : 6 * block, block);
+    const Range range =
+        random.range(disk.inner.size(), random.one_in(8) ? disk.inner.size() : 6 * block, block);
     switch (random.below(6)) {
-    case 0: case 1: case 2: disk.write(range, static_cast<std::uint8_t>(random.between(1, 255))); break;
+    case 0:
+    case 1:
+    case 2: disk.write(range, static_cast<std::uint8_t>(random.between(1, 255))); break;
     case 3: disk.zero(range); break;
     default: disk.trim(range); break;
     }
@@ -125,7 +133,10 @@ void change(FreezableDisk &disk, Random &random)
 
 class Model {
 public:
-    Model(Random &random, std::uint64_t size, bool may_fail) : random_(random), may_fail_(may_fail), disk_(size) {}
+    Model(Random &random, std::uint64_t size, bool may_fail)
+        : random_(random), may_fail_(may_fail), disk_(size)
+    {
+    }
 
     void step()
     {
@@ -139,7 +150,8 @@ public:
             if (random_.one_in(10))
                 disk_.grow(disk_.inner.size() + 512 * random_.between(1, 30));
             break;
-        case 3: case 4: look(); break;
+        case 3:
+        case 4: look(); break;
         case 5: disk_.frozen.tidy(); break;
         default: change(disk_, random_); break;
         }
@@ -187,7 +199,8 @@ private:
         Buffer byte(1);
         BOOST_TEST(!ended->disk->read(GuestOffset(0), byte));
         // Those that are kept for older ones are few.
-        BOOST_TEST(MemoryScratch::alive <= static_cast<int>(frozen_.size()) + 8 + static_cast<int>(frozen_.size()));
+        BOOST_TEST(MemoryScratch::alive <=
+                   static_cast<int>(frozen_.size()) + 8 + static_cast<int>(frozen_.size()));
     }
 
     Random &random_;
@@ -253,7 +266,8 @@ void read_on(Shared &shared, Random random, const std::atomic<bool> &stop)
     }
 }
 
-void begin_and_end(FreezableDisk &disk, Shared &shared, Random random, const std::atomic<bool> &stop)
+void begin_and_end(FreezableDisk &disk, Shared &shared, Random random,
+                   const std::atomic<bool> &stop)
 {
     unsigned running = 0;
     while (!stop && !shared.anything_wrong()) {

@@ -25,7 +25,8 @@ BOOST_AUTO_TEST_CASE(says_what_was_put_last_or_nothing)
         geometry.cluster_bits = static_cast<std::uint32_t>(random.between(9, 21));
         const std::uint64_t host_clusters = std::uint64_t(1) << (56 - geometry.cluster_bits);
         // Also disks whose clusters' numbers have no room in a slot.
-        const std::uint64_t clusters = std::uint64_t(1) << random.between(0, 63 - geometry.cluster_bits);
+        const std::uint64_t clusters = std::uint64_t(1)
+                                       << random.between(0, 63 - geometry.cluster_bits);
         Lookaside lookaside(geometry, clusters, random.between(8, 2048));
         // Few places, so that they meet; at both ends of the disk.
         const auto any_cluster = [&] {
@@ -45,7 +46,8 @@ BOOST_AUTO_TEST_CASE(says_what_was_put_last_or_nothing)
                 lookaside.forget_all();
                 model.clear();
             } else if (random.coin()) {
-                const std::uint64_t host = random.one_in(3) ? host_clusters - 1 : random.below(host_clusters);
+                const std::uint64_t host =
+                    random.one_in(3) ? host_clusters - 1 : random.below(host_clusters);
                 const Data data{HostOffset(host << geometry.cluster_bits), random.coin()};
                 lookaside.put(cluster, data);
                 model[cluster.value] = data;

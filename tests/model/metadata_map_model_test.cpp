@@ -45,7 +45,8 @@ BOOST_AUTO_TEST_CASE(equals_two_sets, *one_thread())
         MetadataMap map;
         Numbers own, snapshots;
         // Runs that are few in a page, or many, or over several; far from zero too.
-        const std::uint64_t base = random.pick({0, 1, 60000}) + (random.coin() ? std::uint64_t(1) << 40 : 0);
+        const std::uint64_t base =
+            random.pick({0, 1, 60000}) + (random.coin() ? std::uint64_t(1) << 40 : 0);
         const std::uint64_t reach = random.pick({20, 3000, 70000, 300000});
         const std::uint64_t length_max = random.pick({1, 5, 500, 7000});
         std::vector<unsigned> weights;
@@ -73,10 +74,10 @@ BOOST_AUTO_TEST_CASE(equals_two_sets, *one_thread())
                 take_out(own, run);
                 break;
             case 4:
-                BOOST_REQUIRE_EQUAL(map.overlaps(run), overlaps(own, run) || overlaps(snapshots, run));
+                BOOST_REQUIRE_EQUAL(map.overlaps(run),
+                                    overlaps(own, run) || overlaps(snapshots, run));
                 break;
-            default:
-                BOOST_REQUIRE_EQUAL(map.overlaps_own(run), overlaps(own, run));
+            default: BOOST_REQUIRE_EQUAL(map.overlaps_own(run), overlaps(own, run));
             }
         }
     }
@@ -89,7 +90,8 @@ BOOST_AUTO_TEST_CASE(clusters_far_from_each_other)
     map.add({HostCluster(5), 2});
     for (std::uint64_t shift = 16; shift < 50; ++shift) {
         BOOST_TEST(!map.overlaps({HostCluster((std::uint64_t(1) << shift) + 5), 1}));
-        BOOST_TEST(map.overlaps({HostCluster(6), std::uint64_t(1) << std::min<std::uint64_t>(shift, 24)}));
+        BOOST_TEST(
+            map.overlaps({HostCluster(6), std::uint64_t(1) << std::min<std::uint64_t>(shift, 24)}));
     }
 }
 

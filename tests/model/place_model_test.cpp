@@ -26,7 +26,8 @@ namespace {
 
 class Bench {
 public:
-    Bench(const StoreImage &image, const ReferenceDisk &reference, FileOpener *files, Random &random)
+    Bench(const StoreImage &image, const ReferenceDisk &reference, FileOpener *files,
+          Random &random)
         : random_(random), reference_(reference), memory_(image), store_(memory_, plan_)
     {
         ImageOptions options;
@@ -39,7 +40,8 @@ public:
 
     void step()
     {
-        const Range range = random_.range(reference_.size(), 100000, image_->geometry().cluster_size());
+        const Range range =
+            random_.range(reference_.size(), 100000, image_->geometry().cluster_size());
         const auto [name, place, change] = draw(range);
         BOOST_TEST_INFO_SCOPE(name << " of " << hex(range.begin) << " to " << hex(range.end));
         must(place());
@@ -104,7 +106,8 @@ private:
     {
         plan_.arm({.kinds = Fault::grows, .forever = true, .errc = Errc::no_space});
         std::vector<HostRun> runs;
-        for (auto taken = image_->allocator().take(1 << 20); taken; taken = image_->allocator().take(1 << 20))
+        for (auto taken = image_->allocator().take(1 << 20); taken;
+             taken = image_->allocator().take(1 << 20))
             runs.push_back(taken->run);
         return runs;
     }
@@ -133,7 +136,8 @@ BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room, *one_thread())
     for (const std::uint64_t seed : seeds(30)) {
         SEEDED(seed);
         Random random(seed);
-        const ImageSpec spec = random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 1 << 20);
+        const ImageSpec spec =
+            random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 1 << 20);
         BOOST_TEST_INFO_SCOPE(spec.text());
         const BuiltImage built = build_image(spec);
         Bench bench(built.image, built.reference, nullptr, random);
@@ -143,7 +147,8 @@ BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room, *one_thread())
     }
 }
 
-BOOST_AUTO_TEST_CASE(B7_nor_where_there_are_subclusters_compressed_ones_or_a_backing_file, *one_thread())
+BOOST_AUTO_TEST_CASE(B7_nor_where_there_are_subclusters_compressed_ones_or_a_backing_file,
+                     *one_thread())
 {
     if (!have_qemu_img())
         return;

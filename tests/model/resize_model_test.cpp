@@ -184,7 +184,8 @@ BOOST_AUTO_TEST_CASE(requests_in_flight)
             continue;
         constexpr unsigned threads = 3;
         constexpr std::uint64_t stripe = 16384;
-        const std::uint64_t area = std::min<std::uint64_t>(bench.reference().size(), threads * stripe);
+        const std::uint64_t area =
+            std::min<std::uint64_t>(bench.reference().size(), threads * stripe);
         std::vector<ReferenceDisk> references(threads, bench.reference());
         std::vector<std::string> faults(threads);
         std::atomic<std::uint32_t> generation{1};
@@ -192,7 +193,8 @@ BOOST_AUTO_TEST_CASE(requests_in_flight)
         for (unsigned t = 0; t < threads; ++t)
             workers.emplace_back([&, t, random = Random(bench.random()())]() mutable {
                 try {
-                    DiskDriver driver(bench.disk(), references[t], random, generation, {.accepted = {}});
+                    DiskDriver driver(bench.disk(), references[t], random, generation,
+                                      {.accepted = {}});
                     const Range mine{std::min(area, t * stripe), std::min(area, (t + 1) * stripe)};
                     for (int step = 0; step < 200 && !mine.empty(); ++step)
                         driver.step(mine);
@@ -217,7 +219,8 @@ BOOST_AUTO_TEST_CASE(requests_in_flight)
         for (unsigned t = 0; t < threads; ++t) {
             const Range mine{std::min(area, t * stripe), std::min(area, (t + 1) * stripe)};
             if (!mine.empty())
-                all.preset(GuestOffset(mine.begin), references[t].read(GuestOffset(mine.begin), mine.length()));
+                all.preset(GuestOffset(mine.begin),
+                           references[t].read(GuestOffset(mine.begin), mine.length()));
             for (auto &[name, bitmap] : all.bitmaps())
                 bitmap.bits.or_with(references[t].bitmaps().at(name).bits);
         }

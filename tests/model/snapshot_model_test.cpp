@@ -37,7 +37,10 @@ struct Kept {
 class Bench {
 public:
     explicit Bench(std::uint64_t seed)
-        : random_(seed), limited_(random_.one_in(3)), spec_(drawn_spec()), built_(build_image(spec_)),
+        : random_(seed),
+          limited_(random_.one_in(3)),
+          spec_(drawn_spec()),
+          built_(build_image(spec_)),
           image_(built_.image)
     {
         active_.emplace(built_.reference);
@@ -106,8 +109,9 @@ private:
     {
         if (result)
             return true;
-        const bool accepted = (limited_ && result.error().code == Errc::no_space) ||
-                              (spec_.refcount_order < 4 && result.error().code == Errc::unsupported);
+        const bool accepted =
+            (limited_ && result.error().code == Errc::no_space) ||
+            (spec_.refcount_order < 4 && result.error().code == Errc::unsupported);
         BOOST_REQUIRE_MESSAGE(accepted, words(result));
         return false;
     }
@@ -123,7 +127,8 @@ private:
             if (done(disk_->create_snapshot({name, 1700000000, 0}))) {
                 const auto snapshots = must(disk_->snapshots());
                 BOOST_REQUIRE(snapshots.back().name == name);
-                kept_.push_back({snapshots.back().id, name, active_->read(GuestOffset(0), active_->size())});
+                kept_.push_back(
+                    {snapshots.back().id, name, active_->read(GuestOffset(0), active_->size())});
             }
         } else if (which == 2) {
             if (done(disk_->delete_snapshot(word())))
@@ -172,9 +177,10 @@ private:
             BOOST_REQUIRE_EQUAL(snapshots[i].id, kept_[i].id);
             BOOST_REQUIRE_EQUAL(snapshots[i].name, kept_[i].name);
             const Buffer found = content(kept_[i].id);
-            BOOST_REQUIRE_MESSAGE(found == kept_[i].content,
-                                  words_for(snapshots[i]) << ": "
-                                      << payload_difference(GuestOffset(0), kept_[i].content, found));
+            BOOST_REQUIRE_MESSAGE(
+                found == kept_[i].content,
+                words_for(snapshots[i])
+                    << ": " << payload_difference(GuestOffset(0), kept_[i].content, found));
         }
     }
 
@@ -300,7 +306,9 @@ BOOST_AUTO_TEST_CASE(snapshots_are_read_beside_the_disk)
             switch (drawn.below(4)) {
             case 0: return disk->zero(offset, range.length(), {.may_unmap = drawn.coin()});
             case 1: return disk->trim(offset, range.length(), false);
-            default: return disk->write(offset, payload(offset, range.length(), ++generation), drawn.one_in(9));
+            default:
+                return disk->write(offset, payload(offset, range.length(), ++generation),
+                                   drawn.one_in(9));
             }
         };
         const auto content = [&] {
@@ -330,12 +338,15 @@ BOOST_AUTO_TEST_CASE(snapshots_are_read_beside_the_disk)
                     const Range range = mine.range(expected.size(), 70000, 4096);
                     Buffer found(range.length(), 0x77);
                     good = reader->read(GuestOffset(range.begin), found).has_value() && good;
-                    good = std::equal(found.begin(), found.end(), expected.begin() + range.begin) && good;
+                    good = std::equal(found.begin(), found.end(), expected.begin() + range.begin) &&
+                           good;
                     std::uint64_t at = range.begin;
                     const auto extents = reader->block_status(GuestOffset(at), range.length());
                     good = extents.has_value() && good;
                     for (const Extent &extent : extents ? *extents : std::vector<Extent>()) {
-                        good = (!extent.zero || all_zero(sub(Bytes(expected), at, extent.length))) && good;
+                        good =
+                            (!extent.zero || all_zero(sub(Bytes(expected), at, extent.length))) &&
+                            good;
                         at += extent.length;
                     }
                     wrong += !good || at != range.end;
@@ -358,10 +369,13 @@ BOOST_AUTO_TEST_CASE(snapshots_are_read_beside_the_disk)
         for (int i = 0; i < 4; ++i) {
             must(disk->create_snapshot({"passing", 0, 0}));
             is_kept(disk->delete_snapshot("a"), "snapshot 'a' (ID ");
-            is_kept(disk->delete_snapshot("a"), "is being served to 2 clients; let them disconnect first");
+            is_kept(disk->delete_snapshot("a"),
+                    "is being served to 2 clients; let them disconnect first");
             is_kept(disk->revert("b"), "is being served to 1 client;");
             if (spec.version >= 3)
-                must(disk->resize(i % 2 == 1 ? spec.size : random.coin() ? spec.size / 2 : 2 * spec.size));
+                must(disk->resize(i % 2 == 1      ? spec.size
+                                  : random.coin() ? spec.size / 2
+                                                  : 2 * spec.size));
             must(disk->revert("passing"));
             must(disk->delete_snapshot("passing"));
         }

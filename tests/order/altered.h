@@ -25,7 +25,12 @@ inline ImageSpec with_bitmaps(std::vector<BitmapSpec> bitmaps)
 
 inline BitmapSpec named(const std::string &name, bool enabled = true, bool in_use = false)
 {
-    return {.name = name, .granularity_bits = 12, .enabled = enabled, .in_use = in_use, .set = {{3, 5}}, .extra_data = {}};
+    return {.name = name,
+            .granularity_bits = 12,
+            .enabled = enabled,
+            .in_use = in_use,
+            .set = {{3, 5}},
+            .extra_data = {}};
 }
 
 // A disk over an image in which something was changed by hand.
@@ -38,7 +43,8 @@ public:
     HostOffset directory() const
     {
         const Extension *extension = built_.area.find(ExtensionType::bitmaps);
-        return must(decode_bitmaps_extension(extension->data, built_.area.header.geometry())).bitmap_directory_offset;
+        return must(decode_bitmaps_extension(extension->data, built_.area.header.geometry()))
+            .bitmap_directory_offset;
     }
     void poke(std::uint64_t offset, Buffer bytes) { must(memory_.write(offset, bytes)); }
     void in_entry(std::size_t bitmap, std::uint64_t at, Buffer bytes)

@@ -49,12 +49,14 @@ public:
         spec.feature_names = 0;
         if (version == 3) {
             const std::string format = "raw";
-            spec.more_extensions = {{ExtensionType::backing_format, Buffer(format.begin(), format.end())}};
+            spec.more_extensions = {
+                {ExtensionType::backing_format, Buffer(format.begin(), format.end())}};
         }
         patient_.emplace(spec);
         if (version == 2) {
             patient_->put(72, std::uint64_t(0xe2792aca) << 32 | 3);
-            patient_->put(80, std::uint64_t('r') << 56 | std::uint64_t('a') << 48 | std::uint64_t('w') << 40);
+            patient_->put(80, std::uint64_t('r') << 56 | std::uint64_t('a') << 48 |
+                                  std::uint64_t('w') << 40);
         }
         if (extended_l2)
             patient_->put(72, 16);
@@ -158,9 +160,9 @@ BOOST_AUTO_TEST_CASE(a_part_that_reads_as_zeros_is_not_written)
 BOOST_AUTO_TEST_CASE(a_part_of_a_subcluster_that_reads_as_zeros_becomes_a_zero_subcluster)
 {
     Overlay overlay(true);
-    overlay.zero(5 * cs + 1024, 256);            // the third of 32
-    overlay.zero(5 * cs + 2048 - 1, 514);        // the fourth to the sixth
-    overlay.zero(cs + 4096 - 1, 2);              // one with data, and one without
+    overlay.zero(5 * cs + 1024, 256);      // the third of 32
+    overlay.zero(5 * cs + 2048 - 1, 514);  // the fourth to the sixth
+    overlay.zero(cs + 4096 - 1, 2);        // one with data, and one without
     BOOST_TEST(overlay.entry(5, 0, 2) == 0u);
     BOOST_TEST(overlay.entry(5, 1, 2) == std::uint64_t(0b111100) << 32);
     BOOST_TEST(overlay.entry(1, 1, 2) == (std::uint64_t(1 << 8) << 32 | 1 << 7));

@@ -57,7 +57,8 @@ std::vector<std::string> operations(bool backs_up)
     must(order.disk().close());
     std::vector<std::string> all;
     for (const Operation &operation : order.recording().operations) {
-        std::string text = std::to_string(int(operation.kind)) + " " + std::to_string(operation.offset) + " " +
+        std::string text = std::to_string(int(operation.kind)) + " " +
+                           std::to_string(operation.offset) + " " +
                            std::to_string(operation.length) + " ";
         text.append(operation.data.begin(), operation.data.end());
         all.push_back(std::move(text));

@@ -16,21 +16,33 @@ BOOST_AUTO_TEST_CASE(refusals)
 {
     Altered image(with_bitmaps({named("b0"), named("torn", true, true)}));
     const auto run = [&](Result<void> (*operation)(Image &)) { return image.run(operation); };
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists, "bitmap 'b0' exists already");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "torn"}}); }), Errc::exists, "exists already");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = ""}}); }), Errc::invalid, "1 to 1023 bytes, not 0");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string(1024, 'a')}}); }), Errc::invalid, "not 1024");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "\xff"}}); }), Errc::invalid, "UTF-8");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string("a\0b", 3)}}); }), Errc::invalid, "UTF-8");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 8}}); }), Errc::invalid, "512 to 2G");
-    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 32}}); }), Errc::invalid, "512 to 2G");
-    refused(run([](Image &i) { return remove_bitmap(i, "n"); }), Errc::not_found, "there is no bitmap 'n'");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists,
+            "bitmap 'b0' exists already");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "torn"}}); }), Errc::exists,
+            "exists already");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = ""}}); }), Errc::invalid,
+            "1 to 1023 bytes, not 0");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string(1024, 'a')}}); }),
+            Errc::invalid, "not 1024");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "\xff"}}); }), Errc::invalid,
+            "UTF-8");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = std::string("a\0b", 3)}}); }),
+            Errc::invalid, "UTF-8");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 8}}); }),
+            Errc::invalid, "512 to 2G");
+    refused(run([](Image &i) { return add_bitmaps(i, {{.name = "n", .granularity_bits = 32}}); }),
+            Errc::invalid, "512 to 2G");
+    refused(run([](Image &i) { return remove_bitmap(i, "n"); }), Errc::not_found,
+            "there is no bitmap 'n'");
     refused(run([](Image &i) { return enable_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
     refused(run([](Image &i) { return disable_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
     refused(run([](Image &i) { return clear_bitmap(i, "torn"); }), Errc::busy, "is inconsistent");
-    refused(run([](Image &i) { return merge_bitmap(i, "torn", "b0"); }), Errc::busy, "is inconsistent");
-    refused(run([](Image &i) { return merge_bitmap(i, "b0", "torn"); }), Errc::busy, "is inconsistent");
-    refused(run([](Image &i) { return merge_bitmap(i, "b0", "n"); }), Errc::not_found, "there is no bitmap 'n'");
+    refused(run([](Image &i) { return merge_bitmap(i, "torn", "b0"); }), Errc::busy,
+            "is inconsistent");
+    refused(run([](Image &i) { return merge_bitmap(i, "b0", "torn"); }), Errc::busy,
+            "is inconsistent");
+    refused(run([](Image &i) { return merge_bitmap(i, "b0", "n"); }), Errc::not_found,
+            "there is no bitmap 'n'");
     BOOST_TEST(image.bitmaps().size() == 2u);
     BOOST_TEST(image.checked().sound());
 }
@@ -41,7 +53,8 @@ BOOST_AUTO_TEST_CASE(version_2_has_no_bitmaps)
     spec.version = 2;
     spec.clusters = {};
     Altered image(spec);
-    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "n"}}); }), Errc::unsupported, "version 2");
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "n"}}); }), Errc::unsupported,
+            "version 2");
 }
 
 BOOST_AUTO_TEST_CASE(H1_enabling_is_one_write_of_the_flags_word)
@@ -61,7 +74,8 @@ BOOST_AUTO_TEST_CASE(H1_enabling_is_one_write_of_the_flags_word)
     // And from now on it sees changes.
     order.write(7, 1);
     must(order.disk().close());
-    order.look([](const ImageReader &reader) { BOOST_TEST(must(reader.bitmaps()).at(0).bits.test(7)); });
+    order.look(
+        [](const ImageReader &reader) { BOOST_TEST(must(reader.bitmaps()).at(0).bits.test(7)); });
 }
 
 // With room for all of it, or for a part.
@@ -73,7 +87,8 @@ BOOST_AUTO_TEST_CASE(H1_steps_that_find_no_room_leave_no_cluster_behind)
     for (std::uint64_t room = 0; room < 12; ++room) {
         Order order(spec, {.can_grow = false, .size_limit = size + room * 4096});
         must(order.disk().begin_writing());
-        const auto done = order.disk().change_together({AddBitmap{{.name = "n", .all_dirty = true}}, ClearBitmap{"b0"}});
+        const auto done = order.disk().change_together(
+            {AddBitmap{{.name = "n", .all_dirty = true}}, ClearBitmap{"b0"}});
         BOOST_TEST((done || done.error().code == Errc::no_space));
         refusals += !done;
         must(order.disk().close());
@@ -113,8 +128,10 @@ BOOST_AUTO_TEST_CASE(what_is_foreign_is_kept_and_neither_used_nor_changed)
     const Buffer before = image.memory().image().bytes.copy(image.directory().value, 72);
     for (const std::string name : {"extra", "type"}) {
         for (const auto operation : {remove_bitmap, enable_bitmap, disable_bitmap, clear_bitmap})
-            refused(image.run([&](Image &i) { return operation(i, name); }), Errc::unsupported, "'" + name + "'");
-        refused(image.run([&](Image &i) { return merge_bitmap(i, "b0", name); }), Errc::unsupported, "'" + name + "'");
+            refused(image.run([&](Image &i) { return operation(i, name); }), Errc::unsupported,
+                    "'" + name + "'");
+        refused(image.run([&](Image &i) { return merge_bitmap(i, "b0", name); }), Errc::unsupported,
+                "'" + name + "'");
     }
     must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b1"}}); }));
     must(image.run([](Image &i) { return remove_bitmap(i, "b0"); }));
@@ -133,7 +150,8 @@ BOOST_AUTO_TEST_CASE(extra_data_that_are_compatible_are_kept_and_the_bitmap_is_u
     must(image.run([](Image &i) { return clear_bitmap(i, "extra"); }));
     const auto bitmaps = image.bitmaps();
     BOOST_TEST((bitmaps.at(0).entry.extra_data == extra.extra_data));
-    BOOST_TEST((bitmaps[0].entry.flags == (bitmap_flags::auto_ | bitmap_flags::extra_data_compatible)));
+    BOOST_TEST(
+        (bitmaps[0].entry.flags == (bitmap_flags::auto_ | bitmap_flags::extra_data_compatible)));
     BOOST_TEST(bitmaps[0].bits.none());
 }
 
@@ -154,10 +172,12 @@ BOOST_AUTO_TEST_CASE(there_are_at_most_65535)
     spec.size = 4096;
     spec.clusters = {};
     for (unsigned i = 0; i < 65534; ++i)
-        spec.bitmaps.push_back({.name = std::to_string(i), .enabled = false, .set = {}, .extra_data = {}});
+        spec.bitmaps.push_back(
+            {.name = std::to_string(i), .enabled = false, .set = {}, .extra_data = {}});
     Altered image(spec);
     must(image.run([](Image &i) { return add_bitmaps(i, {{.name = "the last"}}); }));
-    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "one more"}}); }), Errc::invalid, "65535");
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "one more"}}); }),
+            Errc::invalid, "65535");
     BOOST_TEST(image.bitmaps().size() == 65535u);
     // Over the open image, where those that stay are taken over, one by one.
     must(image.open().change_together({EnableBitmap{"1"}, ClearBitmap{"2"}, RemoveBitmap{"0"}}));
@@ -189,7 +209,8 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_tracked_is_not_enabled)
     image.in_entry(0, 11, {2});
     refused(enable(), Errc::corrupt, "bitmap 'off'");
     image.in_entry(0, 11, {1});
-    image.poke(table.value, before.bytes.copy(image.built().bitmaps[1].bitmap_table_offset.value, 8));
+    image.poke(table.value,
+               before.bytes.copy(image.built().bitmaps[1].bitmap_table_offset.value, 8));
     refused(enable(), Errc::corrupt, "bitmap 'off'");
     image.poke(table.value, Buffer(8, 0xff));
     refused(enable(), Errc::corrupt, "bitmap 'off'");
@@ -201,7 +222,8 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_tracked_is_not_enabled)
 BOOST_AUTO_TEST_CASE(names_end_at_a_NUL_for_QEMU)
 {
     Altered image(with_bitmaps({named(std::string("b0\0x", 4))}));
-    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists, "NUL");
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::exists,
+            "NUL");
     DiskOptions options;
     options.bitmaps = {"b0"};
     refused(Disk::open(image.memory(), options), Errc::exists, "NUL");
@@ -218,9 +240,9 @@ BOOST_AUTO_TEST_CASE(a_table_of_too_many_entries_is_not_read)
     const auto disk = must(Disk::open(memory, {}));
     must(disk->begin_writing());
     refused(disk->restructure([](Image &i) -> Result<void> {
-                const auto directory = TRY(BitmapDirectory::load(i));
-                return load_bitmap_table(i, directory.entries[0]).error();
-            }),
+        const auto directory = TRY(BitmapDirectory::load(i));
+        return load_bitmap_table(i, directory.entries[0]).error();
+    }),
             Errc::corrupt, "4294967295 entries");
 }
 
@@ -241,7 +263,8 @@ BOOST_AUTO_TEST_CASE(ones_behind_the_last_bit_are_not_read_and_go_when_it_is_wri
     {
         Disk &disk = image.open();
         for (const ReportLine &line : disk.report(true))
-            BOOST_TEST(line.text.find("dirty: 2 granules, 8192 bytes") != std::string::npos, line.text);
+            BOOST_TEST(line.text.find("dirty: 2 granules, 8192 bytes") != std::string::npos,
+                       line.text);
         must(disk.begin_writing());
         must(disk.write(GuestOffset(24 << 12), Buffer(512, 1), true));
         must(disk.close());

@@ -20,7 +20,9 @@ BOOST_AUTO_TEST_CASE(H4_an_extension_that_nothing_vouches_for_is_never_written_t
     const Geometry geometry = image.built().area.header.geometry();
     const HostOffset directory = image.directory();
     const HostOffset table = image.built().bitmaps[0].bitmap_table_offset;
-    const auto bytes_at = [&](HostOffset offset) { return image.memory().image().bytes.copy(offset.value, 4096); };
+    const auto bytes_at = [&](HostOffset offset) {
+        return image.memory().image().bytes.copy(offset.value, 4096);
+    };
     const Buffer old_directory = bytes_at(directory), old_table = bytes_at(table);
 
     Disk &disk = image.open();
@@ -54,7 +56,8 @@ BOOST_AUTO_TEST_CASE(H4_an_extension_that_nothing_vouches_for_is_never_written_t
 // The kind: what is there and cannot be trusted is taken for what was never there.
 BOOST_AUTO_TEST_CASE(A1_what_is_out_of_date_is_not_taken_for_what_was_never_there)
 {
-    Altered image(with_bitmaps({named("b0"), named("off", false), named("torn", true, true), named("type")}));
+    Altered image(
+        with_bitmaps({named("b0"), named("off", false), named("torn", true, true), named("type")}));
     image.in_entry(3, 16, {77});
     image.poke(autoclear_byte, {0});
     const auto request = [&](std::vector<std::string> names, bool recover) {
@@ -66,18 +69,23 @@ BOOST_AUTO_TEST_CASE(A1_what_is_out_of_date_is_not_taken_for_what_was_never_ther
     const StoreImage before = image.memory().image();
     for (const std::string name : {"b0", "off", "another"}) {
         const auto opened = request({name}, false);
-        refused(opened, Errc::busy, "bitmap='" + name + "': the bitmaps of the image are out of date");
+        refused(opened, Errc::busy,
+                "bitmap='" + name + "': the bitmaps of the image are out of date");
         refused(opened, Errc::busy, "bitmap-recover=all-dirty makes them valid again");
         refused(opened, Errc::busy, "bitmap-remove-all=yes removes them");
     }
-    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::busy, "out of date");
+    refused(image.run([](Image &i) { return add_bitmaps(i, {{.name = "b0"}}); }), Errc::busy,
+            "out of date");
     refused(image.run([](Image &i) { return remove_bitmap(i, "b0"); }), Errc::busy, "out of date");
     refused(request({"off"}, true), Errc::busy, "bitmap='off': it is disabled");
-    refused(request({"type"}, true), Errc::busy, "cannot be made valid again: the type of a bitmap is not known");
+    refused(request({"type"}, true), Errc::busy,
+            "cannot be made valid again: the type of a bitmap is not known");
     BOOST_TEST((image.memory().image().bytes == before.bytes));
     for (const ReportLine &line : must(request({}, false))->report(false)) {
         BOOST_TEST((line.level == LogLevel::warning));
-        BOOST_TEST(line.text.find("'b0', 'off', 'torn', 'type'; bitmap-recover") != std::string::npos, line.text);
+        BOOST_TEST(line.text.find("'b0', 'off', 'torn', 'type'; bitmap-recover") !=
+                       std::string::npos,
+                   line.text);
     }
     {
         const auto disk = must(request({"b0", "new"}, true));
@@ -86,10 +94,12 @@ BOOST_AUTO_TEST_CASE(A1_what_is_out_of_date_is_not_taken_for_what_was_never_ther
     }
     const auto bitmaps = image.bitmaps();
     BOOST_REQUIRE(bitmaps.size() == 4u);
-    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, bitmap_flags::auto_, bitmap_flags::auto_};
+    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, bitmap_flags::auto_,
+                                   bitmap_flags::auto_};
     for (std::size_t i = 0; i < 4; ++i) {
         BOOST_TEST(bitmaps[i].entry.flags == flags[i], bitmaps[i].entry.name);
-        BOOST_TEST((i == 3 ? bitmaps[i].bits.none() : bitmaps[i].bits.all()), bitmaps[i].entry.name);
+        BOOST_TEST((i == 3 ? bitmaps[i].bits.none() : bitmaps[i].bits.all()),
+                   bitmaps[i].entry.name);
     }
     BOOST_TEST(image.checked().leaks_at_worst());
 }
@@ -156,8 +166,9 @@ BOOST_AUTO_TEST_CASE(A1_where_the_extension_is_damaged_a_bitmap_that_is_asked_fo
 BOOST_AUTO_TEST_CASE(B5_inconsistent_bitmaps_become_all_dirty_where_they_can)
 {
     // One whose table is no table, one of an unknown type, two of one name.
-    Altered image(with_bitmaps({named("b0", true, true), named("lost", false, true), named("type", true, true),
-                                named("twice", true, true), named("tw1ce", true, true), named("good")}));
+    Altered image(with_bitmaps({named("b0", true, true), named("lost", false, true),
+                                named("type", true, true), named("twice", true, true),
+                                named("tw1ce", true, true), named("good")}));
     image.in_entry(1, 0, Buffer(8, 0xff));
     image.in_entry(2, 16, {9});
     image.in_entry(4, 24 + 2, {'i'});
@@ -171,12 +182,16 @@ BOOST_AUTO_TEST_CASE(B5_inconsistent_bitmaps_become_all_dirty_where_they_can)
     const StoreImage now = image.memory().image();
     ImageView view(now);
     const auto extension = must(ImageReader::open(view)).bitmaps_extension();
-    Buffer bytes = now.bytes.copy(extension->bitmap_directory_offset.value, extension->bitmap_directory_size);
-    const auto entries = must(decode_bitmap_directory(bytes, extension->nb_bitmaps, image.built().area.header.geometry()));
+    Buffer bytes =
+        now.bytes.copy(extension->bitmap_directory_offset.value, extension->bitmap_directory_size);
+    const auto entries = must(decode_bitmap_directory(bytes, extension->nb_bitmaps,
+                                                      image.built().area.header.geometry()));
     BOOST_REQUIRE(entries.size() == 6u);
-    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, 3, bitmap_flags::auto_, 3, bitmap_flags::auto_};
+    const std::uint32_t flags[] = {bitmap_flags::auto_, 0, 3,
+                                   bitmap_flags::auto_, 3, bitmap_flags::auto_};
     for (std::size_t i = 0; i < 6; ++i)
-        BOOST_TEST(entries[i].flags == flags[i], entries[i].name << " has flags " << entries[i].flags);
+        BOOST_TEST(entries[i].flags == flags[i],
+                   entries[i].name << " has flags " << entries[i].flags);
     BOOST_TEST(image.checked().leaks_at_worst() == false);  // the unknown type
 }
 
@@ -231,7 +246,8 @@ BOOST_AUTO_TEST_CASE(B5_what_others_have_is_not_freed_with_an_inconsistent_bitma
         store_be64(word.data(), offset.value);
         return word;
     };
-    for (const char *where : {"L2 table", "refcount block", "snapshot's L1 table", "snapshot table"})
+    for (const char *where :
+         {"L2 table", "refcount block", "snapshot's L1 table", "snapshot table"})
         for (const bool recovers : {true, false}) {
             BOOST_TEST_INFO_SCOPE(where << (recovers ? ", recovered" : ", removed"));
             ImageSpec spec = with_bitmaps({named("torn", true, true), named("good")});
@@ -240,7 +256,8 @@ BOOST_AUTO_TEST_CASE(B5_what_others_have_is_not_freed_with_an_inconsistent_bitma
             const Header header = image.built().area.header;
             const StoreImage before = image.memory().image();
             const auto word = [&](HostOffset at) {
-                return HostOffset(load_be64(before.bytes.copy(at.value, 8).data()) & entry_offset_mask);
+                return HostOffset(load_be64(before.bytes.copy(at.value, 8).data()) &
+                                  entry_offset_mask);
             };
             HostOffset other = word(header.l1_table_offset);
             if (where == std::string("refcount block"))
@@ -257,7 +274,8 @@ BOOST_AUTO_TEST_CASE(B5_what_others_have_is_not_freed_with_an_inconsistent_bitma
                 return must(must(ImageReader::open(view)).refcount(geometry.cluster_of(other)));
             };
             const std::uint64_t counted = count();
-            must(image.run(recovers ? recover_all_dirty : [](Image &i) { return remove_bitmap(i, "torn"); }));
+            must(image.run(recovers ? recover_all_dirty
+                                    : [](Image &i) { return remove_bitmap(i, "torn"); }));
             BOOST_TEST(count() == counted);
             BOOST_TEST(image.bitmaps().size() == (recovers ? 2u : 1u));
             const CheckReport report = image.checked();
@@ -301,7 +319,8 @@ BOOST_AUTO_TEST_CASE(B5_without_room_bitmaps_are_recovered_in_place_or_stay)
     spec.bitmaps[0].set = {};
     serve(spec, 0, false);
     // One that cannot be trusted is asked for.
-    MemoryStore memory(build_image(spec).image, {.can_grow = false, .size_limit = build_image(spec).image.size});
+    MemoryStore memory(build_image(spec).image,
+                       {.can_grow = false, .size_limit = build_image(spec).image.size});
     options.bitmaps = {"torn"};
     refused(must(Disk::open(memory, options))->begin_writing(), Errc::no_space,
             "bitmap='torn': it cannot be made valid again");

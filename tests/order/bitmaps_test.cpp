@@ -19,8 +19,16 @@ ImageSpec four_bitmaps()
     ImageSpec spec = order_spec();
     spec.bitmaps = {
         {.name = "enabled", .granularity_bits = 12, .set = {{0, 1}}, .extra_data = {}},
-        {.name = "disabled", .granularity_bits = 12, .enabled = false, .set = {{2, 3}}, .extra_data = {}},
-        {.name = "inconsistent", .granularity_bits = 12, .in_use = true, .set = {{3, 4}}, .extra_data = {}},
+        {.name = "disabled",
+         .granularity_bits = 12,
+         .enabled = false,
+         .set = {{2, 3}},
+         .extra_data = {}},
+        {.name = "inconsistent",
+         .granularity_bits = 12,
+         .in_use = true,
+         .set = {{3, 4}},
+         .extra_data = {}},
         {.name = "coarse", .granularity_bits = 20, .set = {}, .extra_data = {}},
     };
     return spec;
@@ -95,7 +103,8 @@ BOOST_AUTO_TEST_CASE(B1_in_use_is_durable_before_the_first_tracked_change)
                 find_word(recording, 0, flags_of(order, name), 4,
                           [](std::uint64_t word) { return (word & bitmap_flags::in_use) != 0; });
             BOOST_REQUIRE_MESSAGE(marked < change, name << "\n" << recording.text());
-            BOOST_TEST(recording.is_durable(recording.operations[marked], recording.operations[change].begun),
+            BOOST_TEST(recording.is_durable(recording.operations[marked],
+                                            recording.operations[change].begun),
                        recording.text());
         }
     }
@@ -170,9 +179,12 @@ BOOST_AUTO_TEST_CASE(B1_no_change_goes_down_if_the_mark_cannot_be_made)
         order.plan().arm({.kinds = kind, .forever = true});
         BOOST_TEST(!order.disk().write(GuestOffset(0), Buffer(4096, 9), false));
         const Recording recording = order.recording();
-        BOOST_TEST(recording.find(0, [&](const Operation &operation) {
-            return operation.writes() && operation.range().overlaps(Range::of(host.value, 4096));
-        }) == recording.operations.size(), recording.text());
+        BOOST_TEST(recording.find(0,
+                                  [&](const Operation &operation) {
+                                      return operation.writes() && operation.range().overlaps(
+                                                                       Range::of(host.value, 4096));
+                                  }) == recording.operations.size(),
+                   recording.text());
     }
 }
 
@@ -184,11 +196,13 @@ BOOST_AUTO_TEST_CASE(B1_marks_that_are_half_gone_are_made_anew)
     for (const unsigned bitmaps : {1, 2})
         for (const bool lands : {false, true})
             for (std::uint64_t nth = 1; nth <= 10; ++nth) {
-                BOOST_TEST_INFO_SCOPE(bitmaps << " bitmaps, write " << nth << " fails, lands: " << lands);
+                BOOST_TEST_INFO_SCOPE(bitmaps << " bitmaps, write " << nth
+                                              << " fails, lands: " << lands);
                 ImageSpec spec = order_spec();
                 spec.bitmaps = {{.name = "a", .granularity_bits = 12, .set = {}, .extra_data = {}}};
                 if (bitmaps > 1)
-                    spec.bitmaps.push_back({.name = "b", .granularity_bits = 12, .set = {}, .extra_data = {}});
+                    spec.bitmaps.push_back(
+                        {.name = "b", .granularity_bits = 12, .set = {}, .extra_data = {}});
                 Order order(spec, {}, on_close());
                 must(order.disk().begin_writing());
                 const HostOffset host = order.host_of(1);
@@ -200,18 +214,20 @@ BOOST_AUTO_TEST_CASE(B1_marks_that_are_half_gone_are_made_anew)
                 order.write(1, 9);
                 const Recording recording = order.recording();
                 const std::size_t change = recording.find(0, [&](const Operation &operation) {
-                    return operation.writes() && operation.range().overlaps(Range::of(host.value, 4096));
+                    return operation.writes() &&
+                           operation.range().overlaps(Range::of(host.value, 4096));
                 });
                 BOOST_REQUIRE(change < recording.operations.size());
                 const std::uint64_t begun = recording.operations[change].begun;
                 for (const StoredBitmap &bitmap : bitmaps_of(order)) {
                     BOOST_TEST((bitmap.entry.in_use() || bitmap.bits.test(1)));
                     // Marked now, if it was not all the time.
-                    const std::size_t marked =
-                        find_word(recording, 0, flags_of(order, bitmap.entry.name), 4,
-                                  [](std::uint64_t word) { return (word & bitmap_flags::in_use) != 0; });
+                    const std::size_t marked = find_word(
+                        recording, 0, flags_of(order, bitmap.entry.name), 4,
+                        [](std::uint64_t word) { return (word & bitmap_flags::in_use) != 0; });
                     if (marked < recording.operations.size())
-                        BOOST_TEST(recording.is_durable(recording.operations[marked], begun), recording.text());
+                        BOOST_TEST(recording.is_durable(recording.operations[marked], begun),
+                                   recording.text());
                 }
                 must(order.disk().close());
                 for (const StoredBitmap &bitmap : bitmaps_of(order)) {
@@ -272,8 +288,9 @@ BOOST_AUTO_TEST_CASE(B8_bits_are_durable_before_in_use_is_taken_off)
         const auto bitmaps = bitmaps_of(order);
         const StoredBitmap &bitmap = named(bitmaps, name);
         BOOST_REQUIRE(bitmap.table.at(0).has_cluster());
-        BOOST_TEST(durably_written(recording, Range::of(bitmap.table.at(0).data.value, 4096), begun),
-                   recording.text());
+        BOOST_TEST(
+            durably_written(recording, Range::of(bitmap.table.at(0).data.value, 4096), begun),
+            recording.text());
         // If the cluster is new: its name too.
         if (entry_of(order, name).name == "coarse") {
             const std::size_t tabled =
@@ -306,8 +323,7 @@ BOOST_AUTO_TEST_CASE(B8_each_bitmap_is_exactly_what_was_touched)
 BOOST_AUTO_TEST_CASE(H1_a_new_bitmap_takes_effect_by_one_write_of_the_header_sector)
 {
     for (const bool others : {false, true}) {
-        Order order(others ? four_bitmaps() : order_spec(), {},
-                    with_new_bitmap());
+        Order order(others ? four_bitmaps() : order_spec(), {}, with_new_bitmap());
         must(order.disk().begin_writing());
         const std::uint64_t returned = order.now();
         const Recording recording = order.recording();
@@ -374,9 +390,8 @@ BOOST_AUTO_TEST_CASE(H2_what_lies_behind_the_sector_is_written_after_it_is_durab
     Order order(spec, {}, with_new_bitmap());
     must(order.disk().begin_writing());
     const Recording recording = order.recording();
-    const std::size_t sector = recording.find(0, [](const Operation &operation) {
-        return operation.writes() && operation.offset == 0;
-    });
+    const std::size_t sector = recording.find(
+        0, [](const Operation &operation) { return operation.writes() && operation.offset == 0; });
     BOOST_REQUIRE(sector < recording.operations.size());
     BOOST_TEST((recording.operations[sector].range() == Range{0, 512}), recording.text());
     for (const Operation &operation : recording.operations)

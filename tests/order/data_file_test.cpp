@@ -103,7 +103,9 @@ class Pair {
 public:
     Pair(std::uint64_t data_size, std::initializer_list<std::uint64_t> mapped = {},
          const std::vector<std::string> &bitmaps = {}, bool own_table = true)
-        : patient_(spec()), data_(data_size), opener_(data_, steps_),
+        : patient_(spec()),
+          data_(data_size),
+          opener_(data_, steps_),
           image_(patient_.store(), steps_, false)
     {
         patient_.put(72, 4);
@@ -156,7 +158,8 @@ BOOST_AUTO_TEST_CASE(W2_the_data_file_is_durable_before_it_is_mapped)
     Pair pair(4 << 20);
     must(pair.disk().write(GuestOffset(5 * cluster_size), Buffer(cluster_size, 1), false));
     const std::size_t before = pair.steps().size();
-    const std::size_t data = pair.find(0, true, Step::Kind::write, Range::of(5 * cluster_size, cluster_size));
+    const std::size_t data =
+        pair.find(0, true, Step::Kind::write, Range::of(5 * cluster_size, cluster_size));
     BOOST_REQUIRE(data < before);
     must(pair.disk().flush());
     const std::size_t there = pair.find(data, true, Step::Kind::flush);

@@ -28,7 +28,11 @@ inline ImageSpec durable_spec()
         {.name = "fine", .granularity_bits = 12, .set = {{1000, 1001}}, .extra_data = {}},
         // 8 bits, in a cluster that is not.
         {.name = "coarse", .granularity_bits = 20, .set = {}, .extra_data = {}},
-        {.name = "disabled", .granularity_bits = 12, .enabled = false, .set = {{2, 3}}, .extra_data = {}},
+        {.name = "disabled",
+         .granularity_bits = 12,
+         .enabled = false,
+         .set = {{2, 3}},
+         .extra_data = {}},
     };
     return spec;
 }
@@ -52,7 +56,8 @@ public:
 
     StoredBitmap bitmap(const std::string &name) const
     {
-        for (const StoredBitmap &bitmap : look([](const ImageReader &reader) { return must(reader.bitmaps()); }))
+        for (const StoredBitmap &bitmap :
+             look([](const ImageReader &reader) { return must(reader.bitmaps()); }))
             if (bitmap.entry.name == name)
                 return bitmap;
         throw std::out_of_range(name);
@@ -76,7 +81,8 @@ inline bool has_bit(const Operation &operation, HostOffset place, std::uint64_t 
 // The first write that puts this bit there.
 inline std::size_t find_bit(const Recording &recording, HostOffset place, std::uint64_t bit)
 {
-    return recording.find(0, [&](const Operation &operation) { return has_bit(operation, place, bit); });
+    return recording.find(
+        0, [&](const Operation &operation) { return has_bit(operation, place, bit); });
 }
 
 using Request = std::function<void(Order &)>;

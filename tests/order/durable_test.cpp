@@ -26,7 +26,8 @@ BOOST_AUTO_TEST_CASE(B2_bits_are_durable_before_the_change_goes_down)
             for (const char *name : {"fine", "coarse"}) {
                 const std::size_t set = find_bit(recording, order.place(name, 0), 0);
                 BOOST_REQUIRE_MESSAGE(set < change, name << "\n" << recording.text());
-                BOOST_TEST(recording.is_durable(recording.operations[set], begun), recording.text());
+                BOOST_TEST(recording.is_durable(recording.operations[set], begun),
+                           recording.text());
             }
         }
 }
@@ -41,18 +42,19 @@ BOOST_AUTO_TEST_CASE(B2_a_new_cluster_is_durable_before_the_table_names_it)
         const Recording recording = order.recording();
         const StoredBitmap coarse = order.bitmap("coarse");
         const HostOffset data = coarse.table.at(0).data;
-        const std::size_t named =
-            find_word(recording, 0, coarse.entry.bitmap_table_offset, 8,
-                      [&](std::uint64_t word) { return word == data.value; });
+        const std::size_t named = find_word(recording, 0, coarse.entry.bitmap_table_offset, 8,
+                                            [&](std::uint64_t word) { return word == data.value; });
         BOOST_REQUIRE(named < recording.operations.size());
         const Operation &naming = recording.operations[named];
-        BOOST_TEST(durably_written(recording, Range::of(data.value, cs), naming.begun), recording.text());
+        BOOST_TEST(durably_written(recording, Range::of(data.value, cs), naming.begun),
+                   recording.text());
         const std::size_t counted = find_word(recording, 0, order.refcount_place(data), 2,
                                               [](std::uint64_t word) { return word == 1; });
         BOOST_REQUIRE(counted < recording.operations.size());
         BOOST_TEST(recording.is_durable(recording.operations[counted], naming.begun));
         const std::size_t change = find_change(recording, host, l2);
-        BOOST_TEST(recording.is_durable(naming, recording.operations[change].begun), recording.text());
+        BOOST_TEST(recording.is_durable(naming, recording.operations[change].begun),
+                   recording.text());
     }
 }
 
@@ -76,7 +78,8 @@ BOOST_AUTO_TEST_CASE(B2_no_change_goes_down_if_its_bits_cannot_be_made_durable)
         order.plan().arm({.kinds = kind, .forever = true});
         BOOST_TEST(!order.disk().write(GuestOffset(0), Buffer(cs, 9), false));
         const Recording recording = order.recording();
-        BOOST_TEST(find_change(recording, host, l2) == recording.operations.size(), recording.text());
+        BOOST_TEST(find_change(recording, host, l2) == recording.operations.size(),
+                   recording.text());
         order.plan().disarm();
         // Nothing is believed after a failed flush; a failed write is tried again.
         const Result<void> again = order.disk().write(GuestOffset(0), Buffer(cs, 9), false);
@@ -108,10 +111,11 @@ BOOST_AUTO_TEST_CASE(B2_armed_is_believed_only_after_the_barrier)
             BOOST_TEST(std::any_of(recording.operations.begin(), recording.operations.end(),
                                    [&](const Operation &operation) {
                                        return has_bit(operation, place, 0) &&
-                                              recording.is_durable(operation,
-                                                                   recording.operations[change].begun);
+                                              recording.is_durable(
+                                                  operation, recording.operations[change].begun);
                                    }),
-                       name << "\n" << recording.text());
+                       name << "\n"
+                            << recording.text());
         }
     }
     BOOST_TEST(failed > 0u);
@@ -136,12 +140,12 @@ BOOST_AUTO_TEST_CASE(B3_a_write_of_a_sector_has_all_bits_that_are_relied_on)
     order.write(513, 1);
     must(order.disk().cool());
     BOOST_TEST(bit_of(0));
-    BOOST_TEST(!bit_of(1));     // cold now
+    BOOST_TEST(!bit_of(1));  // cold now
     BOOST_TEST(!bit_of(63));
     BOOST_TEST(bit_of(512));
     BOOST_TEST(bit_of(513));
     BOOST_TEST(bit_of(514));
-    BOOST_TEST(bit_of(1000));   // from the beginning
+    BOOST_TEST(bit_of(1000));  // from the beginning
     // And it needs arming again.
     order.store().forget();
     order.write(1, 1);
@@ -161,7 +165,8 @@ BOOST_AUTO_TEST_CASE(B3_of_one_sector_at_most_one_write_is_in_flight)
     for (unsigned t = 0; t < 4; ++t)
         threads.emplace_back([&, t] {
             for (unsigned i = 0; i < 30; ++i) {
-                must(order.disk().write(GuestOffset((t * 500 + i * 16) * cs), Buffer(512, 1), false));
+                must(order.disk().write(GuestOffset((t * 500 + i * 16) * cs), Buffer(512, 1),
+                                        false));
                 if (i % 7 == t)
                     must(order.disk().cool());
             }
@@ -220,9 +225,10 @@ BOOST_AUTO_TEST_CASE(B2_a_stream_waits_some_ten_times_for_a_page)
     options.region_bytes = 16 << 20;
     Durable order(spec, {}, options);
     must(order.disk().trim(GuestOffset(0), granularity, false));  // the bitmap has its cluster
-    const HostOffset data = must(order.bitmap("fine").table.at(0).has_cluster()
-                                     ? Result<HostOffset>(order.bitmap("fine").table[0].data)
-                                     : Result<HostOffset>(Error(Errc::not_found, "no bitmap data")));
+    const HostOffset data =
+        must(order.bitmap("fine").table.at(0).has_cluster()
+                 ? Result<HostOffset>(order.bitmap("fine").table[0].data)
+                 : Result<HostOffset>(Error(Errc::not_found, "no bitmap data")));
     order.store().forget();
     for (std::uint64_t at = granularity; at < spec.size; at += step)
         must(order.disk().trim(GuestOffset(at), granularity, false));
@@ -278,7 +284,8 @@ BOOST_AUTO_TEST_CASE(O1_the_bits_that_were_read_are_durable_before_a_change_reli
     const std::size_t flush = recording.find(0, [](const Operation &operation) {
         return operation.kind == Operation::Kind::flush && operation.succeeded;
     });
-    const std::size_t write = recording.find(0, [](const Operation &operation) { return operation.writes(); });
+    const std::size_t write =
+        recording.find(0, [](const Operation &operation) { return operation.writes(); });
     BOOST_REQUIRE(flush < write);
 }
 

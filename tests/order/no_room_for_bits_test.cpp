@@ -44,8 +44,9 @@ BOOST_AUTO_TEST_CASE(B7_where_there_is_no_room_everything_is_dirty)
         if (entry == 3)
             continue;  // its name was there before
         BOOST_REQUIRE(named < change);
-        BOOST_TEST(recording.is_durable(recording.operations[named], recording.operations[change].begun),
-                   recording.text());
+        BOOST_TEST(
+            recording.is_durable(recording.operations[named], recording.operations[change].begun),
+            recording.text());
     }
     must(order.disk().close());
     for (const std::uint64_t cluster : written)
@@ -63,7 +64,10 @@ BOOST_AUTO_TEST_CASE(B2_all_ones_are_believed_only_when_the_table_says_so)
     const std::uint64_t other = (std::uint64_t(48) << 20) >> 16;  // of the third page
     const std::uint64_t last_bit = (spec.size >> 9) - 1;
     spec.clusters = {{0, Preset::data}, {other, Preset::data}};
-    spec.bitmaps = {{.name = "fine", .granularity_bits = 9, .set = {{last_bit, last_bit + 1}}, .extra_data = {}}};
+    spec.bitmaps = {{.name = "fine",
+                     .granularity_bits = 9,
+                     .set = {{last_bit, last_bit + 1}},
+                     .extra_data = {}}};
     const std::uint64_t size = build_image(spec).image.size;
     for (const bool alone : {false, true})
         for (const bool lands : {false, true}) {
@@ -80,12 +84,15 @@ BOOST_AUTO_TEST_CASE(B2_all_ones_are_believed_only_when_the_table_says_so)
             order.store().forget();
             must(order.disk().write(GuestOffset(other << 16), Buffer(512, 2), false));
             const Recording recording = order.recording();
-            const std::size_t named = find_word(recording, 0, entry, 8, [](std::uint64_t word) { return word == 1; });
+            const std::size_t named =
+                find_word(recording, 0, entry, 8, [](std::uint64_t word) { return word == 1; });
             const std::size_t change = recording.find(0, [&](const Operation &operation) {
-                return operation.writes() && operation.range().overlaps(Range::of(host.value, 1 << 16));
+                return operation.writes() &&
+                       operation.range().overlaps(Range::of(host.value, 1 << 16));
             });
             BOOST_REQUIRE_MESSAGE(named < change, recording.text());
-            BOOST_TEST(recording.is_durable(recording.operations[named], recording.operations[change].begun),
+            BOOST_TEST(recording.is_durable(recording.operations[named],
+                                            recording.operations[change].begun),
                        recording.text());
             BOOST_TEST(order.bitmap("fine").bits.test(other << 7));
         }
@@ -108,7 +115,8 @@ BOOST_AUTO_TEST_CASE(B7_the_last_bits_have_a_place_before_the_first_change)
     BOOST_REQUIRE(named < recording.operations.size());
     const std::uint64_t event = recording.operations[named].begun;
     BOOST_TEST(durably_written(recording, Range::of(bitmap.table[0].data.value, cs), event));
-    BOOST_TEST(durably_written(recording, Range::of(order.refcount_place(bitmap.table[0].data).value, 2), event));
+    BOOST_TEST(durably_written(
+        recording, Range::of(order.refcount_place(bitmap.table[0].data).value, 2), event));
     BOOST_TEST(recording.is_durable(recording.operations[named], order.now()));
     order.write(0, 3);
     BOOST_TEST(!order.bitmap("coarse").entry.in_use());
@@ -200,10 +208,11 @@ BOOST_AUTO_TEST_CASE(B7_it_is_marked_durably_before_anybody_relies_on_that)
     order.write(5, 3);
     const Recording recording = order.recording();
     const auto find = [&](auto like) {
-        return recording.operations.at(
-            recording.find(0, [&](const Operation &operation) { return operation.writes() && like(operation); }));
+        return recording.operations.at(recording.find(
+            0, [&](const Operation &operation) { return operation.writes() && like(operation); }));
     };
-    const Operation change = find([&](const Operation &o) { return o.range().overlaps(Range::of(host.value, cs)); });
+    const Operation change =
+        find([&](const Operation &o) { return o.range().overlaps(Range::of(host.value, cs)); });
     const Operation flags = find([&](const Operation &o) { return o.length == 4; });
     BOOST_TEST(recording.is_durable(flags, change.begun), recording.text());
 }
@@ -251,7 +260,8 @@ BOOST_AUTO_TEST_CASE(B7_what_was_given_up_is_valid_again_when_there_is_room)
 BOOST_AUTO_TEST_CASE(B7_what_was_given_up_follows_the_disk_to_another_size)
 {
     for (std::uint64_t room = 0; room < 7; ++room)
-        for (const std::uint64_t size : {1ull << 20, 16ull << 20, 512ull << 20, 8ull << 30, 40ull << 30, 600ull << 30}) {
+        for (const std::uint64_t size :
+             {1ull << 20, 16ull << 20, 512ull << 20, 8ull << 30, 40ull << 30, 600ull << 30}) {
             BOOST_TEST_INFO_SCOPE("room for " << room << ", size " << size);
             Full order;
             order.write(0, 3);
@@ -295,22 +305,26 @@ BOOST_AUTO_TEST_CASE(B7_its_bits_are_durable_before_it_is_valid_again)
     const StoredBitmap bitmap = order.bitmap("coarse");
     const Recording recording = order.recording();
     const std::size_t flags = recording.find(0, [](const Operation &operation) {
-        return operation.writes() && operation.length == 4 && operation.data == Buffer({0, 0, 0, bitmap_flags::auto_});
+        return operation.writes() && operation.length == 4 &&
+               operation.data == Buffer({0, 0, 0, bitmap_flags::auto_});
     });
     BOOST_REQUIRE(flags < recording.operations.size());
     const std::uint64_t event = recording.operations[flags].begun;
     BOOST_REQUIRE(bitmap.table.at(0).has_cluster());
     BOOST_TEST(durably_written(recording, Range::of(bitmap.table[0].data.value, cs), event));
-    BOOST_TEST(durably_written(recording, Range::of(bitmap.entry.bitmap_table_offset.value, 8), event));
+    BOOST_TEST(
+        durably_written(recording, Range::of(bitmap.entry.bitmap_table_offset.value, 8), event));
     // W1: the refcount even before the table names the cluster.
-    const std::size_t named = find_word(recording, 0, bitmap.entry.bitmap_table_offset, 8,
-                                        [&](std::uint64_t word) { return word == bitmap.table[0].raw(); });
+    const std::size_t named =
+        find_word(recording, 0, bitmap.entry.bitmap_table_offset, 8,
+                  [&](std::uint64_t word) { return word == bitmap.table[0].raw(); });
     BOOST_REQUIRE(named < flags);
     const Range refcount = Range::of(order.refcount_place(bitmap.table[0].data).value, 2);
     for (std::size_t i = 0; i < named; ++i)
         if (const Operation &raised = recording.operations[i];
             raised.writes() && raised.range().overlaps(refcount))
-            BOOST_TEST(recording.is_durable(raised, recording.operations[named].begun), recording.text());
+            BOOST_TEST(recording.is_durable(raised, recording.operations[named].begun),
+                       recording.text());
 }
 
 // Nobody's word is needed, and the disk is served meanwhile.
@@ -328,7 +342,9 @@ BOOST_AUTO_TEST_CASE(B7_what_was_given_up_does_not_keep_a_server_from_starting)
         std::string said;
         for (const ReportLine &line : disk->report(false))
             said += line.level == LogLevel::warning ? line.text : "";
-        BOOST_TEST(said.find("bitmap 'coarse', granularity 1M: given up for lack of room") != said.npos, said);
+        BOOST_TEST(said.find("bitmap 'coarse', granularity 1M: given up for lack of room") !=
+                       said.npos,
+                   said);
         must(disk->begin_writing());
         must(disk->write(GuestOffset(0), Buffer(512, 1), true));
         must(disk->settle());

@@ -24,8 +24,12 @@ namespace qcow2::test {
 class Order {
 public:
     explicit Order(const ImageSpec &spec, StoreOptions options = {}, DiskOptions disk_options = {})
-        : built_(build_image(spec)), geometry_(spec.geometry()), memory_(with_room(built_, options), options),
-          faults_(memory_, plan_), store_(faults_), disk_options_(disk_options),
+        : built_(build_image(spec)),
+          geometry_(spec.geometry()),
+          memory_(with_room(built_, options), options),
+          faults_(memory_, plan_),
+          store_(faults_),
+          disk_options_(disk_options),
           disk_(must(Disk::open(store_, disk_options)))
     {
     }
@@ -54,7 +58,8 @@ public:
     }
     void trim(std::uint64_t cluster)
     {
-        must(disk_->trim(GuestOffset(cluster << geometry_.cluster_bits), geometry_.cluster_size(), false));
+        must(disk_->trim(GuestOffset(cluster << geometry_.cluster_bits), geometry_.cluster_size(),
+                         false));
     }
 
     // --- The file as it is now.
@@ -77,7 +82,8 @@ public:
     HostOffset l1_place(std::uint64_t cluster) const
     {
         return look([&](const ImageReader &reader) {
-            return reader.area().header.l1_table_offset + geometry_.l1_index(GuestCluster(cluster)) * 8;
+            return reader.area().header.l1_table_offset +
+                   geometry_.l1_index(GuestCluster(cluster)) * 8;
         });
     }
     HostOffset l2_table(std::uint64_t cluster) const
@@ -125,9 +131,11 @@ private:
 
 // The big-endian word of some bytes that a write put at a place; nullopt if it
 // did not cover it.
-inline std::optional<std::uint64_t> word_of(const Operation &operation, HostOffset place, unsigned bytes)
+inline std::optional<std::uint64_t> word_of(const Operation &operation, HostOffset place,
+                                            unsigned bytes)
 {
-    if (operation.kind != Operation::Kind::write && operation.kind != Operation::Kind::write_durable)
+    if (operation.kind != Operation::Kind::write &&
+        operation.kind != Operation::Kind::write_durable)
         return std::nullopt;
     if (!operation.range().contains(Range::of(place.value, bytes)))
         return std::nullopt;
@@ -139,8 +147,8 @@ inline std::optional<std::uint64_t> word_of(const Operation &operation, HostOffs
 
 // The index of the first write at or after `from` that puts such a word there;
 // the number of operations if there is none.
-inline std::size_t find_word(const Recording &recording, std::size_t from, HostOffset place, unsigned bytes,
-                             const std::function<bool(std::uint64_t)> &such)
+inline std::size_t find_word(const Recording &recording, std::size_t from, HostOffset place,
+                             unsigned bytes, const std::function<bool(std::uint64_t)> &such)
 {
     return recording.find(from, [&](const Operation &operation) {
         const auto word = word_of(operation, place, bytes);

@@ -30,7 +30,8 @@ inline ImageSpec with_snapshot()
 {
     ImageSpec spec = order_spec();
     spec.snapshot = true;
-    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {7, Preset::shared_data}, {8, Preset::snapshot_data}};
+    spec.clusters = {
+        {0, Preset::data}, {1, Preset::data}, {7, Preset::shared_data}, {8, Preset::snapshot_data}};
     return spec;
 }
 

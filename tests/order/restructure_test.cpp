@@ -45,7 +45,8 @@ BOOST_AUTO_TEST_CASE(H1_what_is_prepared_is_durable_before_the_header_names_it)
     BOOST_REQUIRE(commit < recording.operations.size());
     const std::uint64_t event = recording.operations[commit].begun;
     BOOST_TEST(durably_written(recording, Range::of(prepared.value, 2 * cluster), event));
-    BOOST_TEST(durably_written(recording, Range::of(order.refcount_place(prepared).value, 4), event));
+    BOOST_TEST(
+        durably_written(recording, Range::of(order.refcount_place(prepared).value, 4), event));
 }
 
 BOOST_AUTO_TEST_CASE(W3_what_is_replaced_falls_after_the_commit)
@@ -68,7 +69,8 @@ BOOST_AUTO_TEST_CASE(W3_what_is_replaced_falls_after_the_commit)
     const std::size_t falls = find_word(recording, commit, order.refcount_place(old), 2,
                                         [](std::uint64_t count) { return count == 0; });
     BOOST_REQUIRE(falls < recording.operations.size());
-    BOOST_TEST(recording.is_durable(recording.operations[commit], recording.operations[falls].begun));
+    BOOST_TEST(
+        recording.is_durable(recording.operations[commit], recording.operations[falls].begun));
 }
 
 BOOST_AUTO_TEST_CASE(a_failed_operation_changes_nothing_and_the_disk_serves_on)
@@ -208,7 +210,8 @@ BOOST_AUTO_TEST_CASE(W5_with_a_header_in_doubt_nothing_is_written)
     BOOST_REQUIRE(!done);
     const Result<void> written = order.disk().write(GuestOffset(0), Buffer(512, 1), false);
     BOOST_REQUIRE(!written);
-    BOOST_TEST(written.error().what.find("nothing is written any more: the old header could not be put back") !=
+    BOOST_TEST(written.error().what.find(
+                   "nothing is written any more: the old header could not be put back") !=
                std::string::npos);
     BOOST_TEST(!order.disk().restructure(nothing));
     BOOST_TEST(order.disk().size() == 8u << 20);

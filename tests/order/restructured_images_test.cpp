@@ -28,8 +28,9 @@ BOOST_AUTO_TEST_CASE(an_inconsistent_bitmap_that_is_too_fine_does_not_keep_the_d
     constexpr std::uint64_t size = std::uint64_t(3) << 40;
     ImageSpec spec;
     spec.size = 1 << 20;
-    spec.bitmaps = {{.name = "torn", .granularity_bits = 9, .in_use = true, .set = {{1, 3}}, .extra_data = {}},
-                    {.name = "good", .granularity_bits = 16, .set = {{1, 3}}, .extra_data = {}}};
+    spec.bitmaps = {
+        {.name = "torn", .granularity_bits = 9, .in_use = true, .set = {{1, 3}}, .extra_data = {}},
+        {.name = "good", .granularity_bits = 16, .set = {{1, 3}}, .extra_data = {}}};
     MemoryStore memory(build_image(spec).image);
     const auto entries = [&] {
         const auto disk = must(Disk::open(memory, {}));
@@ -56,7 +57,8 @@ BOOST_AUTO_TEST_CASE(an_inconsistent_bitmap_that_is_too_fine_does_not_keep_the_d
     const auto disk = must(Disk::open(sound, {}));
     const auto done = disk->check_resize(size);
     BOOST_REQUIRE(!done);
-    BOOST_TEST(done.error().what.find("bitmap 'torn': a bitmap of granularity 512") != std::string::npos,
+    BOOST_TEST(done.error().what.find("bitmap 'torn': a bitmap of granularity 512") !=
+                   std::string::npos,
                done.error().what);
 }
 
@@ -76,7 +78,8 @@ BOOST_AUTO_TEST_CASE(a_snapshot_whose_L1_table_is_the_disks_is_not_deleted)
     const std::string name = must(disk->snapshots()).at(0).id;
     for (const auto &done : {disk->delete_snapshot(name), disk->revert(name)}) {
         BOOST_REQUIRE(!done);
-        BOOST_TEST(done.error().what.find("two tables of the image share a cluster") != std::string::npos,
+        BOOST_TEST(done.error().what.find("two tables of the image share a cluster") !=
+                       std::string::npos,
                    done.error().what);
     }
     BOOST_TEST((memory.image().bytes.copy(0, before.size) == before.bytes.copy(0, before.size)));
@@ -86,15 +89,17 @@ BOOST_AUTO_TEST_CASE(a_snapshot_whose_L1_table_is_the_disks_is_not_deleted)
 BOOST_AUTO_TEST_CASE(a_bitmap_that_cannot_follow_the_disk_is_named)
 {
     ImageSpec spec = order_spec();
-    spec.bitmaps = {{.name = "off", .granularity_bits = 12, .enabled = false, .set = {}, .extra_data = {}}};
+    spec.bitmaps = {
+        {.name = "off", .granularity_bits = 12, .enabled = false, .set = {}, .extra_data = {}}};
     const BuiltImage built = build_image(spec);
     MemoryStore memory(built.image);
     must(memory.write(built.bitmaps[0].bitmap_table_offset.value, Buffer(8, 0xff)));
     const auto disk = must(Disk::open(memory, {}));
     const auto done = disk->resize(16 << 20);
     BOOST_REQUIRE(!done);
-    BOOST_TEST(done.error().what.starts_with("bitmap 'off' cannot follow the disk to another size: "),
-               done.error().what);
+    BOOST_TEST(
+        done.error().what.starts_with("bitmap 'off' cannot follow the disk to another size: "),
+        done.error().what);
 }
 
 // As QEMU's savevm leaves it: the L1 table of the snapshot goes on behind its disk.
@@ -106,13 +111,15 @@ BOOST_AUTO_TEST_CASE(VM_state_stays_with_its_snapshot)
     const auto entry = [&] {
         const StoreImage now = memory.image();
         ImageView view(now);
-        return must(load_snapshots(view, must(ImageReader::open(view)).area().header)).snapshots.at(0);
+        return must(load_snapshots(view, must(ImageReader::open(view)).area().header))
+            .snapshots.at(0);
     };
     // The size of the disk in the extra data, and that of the VM state.
     const auto say = [&](std::uint64_t disk_size, std::uint64_t vm_state) {
         const StoreImage now = memory.image();
         ImageView view(now);
-        const std::uint64_t place = must(ImageReader::open(view)).area().header.snapshots_offset.value + 40;
+        const std::uint64_t place =
+            must(ImageReader::open(view)).area().header.snapshots_offset.value + 40;
         Buffer words(16);
         store_be64(&words[0], vm_state);
         store_be64(&words[8], disk_size);
@@ -224,7 +231,8 @@ BOOST_AUTO_TEST_CASE(W6_a_shared_table_with_a_bit_that_must_go_is_refused)
     const StoreImage before = patient.store().image();
     const Result<void> made = disk->create_snapshot({"made", 1, 0});
     BOOST_REQUIRE(!made);
-    BOOST_TEST(made.error().what.find("the table is shared") != std::string::npos, made.error().what);
+    BOOST_TEST(made.error().what.find("the table is shared") != std::string::npos,
+               made.error().what);
     BOOST_TEST(must(disk->snapshots()).size() == 1u);
     BOOST_TEST((patient.store().image().bytes == before.bytes));
 }

@@ -33,9 +33,11 @@ public:
 
     Disk &disk() { return order_.disk(); }
     void write(std::uint64_t cluster) { order_.write(cluster, ++generation_); }
-    void begin(const std::string &id, bool incremental = true, std::vector<std::string> bitmaps = {"b0"})
+    void begin(const std::string &id, bool incremental = true,
+               std::vector<std::string> bitmaps = {"b0"})
     {
-        must(disk().begin_backup({.id = id, .bitmaps = std::move(bitmaps), .incremental = incremental}));
+        must(disk().begin_backup(
+            {.id = id, .bitmaps = std::move(bitmaps), .incremental = incremental}));
     }
     // As a clean stop leaves it; nothing may be asked of the disk after that.
     Set closed(const std::string &name)
@@ -49,7 +51,8 @@ public:
             Set set;
             for (const auto &bitmap : must(reader.bitmaps()))
                 if (bitmap.entry.name == name)
-                    for (std::uint64_t g = bitmap.bits.next_set(0); g < bitmap.bits.size(); g = bitmap.bits.next_set(g + 1))
+                    for (std::uint64_t g = bitmap.bits.next_set(0); g < bitmap.bits.size();
+                         g = bitmap.bits.next_set(g + 1))
                         set.insert(g);
             return set;
         });
@@ -68,8 +71,16 @@ private:
         for (std::uint64_t cluster = 0; cluster < 16; ++cluster)
             spec.clusters.emplace(cluster, Preset::data);
         spec.bitmaps = {{.name = "b0", .granularity_bits = 12, .set = {{3, 5}}, .extra_data = {}},
-                        {.name = "off", .granularity_bits = 12, .enabled = false, .set = {{7, 8}}, .extra_data = {}},
-                        {.name = "torn", .granularity_bits = 12, .in_use = true, .set = {{7, 8}}, .extra_data = {}}};
+                        {.name = "off",
+                         .granularity_bits = 12,
+                         .enabled = false,
+                         .set = {{7, 8}},
+                         .extra_data = {}},
+                        {.name = "torn",
+                         .granularity_bits = 12,
+                         .in_use = true,
+                         .set = {{7, 8}},
+                         .extra_data = {}}};
         return spec;
     }
     DiskOptions options()
@@ -186,8 +197,9 @@ BOOST_AUTO_TEST_CASE(a_full_backup_makes_its_bitmap_all_dirty_until_it_has_succe
 BOOST_AUTO_TEST_CASE(a_full_backup_makes_an_inconsistent_bitmap_anew)
 {
     Rotation r;
-    refused(only_whether(r.disk().begin_backup({.id = "i", .bitmaps = {"torn"}, .incremental = true})), Errc::busy,
-            "inconsistent");
+    refused(
+        only_whether(r.disk().begin_backup({.id = "i", .bitmaps = {"torn"}, .incremental = true})),
+        Errc::busy, "inconsistent");
     r.begin("full", false, {"torn"});
     r.write(5);
     must(r.disk().end_backup("full", true));
@@ -198,17 +210,21 @@ BOOST_AUTO_TEST_CASE(a_bitmap_that_a_backup_has_is_busy)
 {
     Rotation r;
     r.begin("mon");
-    for (const BitmapStep &step : {BitmapStep(RemoveBitmap{"b0"}), BitmapStep(ClearBitmap{"b0"}),
-                                   BitmapStep(DisableBitmap{"b0"}), BitmapStep(MergeBitmaps{"b0", {"off"}})})
-        refused(only_whether(r.disk().change_together({step})), Errc::busy, "'b0' is in use by backup 'mon'");
-    refused(only_whether(r.disk().begin_backup({.id = "two", .bitmaps = {"b0"}})), Errc::busy, "in use by backup 'mon'");
+    for (const BitmapStep &step :
+         {BitmapStep(RemoveBitmap{"b0"}), BitmapStep(ClearBitmap{"b0"}),
+          BitmapStep(DisableBitmap{"b0"}), BitmapStep(MergeBitmaps{"b0", {"off"}})})
+        refused(only_whether(r.disk().change_together({step})), Errc::busy,
+                "'b0' is in use by backup 'mon'");
+    refused(only_whether(r.disk().begin_backup({.id = "two", .bitmaps = {"b0"}})), Errc::busy,
+            "in use by backup 'mon'");
     refused(only_whether(r.disk().begin_backup({.id = "mon"})), Errc::exists, "running already");
     // To be looked at, or enabled once more, does no harm.
     must(r.disk().change_together({MergeBitmaps{"off", {"b0"}}, EnableBitmap{"b0"}}));
     must(r.disk().end_backup("mon", true));
     must(r.disk().change_together({ClearBitmap{"b0"}}));
     // Nor may a later step of the same instant change it.
-    refused(only_whether(r.disk().change_together({BeginBackup{{.id = "x", .bitmaps = {"b0"}}}, RemoveBitmap{"b0"}})),
+    refused(only_whether(r.disk().change_together(
+                {BeginBackup{{.id = "x", .bitmaps = {"b0"}}}, RemoveBitmap{"b0"}})),
             Errc::busy, "in use by the backup that begins");
     BOOST_TEST(r.disk().backups().empty());
 }
@@ -218,8 +234,10 @@ BOOST_AUTO_TEST_CASE(while_a_backup_runs_the_disk_keeps_what_it_shows)
     Rotation r;
     must(r.disk().create_snapshot({"s", 1700000000, 0}));
     r.begin("mon");
-    refused(r.disk().resize(Rotation::cluster_size), Errc::busy, "cannot be made smaller while backup 'mon'");
-    refused(r.disk().revert("s"), Errc::busy, "cannot be reverted to a snapshot while backup 'mon'");
+    refused(r.disk().resize(Rotation::cluster_size), Errc::busy,
+            "cannot be made smaller while backup 'mon'");
+    refused(r.disk().revert("s"), Errc::busy,
+            "cannot be reverted to a snapshot while backup 'mon'");
     must(r.disk().delete_snapshot("s"));
     must(r.disk().end_backup("mon", false));
     must(r.disk().resize(Rotation::cluster_size));
@@ -229,12 +247,14 @@ BOOST_AUTO_TEST_CASE(a_backup_begins_with_all_other_steps_or_not_at_all)
 {
     Rotation r;
     const BeginBackup begin{{.id = "mon", .bitmaps = {"b0"}, .incremental = true}};
-    refused(only_whether(r.disk().change_together({AddBitmap{{.name = "new"}}, begin, RemoveBitmap{"nobody"}})),
+    refused(only_whether(r.disk().change_together(
+                {AddBitmap{{.name = "new"}}, begin, RemoveBitmap{"nobody"}})),
             Errc::not_found, "'nobody'");
     BOOST_TEST(r.disk().backups().empty());
     BOOST_TEST(r.bitmaps() == 3u);
     r.write(2);
-    const auto backup = must(r.disk().change_together({AddBitmap{{.name = "new"}}, begin, MakeSnapshot{{"s", 1700000000, 0}}}));
+    const auto backup = must(r.disk().change_together(
+        {AddBitmap{{.name = "new"}}, begin, MakeSnapshot{{"s", 1700000000, 0}}}));
     r.write(9);
     BOOST_TEST((backup->bitmaps.at(0).bits->count() == 4u));  // 1, 2, 3, 4
     must(r.disk().end_backup("mon", true));
@@ -245,12 +265,16 @@ BOOST_AUTO_TEST_CASE(a_backup_begins_with_all_other_steps_or_not_at_all)
 BOOST_AUTO_TEST_CASE(what_cannot_be_a_backup_is_refused)
 {
     Rotation r;
-    const auto begin = [&](BackupRequest request) { return only_whether(r.disk().begin_backup(request)); };
-    for (const std::string &id : {std::string(), std::string("a/b"), std::string(256, 'a'), std::string("a b")})
+    const auto begin = [&](BackupRequest request) {
+        return only_whether(r.disk().begin_backup(request));
+    };
+    for (const std::string &id :
+         {std::string(), std::string("a/b"), std::string(256, 'a'), std::string("a b")})
         refused(begin({.id = id}), Errc::invalid, "the ID of a backup");
     refused(begin({.id = "i", .incremental = true}), Errc::invalid, "needs a bitmap");
     refused(begin({.id = "i", .bitmaps = {"b0", "b0"}}), Errc::invalid, "named twice");
-    refused(begin({.id = "i", .bitmaps = {"nobody"}, .incremental = true}), Errc::not_found, "no bitmap 'nobody'");
+    refused(begin({.id = "i", .bitmaps = {"nobody"}, .incremental = true}), Errc::not_found,
+            "no bitmap 'nobody'");
     refused(begin({.id = "i", .bitmaps = {"off"}}), Errc::busy, "is disabled");
     refused(r.disk().end_backup("i", true), Errc::not_found, "no backup 'i' is running");
     BOOST_TEST(r.disk().backups().empty());

@@ -37,9 +37,13 @@ public:
         spec.cluster_bits = 12;
         spec.size = disk_size;
         for (const char *name : {"b0", "b1", "b2"})
-            spec.bitmaps.push_back({.name = name, .granularity_bits = 12, .set = {}, .extra_data = {}});
-        spec.bitmaps.push_back(
-            {.name = "off", .granularity_bits = 12, .enabled = false, .set = {{2, 3}}, .extra_data = {}});
+            spec.bitmaps.push_back(
+                {.name = name, .granularity_bits = 12, .set = {}, .extra_data = {}});
+        spec.bitmaps.push_back({.name = "off",
+                                .granularity_bits = 12,
+                                .enabled = false,
+                                .set = {{2, 3}},
+                                .extra_data = {}});
         return spec;
     }
     static DiskOptions options(std::uint64_t extra_bytes_max)
@@ -63,7 +67,8 @@ public:
     }
     StoredBitmap bitmap(const std::string &name) const
     {
-        for (const StoredBitmap &bitmap : look([](const ImageReader &reader) { return must(reader.bitmaps()); }))
+        for (const StoredBitmap &bitmap :
+             look([](const ImageReader &reader) { return must(reader.bitmaps()); }))
             if (bitmap.entry.name == name)
                 return bitmap;
         throw std::out_of_range(name);
@@ -87,7 +92,8 @@ class HeldStore final : public MemoryStore {
 public:
     using MemoryStore::MemoryStore;
 
-    std::function<void(std::uint64_t offset, bool durable)> before_write = [](std::uint64_t, bool) {};
+    std::function<void(std::uint64_t offset, bool durable)> before_write = [](std::uint64_t, bool) {
+    };
 
     Result<void> write(std::uint64_t offset, Bytes bytes) override
     {
@@ -107,7 +113,9 @@ public:
 class Held {
 public:
     Held(std::uint64_t pages, std::uint64_t extra_bytes_max)
-        : pages(pages), built_(build_image(spec(pages))), store(built_.image, durable_alone()),
+        : pages(pages),
+          built_(build_image(spec(pages))),
+          store(built_.image, durable_alone()),
           disk(must(Disk::open(store, Waiting::options(extra_bytes_max))))
     {
         must(disk->begin_writing());
@@ -176,8 +184,9 @@ void wait_for(const std::atomic<bool> &flag)
 // One thread cools a bitmap of 64 pages. When it is about to write the first of them, another
 // one begins with its work; it has come to where it waits when the first one goes on. Returns
 // how many pages were cooled before the write by which the other one is known.
-std::uint64_t cooled_before(const std::function<bool(const Held &, std::uint64_t offset, bool durable)> &is_others,
-                            const std::function<void(Held &)> &work)
+std::uint64_t cooled_before(
+    const std::function<bool(const Held &, std::uint64_t offset, bool durable)> &is_others,
+    const std::function<void(Held &)> &work)
 {
     constexpr std::uint64_t pages = 64;
     Held held(pages, ~std::uint64_t(0));
@@ -213,9 +222,9 @@ BOOST_AUTO_TEST_SUITE(order_waiting)
 BOOST_AUTO_TEST_CASE(B8_a_change_of_one_bitmap_leaves_the_others_to_be_stored_later)
 {
     const std::vector<std::pair<const char *, BitmapStep>> steps = {
-        {"add", AddBitmap{{.name = "new"}}},     {"clear", ClearBitmap{"b0"}},
-        {"enable", EnableBitmap{"off"}},         {"disable", DisableBitmap{"b0"}},
-        {"remove", RemoveBitmap{"b0"}},          {"merge", MergeBitmaps{"off", {"b0"}}},
+        {"add", AddBitmap{{.name = "new"}}}, {"clear", ClearBitmap{"b0"}},
+        {"enable", EnableBitmap{"off"}},     {"disable", DisableBitmap{"b0"}},
+        {"remove", RemoveBitmap{"b0"}},      {"merge", MergeBitmaps{"off", {"b0"}}},
     };
     for (const auto &[what, step] : steps) {
         BOOST_TEST_INFO_SCOPE(what);
@@ -229,7 +238,8 @@ BOOST_AUTO_TEST_CASE(B8_a_change_of_one_bitmap_leaves_the_others_to_be_stored_la
             for (std::uint64_t page = 0; page < pages; ++page)
                 BOOST_TEST(order.bitmap(name).bits.test(page * DirtyBits::page_bits + 5));
         // What the step says, or has read, is exact.
-        if (step.index() == BitmapStep(DisableBitmap()).index() || step.index() == BitmapStep(MergeBitmaps()).index())
+        if (step.index() == BitmapStep(DisableBitmap()).index() ||
+            step.index() == BitmapStep(MergeBitmaps()).index())
             BOOST_TEST(order.bitmap("b0").bits.count() == pages);
         if (step.index() == BitmapStep(MergeBitmaps()).index())
             BOOST_TEST(order.bitmap("off").bits.count() == pages + 1);
@@ -238,7 +248,9 @@ BOOST_AUTO_TEST_CASE(B8_a_change_of_one_bitmap_leaves_the_others_to_be_stored_la
         for (const char *name : {"b1", "b2"})
             BOOST_TEST(order.bitmap(name).bits.count() == pages + 1);
         must(order.disk().close());
-        BOOST_TEST(order.look([](const ImageReader &reader) { return must(reader.bitmaps()).size(); }) >= 3u);
+        BOOST_TEST(order.look([](const ImageReader &reader) {
+            return must(reader.bitmaps()).size();
+        }) >= 3u);
     }
 }
 
@@ -312,7 +324,9 @@ BOOST_AUTO_TEST_CASE(B2_who_cools_lets_others_arm)
 BOOST_AUTO_TEST_CASE(L1_who_cools_lets_others_close_the_gate)
 {
     const auto commits = [](const Held &, std::uint64_t offset, bool) { return offset == 0; };
-    const auto add = [](Held &held) { must(held.disk->change_together({AddBitmap{{.name = "new"}}})); };
+    const auto add = [](Held &held) {
+        must(held.disk->change_together({AddBitmap{{.name = "new"}}}));
+    };
     BOOST_TEST(cooled_before(commits, add) <= 8u);
 }
 

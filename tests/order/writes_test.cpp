@@ -15,7 +15,10 @@ namespace {
 constexpr std::uint64_t far_cluster = 1000;  // its L2 table does not exist
 
 // Into a store of fixed size: nothing is fresh.
-StoreOptions fixed() { return {.can_grow = false, .size_limit = 4 << 20, .discarded = Discarded::garbage}; }
+StoreOptions fixed()
+{
+    return {.can_grow = false, .size_limit = 4 << 20, .discarded = Discarded::garbage};
+}
 
 // The operation that puts the name of a cluster into an L1 or L2 entry.
 std::size_t naming(const Recording &recording, HostOffset place, HostOffset named)
@@ -56,7 +59,8 @@ BOOST_AUTO_TEST_CASE(W1_an_L2_table_is_counted_durably_before_it_is_named)
         must(order.disk().begin_writing());
         order.write(far_cluster, 7);
         must(order.disk().flush());
-        expect_counted_before_named(order, order.l1_place(far_cluster), order.l2_table(far_cluster));
+        expect_counted_before_named(order, order.l1_place(far_cluster),
+                                    order.l2_table(far_cluster));
         expect_counted_before_named(order, order.l2_place(far_cluster), order.host_of(far_cluster));
     }
 }
@@ -74,7 +78,8 @@ BOOST_AUTO_TEST_CASE(W2_all_bytes_of_a_cluster_are_durable_before_it_is_named)
         const HostOffset host = order.host_of(cluster);
         const std::size_t name = naming(recording, order.l2_place(cluster), host);
         BOOST_REQUIRE(name < recording.operations.size());
-        BOOST_TEST(durably_written(recording, Range::of(host.value, 4096), recording.operations[name].begun),
+        BOOST_TEST(durably_written(recording, Range::of(host.value, 4096),
+                                   recording.operations[name].begun),
                    recording.text());
     }
 }
@@ -89,8 +94,9 @@ BOOST_AUTO_TEST_CASE(W2_all_bytes_of_an_L2_table_are_durable_before_it_is_named)
     const HostOffset table = order.l2_table(far_cluster);
     const std::size_t name = naming(recording, order.l1_place(far_cluster), table);
     BOOST_REQUIRE(name < recording.operations.size());
-    BOOST_TEST(durably_written(recording, Range::of(table.value, 4096), recording.operations[name].begun),
-               recording.text());
+    BOOST_TEST(
+        durably_written(recording, Range::of(table.value, 4096), recording.operations[name].begun),
+        recording.text());
 }
 
 BOOST_AUTO_TEST_CASE(W2_of_a_fresh_cluster_the_payload_is_enough)
@@ -165,10 +171,12 @@ BOOST_AUTO_TEST_CASE(W2_a_kept_cluster_is_written_before_its_zero_bit_is_cleared
     must(order.disk().flush());
     BOOST_REQUIRE(order.host_of(2) == host);
     const Recording recording = order.recording();
-    const std::size_t name = find_word(recording, 0, order.l2_place(2), 8,
-                                       [](std::uint64_t word) { return (word & l2_entry_zero) == 0; });
+    const std::size_t name = find_word(recording, 0, order.l2_place(2), 8, [](std::uint64_t word) {
+        return (word & l2_entry_zero) == 0;
+    });
     BOOST_REQUIRE(name < recording.operations.size());
-    BOOST_TEST(durably_written(recording, Range::of(host.value, 4096), recording.operations[name].begun));
+    BOOST_TEST(
+        durably_written(recording, Range::of(host.value, 4096), recording.operations[name].begun));
 }
 
 BOOST_AUTO_TEST_CASE(W3_a_refcount_falls_after_the_name_is_durably_gone)

@@ -36,7 +36,11 @@ struct BitmapOperation {
 inline const std::vector<BitmapOperation> &bitmap_operations()
 {
     static const std::vector<BitmapOperation> all = {
-        {"add", [](Image &i) { return add_bitmaps(i, {{.name = "new"}, {.name = std::string(700, 'x'), .enabled = false}}); }},
+        {"add",
+         [](Image &i) {
+             return add_bitmaps(
+                 i, {{.name = "new"}, {.name = std::string(700, 'x'), .enabled = false}});
+         }},
         {"remove", [](Image &i) { return remove_bitmap(i, "b0"); }},
         {"remove the last", [](Image &i) { return remove_bitmap(i, "b0"); }, true},
         {"remove an inconsistent one", [](Image &i) { return remove_bitmap(i, "torn"); }},
@@ -51,12 +55,19 @@ inline const std::vector<BitmapOperation> &bitmap_operations()
         {"drop all", drop_all_bitmaps},
         {"one step, flags alone", nullptr, false, false, {EnableBitmap{"off"}}},
         {"steps, flags alone", nullptr, false, false, {EnableBitmap{"off"}, DisableBitmap{"b0"}}},
-        {"steps", nullptr, false, false,
-         {AddBitmap{{.name = "new"}}, MergeBitmaps{"new", {"b0", "off"}}, ClearBitmap{"b0"}, EnableBitmap{"off"},
-          RemoveBitmap{"torn"}, AddBitmap{{.name = "gone"}}, RemoveBitmap{"gone"}}},
-        {"steps and a snapshot", nullptr, false, false,
-         {DisableBitmap{"b0"}, MakeSnapshot{{"s", 1700000000, 0}}, AddBitmap{{.name = "new", .all_dirty = true}},
-          ClearBitmap{"off"}}},
+        {"steps",
+         nullptr,
+         false,
+         false,
+         {AddBitmap{{.name = "new"}}, MergeBitmaps{"new", {"b0", "off"}}, ClearBitmap{"b0"},
+          EnableBitmap{"off"}, RemoveBitmap{"torn"}, AddBitmap{{.name = "gone"}},
+          RemoveBitmap{"gone"}}},
+        {"steps and a snapshot",
+         nullptr,
+         false,
+         false,
+         {DisableBitmap{"b0"}, MakeSnapshot{{"s", 1700000000, 0}},
+          AddBitmap{{.name = "new", .all_dirty = true}}, ClearBitmap{"off"}}},
     };
     return all;
 }
@@ -75,16 +86,27 @@ inline ImageSpec spec_for(const BitmapOperation &operation, Random &random)
     ImageSpec spec = random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 300000);
     spec.version = 3;
     const std::uint32_t bits = random.pick<std::uint32_t>({9, 12});
-    const auto granules = [&](std::uint32_t b) { return div_ceil(align_down(spec.size, 512), std::uint64_t(1) << b); };
+    const auto granules = [&](std::uint32_t b) {
+        return div_ceil(align_down(spec.size, 512), std::uint64_t(1) << b);
+    };
     const auto one = [&](std::uint32_t b) { return Range::of(random.below(granules(b)), 1); };
     if (granules(bits + 2) == 0)
         spec.size = 100000;
     if (operation.name == std::string_view("steps and a snapshot"))
         spec.refcount_order = std::max(spec.refcount_order, 2u);  // it is counted by one more
-    spec.bitmaps = {{.name = "b0", .granularity_bits = bits + 2, .set = {one(bits + 2)}, .extra_data = {}}};
+    spec.bitmaps = {
+        {.name = "b0", .granularity_bits = bits + 2, .set = {one(bits + 2)}, .extra_data = {}}};
     if (!operation.only) {
-        spec.bitmaps.push_back({.name = "off", .granularity_bits = bits, .enabled = false, .set = {one(bits), one(bits)}, .extra_data = {}});
-        spec.bitmaps.push_back({.name = "torn", .granularity_bits = bits, .in_use = true, .set = {one(bits)}, .extra_data = {}});
+        spec.bitmaps.push_back({.name = "off",
+                                .granularity_bits = bits,
+                                .enabled = false,
+                                .set = {one(bits), one(bits)},
+                                .extra_data = {}});
+        spec.bitmaps.push_back({.name = "torn",
+                                .granularity_bits = bits,
+                                .in_use = true,
+                                .set = {one(bits)},
+                                .extra_data = {}});
     }
     return spec;
 }

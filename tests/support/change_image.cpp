@@ -57,14 +57,15 @@ const std::map<std::string, Command> commands = {
     {"clear", with_bitmap(clear_bitmap)},
     {"merge",
      [](Disk &disk, const Arguments &arguments) {
-         return disk.restructure([&](Image &image) {
-             return merge_bitmap(image, arguments.at(0), arguments.at(1));
-         });
+         return disk.restructure(
+             [&](Image &image) { return merge_bitmap(image, arguments.at(0), arguments.at(1)); });
      }},
-    {"resize", [](Disk &disk, const Arguments &arguments) { return disk.resize(number(arguments.at(0))); }},
+    {"resize",
+     [](Disk &disk, const Arguments &arguments) { return disk.resize(number(arguments.at(0))); }},
     {"snapshot",
      [](Disk &disk, const Arguments &arguments) {
-         return disk.create_snapshot({arguments.at(0), static_cast<std::uint32_t>(std::time(nullptr)), 0});
+         return disk.create_snapshot(
+             {arguments.at(0), static_cast<std::uint32_t>(std::time(nullptr)), 0});
      }},
     {"delete-snapshot",
      [](Disk &disk, const Arguments &arguments) { return disk.delete_snapshot(arguments.at(0)); }},

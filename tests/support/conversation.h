@@ -84,7 +84,8 @@ private:
 };
 
 // What is answered to these bytes, sent in pieces of so many.
-inline std::string converse(Monitor &monitor, Host &host, std::string_view bytes, std::size_t piece = std::string::npos)
+inline std::string converse(Monitor &monitor, Host &host, std::string_view bytes,
+                            std::size_t piece = std::string::npos)
 {
     std::string said;
     while (!bytes.empty() && !monitor.ended()) {
@@ -94,9 +95,10 @@ inline std::string converse(Monitor &monitor, Host &host, std::string_view bytes
             const auto turn = monitor.next();
             if (!turn)
                 break;
-            said += turn->command
-                        ? Monitor::answer(turn->id, run_command(*turn->command, host, turn->arguments))
-                        : turn->answer;
+            said +=
+                turn->command
+                    ? Monitor::answer(turn->id, run_command(*turn->command, host, turn->arguments))
+                    : turn->answer;
         }
     }
     return said;

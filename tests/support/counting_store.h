@@ -16,7 +16,8 @@ namespace qcow2::test {
 
 class CountingStore final : public MemoryStore {
 public:
-    explicit CountingStore(StoreImage image, StoreOptions options = {}) : MemoryStore(image, options)
+    explicit CountingStore(StoreImage image, StoreOptions options = {})
+        : MemoryStore(image, options)
     {
         image.bytes.for_each_page([&](std::uint64_t offset, Bytes) { pages_.insert(offset); });
     }
@@ -39,7 +40,8 @@ public:
     {
         ++writes;
         bytes_written += bytes.size();
-        for (std::uint64_t at = page_of(offset); at < offset + bytes.size(); at += SparseBytes::page_size)
+        for (std::uint64_t at = page_of(offset); at < offset + bytes.size();
+             at += SparseBytes::page_size)
             pages_.insert(at);
         return MemoryStore::write(offset, bytes);
     }
@@ -64,7 +66,10 @@ public:
     }
 
 private:
-    static std::uint64_t page_of(std::uint64_t offset) { return align_down(offset, SparseBytes::page_size); }
+    static std::uint64_t page_of(std::uint64_t offset)
+    {
+        return align_down(offset, SparseBytes::page_size);
+    }
 
     std::set<std::uint64_t> pages_;
 };

@@ -166,16 +166,15 @@ void CrashWalk::finish(std::size_t index)
         // Bytes that are durable are inside the file.
         make_sizes_durable(operation.begun);
         for (std::size_t i = 0; i < life_.writes.size(); ++i)
-            if (life_.writes[i].operation == index && life_.writes[i].returned == operation.returned) {
+            if (life_.writes[i].operation == index &&
+                life_.writes[i].returned == operation.returned) {
                 make_durable(i);
                 life_.writes.erase(life_.writes.begin() + i);
                 break;
             }
         break;
     case Operation::Kind::grow:
-    case Operation::Kind::cut:
-        resized(index);
-        break;
+    case Operation::Kind::cut: resized(index); break;
     default: break;
     }
 }
@@ -193,9 +192,8 @@ void CrashWalk::resized(std::size_t index)
         return;
     // What was behind the new end does not come back with a later growth.
     const Range gone = Range{after, before}.touched(sector_size);
-    const Range first = Range{after, before}.begin % sector_size == 0
-                            ? Range{}
-                            : Range{gone.begin, gone.begin + 1};
+    const Range first =
+        Range{after, before}.begin % sector_size == 0 ? Range{} : Range{gone.begin, gone.begin + 1};
     add(index, first, WriteContent::data);
     add(index, {first.empty() ? gone.begin : first.end, gone.end}, WriteContent::zero);
     for (PendingWrite &write : life_.writes)

@@ -59,9 +59,9 @@ struct PendingWrite {
     Range bytes;                  // whole sectors
     Content content = Content::data;
     std::shared_ptr<const Buffer> data;  // the sectors after this write
-    BitVector alive;              // sectors that no newer durable write covers
+    BitVector alive;                     // sectors that no newer durable write covers
     std::uint64_t returned = Operation::never;
-    bool in_doubt = false;        // a flush failed since
+    bool in_doubt = false;  // a flush failed since
 
     std::uint64_t sectors() const { return bytes.length() / sector_size; }
 };
@@ -91,12 +91,18 @@ public:
     std::uint64_t fresh_from() const override { return top_.fresh_from(); }
     Result<void> read(std::uint64_t o, MutableBytes b) override { return top_.read(o, b); }
     Result<void> write(std::uint64_t o, Bytes b) override { return top_.write(o, b); }
-    Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override { return top_.zero(o, n, u); }
+    Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override
+    {
+        return top_.zero(o, n, u);
+    }
     Result<void> discard(std::uint64_t o, std::uint64_t n) override { return top_.discard(o, n); }
     Result<void> flush() override { return top_.flush(); }
     bool can_flush() const override { return top_.can_flush(); }
     bool durable_alone() const override { return top_.durable_alone(); }
-    Result<void> write_durable(std::uint64_t o, Bytes b) override { return top_.write_durable(o, b); }
+    Result<void> write_durable(std::uint64_t o, Bytes b) override
+    {
+        return top_.write_durable(o, b);
+    }
     Result<void> grow(std::uint64_t n) override { return top_.grow(n); }
     bool can_grow() const override { return top_.can_grow(); }
     Result<void> cut(std::uint64_t n) override { return top_.cut(n); }

@@ -38,15 +38,18 @@ public:
             const std::uint64_t entries = geometry_.refcount_block_entries();
             if (index * entries >= clusters)
                 continue;
-            const std::uint64_t in_block = random_.below(std::min(entries, clusters - index * entries));
+            const std::uint64_t in_block =
+                random_.below(std::min(entries, clusters - index * entries));
             const std::uint64_t offset = word(table() + index * 8);
             Buffer block(geometry_.cluster_size());
             must(store_.read(offset, block));
             const std::uint64_t now = load_refcount(block, geometry_.refcount_order, in_block);
             const std::uint64_t then =
-                too_low && now != 0 && random_.coin() ? random_.below(now)
-                                                      : now + random_.between(now < geometry_.refcount_max(), 3);
-            store_refcount(block, geometry_.refcount_order, in_block, std::min(then, geometry_.refcount_max()));
+                too_low && now != 0 && random_.coin()
+                    ? random_.below(now)
+                    : now + random_.between(now < geometry_.refcount_max(), 3);
+            store_refcount(block, geometry_.refcount_order, in_block,
+                           std::min(then, geometry_.refcount_max()));
             must(store_.write(offset, block));
             said_ += " cluster " + std::to_string(index * entries + in_block) + ": " +
                      std::to_string(now) + " to " + std::to_string(then) + ";";
@@ -65,7 +68,8 @@ public:
                 share(at, 1);
             for (std::uint64_t n = 0; n < geometry_.l2_entries(); ++n) {
                 const std::uint64_t entry = l1.l2_table().value + n * 8;
-                if ((word(entry) & entry_copied) && !(word(entry) & l2_entry_compressed) && random_.one_in(4))
+                if ((word(entry) & entry_copied) && !(word(entry) & l2_entry_compressed) &&
+                    random_.one_in(4))
                     share(entry, random_.between(1, 2));
             }
         }
@@ -115,7 +119,8 @@ public:
         if (header_.l1_size == 0)
             return;
         for (std::uint64_t n = random_.between(1, 6); n-- > 0;) {
-            const std::uint64_t at = header_.l1_table_offset.value + random_.below(header_.l1_size) * 8;
+            const std::uint64_t at =
+                header_.l1_table_offset.value + random_.below(header_.l1_size) * 8;
             const L1Entry l1(word(at));
             if (!l1.present())
                 continue;
@@ -123,7 +128,8 @@ public:
                 flip(at);
                 continue;
             }
-            const std::uint64_t entry = l1.l2_table().value + random_.below(geometry_.l2_entries()) * 8;
+            const std::uint64_t entry =
+                l1.l2_table().value + random_.below(geometry_.l2_entries()) * 8;
             if (word(entry) & entry_offset_mask)
                 flip(entry);
         }
@@ -168,12 +174,14 @@ private:
     }
     void raise(std::uint64_t cluster, std::uint64_t by)
     {
-        const std::uint64_t block_at = word(table() + (cluster >> geometry_.refcount_block_bits()) * 8);
+        const std::uint64_t block_at =
+            word(table() + (cluster >> geometry_.refcount_block_bits()) * 8);
         const std::uint64_t in_block = cluster & (geometry_.refcount_block_entries() - 1);
         Buffer block(geometry_.cluster_size());
         must(store_.read(block_at, block));
         const std::uint64_t now = load_refcount(block, geometry_.refcount_order, in_block);
-        store_refcount(block, geometry_.refcount_order, in_block, std::min(now + by, geometry_.refcount_max()));
+        store_refcount(block, geometry_.refcount_order, in_block,
+                       std::min(now + by, geometry_.refcount_max()));
         must(store_.write(block_at, block));
     }
     void share(std::uint64_t place, std::uint64_t by)

@@ -30,9 +30,17 @@ std::string mixture_fault(Range range, const Buffer &old, const Buffer &now, con
 
 std::vector<unsigned> DiskDriver::draw_weights()
 {
-    const auto some = [this](unsigned most) { return static_cast<unsigned>(random_.between(1, most)); };
-    return {some(60), some(20), some(15), some(30), some(6), options_.flush ? some(8) : 0,
-            options_.settle && random_.coin() ? some(3) : 0, some(6)};
+    const auto some = [this](unsigned most) {
+        return static_cast<unsigned>(random_.between(1, most));
+    };
+    return {some(60),
+            some(20),
+            some(15),
+            some(30),
+            some(6),
+            options_.flush ? some(8) : 0,
+            options_.settle && random_.coin() ? some(3) : 0,
+            some(6)};
 }
 
 Range DiskDriver::draw(Range area)

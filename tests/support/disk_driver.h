@@ -54,7 +54,10 @@ public:
     // not overlap.
     DiskDriver(Disk &disk, ReferenceDisk &reference, Random &random,
                std::atomic<std::uint32_t> &generation, Options options)
-        : disk_(disk), reference_(reference), random_(random), generation_(generation),
+        : disk_(disk),
+          reference_(reference),
+          random_(random),
+          generation_(generation),
           options_(std::move(options))
     {
         weights_ = draw_weights();

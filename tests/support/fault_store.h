@@ -24,7 +24,13 @@ namespace qcow2::test {
 
 struct Fault {
     enum Kind : unsigned {
-        reads = 1, writes = 2, zeros = 4, discards = 8, flushes = 16, grows = 32, cuts = 64,
+        reads = 1,
+        writes = 2,
+        zeros = 4,
+        discards = 8,
+        flushes = 16,
+        grows = 32,
+        cuts = 64,
         changes = writes | zeros | discards | flushes | grows | cuts,
         all = reads | changes,
     };

@@ -17,7 +17,8 @@ void in_parts(std::mutex &mutex, Stirrer &stirrer, Range range, Do on_part)
 {
     while (!range.empty()) {
         stirrer.turn();
-        const Range part{range.begin, std::min(range.end, align_down(range.begin, part_bytes) + part_bytes)};
+        const Range part{range.begin,
+                         std::min(range.end, align_down(range.begin, part_bytes) + part_bytes)};
         const std::lock_guard<std::mutex> lock(mutex);
         on_part(part);
         range.begin = part.end;
@@ -33,7 +34,8 @@ Result<void> InnerDisk::read(GuestOffset offset, MutableBytes bytes)
     if (range.overlaps(unreadable))
         return Error(Errc::io, "a bad sector");
     in_parts(mutex_, stirrer, range, [&](Range part) {
-        std::copy(bytes_.begin() + part.begin, bytes_.begin() + part.end, bytes.begin() + (part.begin - range.begin));
+        std::copy(bytes_.begin() + part.begin, bytes_.begin() + part.end,
+                  bytes.begin() + (part.begin - range.begin));
     });
     return {};
 }
@@ -100,7 +102,8 @@ Result<void> MemoryScratch::read(std::uint64_t offset, MutableBytes bytes)
     const std::lock_guard<std::mutex> lock(mutex_);
     for (std::size_t i = 0; i < bytes.size(); ++i)
         if (!written_[offset + i])
-            return Error(Errc::io, "nobody wrote byte " + std::to_string(offset + i) + " of the scratch");
+            return Error(Errc::io,
+                         "nobody wrote byte " + std::to_string(offset + i) + " of the scratch");
     std::copy_n(bytes_.begin() + offset, bytes.size(), bytes.begin());
     return {};
 }
@@ -176,7 +179,8 @@ void FreezableDisk::grow(std::uint64_t size)
     inner.grow(size);
 }
 
-std::shared_ptr<FrozenDisk> FreezableDisk::freeze(const std::string &name, std::unique_ptr<Scratch> scratch,
+std::shared_ptr<FrozenDisk> FreezableDisk::freeze(const std::string &name,
+                                                  std::unique_ptr<Scratch> scratch,
                                                   std::shared_ptr<const Needed> needed, Buffer *was)
 {
     Exclusive alone(gate_);
@@ -202,8 +206,9 @@ std::shared_ptr<FrozenDisk> FreezableDisk::freeze(const std::string &name)
 Needed::Run NeededRanges::run(Range blocks) const
 {
     const auto needed = [this](std::uint64_t block) {
-        return std::any_of(ranges_.begin(), ranges_.end(),
-                           [&](const Range &range) { return range.begin <= block && block < range.end; });
+        return std::any_of(ranges_.begin(), ranges_.end(), [&](const Range &range) {
+            return range.begin <= block && block < range.end;
+        });
     };
     std::uint64_t end = blocks.begin + 1;
     while (end < blocks.end && needed(end) == needed(blocks.begin))

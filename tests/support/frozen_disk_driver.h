@@ -87,16 +87,19 @@ private:
 
 class MemoryScratchMaker final : public ScratchMaker {
 public:
-    Result<std::unique_ptr<Scratch>> make(std::uint64_t size, std::optional<std::uint64_t> bytes_max) override
+    Result<std::unique_ptr<Scratch>> make(std::uint64_t size,
+                                          std::optional<std::uint64_t> bytes_max) override
     {
-        return std::unique_ptr<Scratch>(std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
+        return std::unique_ptr<Scratch>(
+            std::make_unique<MemoryScratch>(size, bytes_max.value_or(~std::uint64_t(0))));
     }
 };
 
 // As Disk is: changes pass the gate, readers of frozen disks pass it by themselves.
 class FreezableDisk final : public LiveDisk {
 public:
-    explicit FreezableDisk(std::uint64_t size, FrozenDisks::Duration waiting_max = FrozenDisks::waiting_max)
+    explicit FreezableDisk(std::uint64_t size,
+                           FrozenDisks::Duration waiting_max = FrozenDisks::waiting_max)
         : inner(size), frozen(*this, waiting_max)
     {
     }
@@ -111,7 +114,8 @@ public:
 
     // was: what the disk is at that instant.
     std::shared_ptr<FrozenDisk> freeze(const std::string &name, std::unique_ptr<Scratch> scratch,
-                                       std::shared_ptr<const Needed> needed = nullptr, Buffer *was = nullptr);
+                                       std::shared_ptr<const Needed> needed = nullptr,
+                                       Buffer *was = nullptr);
     // With a scratch in memory, which the caller may look at as long as it runs.
     std::shared_ptr<FrozenDisk> freeze(const std::string &name, MemoryScratch *&scratch,
                                        std::shared_ptr<const Needed> needed = nullptr);

@@ -36,8 +36,9 @@ public:
     Builder(const ImageSpec &spec, std::uint64_t host_clusters)
         : spec_(spec), geometry_(spec.geometry()), host_clusters_(host_clusters)
     {
-        snapshot_ = spec.snapshot || std::any_of(spec.clusters.begin(), spec.clusters.end(),
-                                                 [](const auto &c) { return in_snapshot(c.second); });
+        snapshot_ =
+            spec.snapshot || std::any_of(spec.clusters.begin(), spec.clusters.end(),
+                                         [](const auto &c) { return in_snapshot(c.second); });
         header_.version = spec.version;
         header_.cluster_bits = spec.cluster_bits;
         header_.refcount_order = spec.refcount_order;
@@ -112,8 +113,8 @@ private:
     void reserve_refcounts()
     {
         const std::uint64_t blocks = div_ceil(host_clusters_, geometry_.refcount_block_entries());
-        header_.refcount_table_clusters =
-            static_cast<std::uint32_t>(std::max<std::uint64_t>(1, geometry_.clusters_for(blocks * 8)));
+        header_.refcount_table_clusters = static_cast<std::uint32_t>(
+            std::max<std::uint64_t>(1, geometry_.clusters_for(blocks * 8)));
         header_.refcount_table_offset = take(header_.refcount_table_clusters);
         for (std::uint64_t i = 0; i < blocks; ++i)
             blocks_.push_back(take(1));
@@ -151,8 +152,8 @@ private:
             return std::any_of(presets.begin(), presets.end(),
                                [&](const auto &p) { return predicate(p.second); });
         };
-        const bool one_table = spec_.shared_l2_tables &&
-                               !some([](Preset p) { return !is_shared(p); });
+        const bool one_table =
+            spec_.shared_l2_tables && !some([](Preset p) { return !is_shared(p); });
         HostOffset active, snapshot;
         if (some(in_active)) {
             active = take(1);
@@ -192,12 +193,12 @@ private:
             refcounts_[geometry_.cluster_of(host).value] = 2;
         // What stands in a cluster that reads as zeros must not be seen.
         const GuestOffset guest = geometry_.offset_of(GuestCluster(cluster));
-        const Buffer content = payload(guest, geometry_.cluster_size(),
-                                       reads_as_zeros(preset) ? 0xdead : 0);
+        const Buffer content =
+            payload(guest, geometry_.cluster_size(), reads_as_zeros(preset) ? 0xdead : 0);
         bytes_.write(host.value, content);
         if (!reads_as_zeros(preset) && guest.value < built.reference.size()) {
-            const std::uint64_t inside = std::min<std::uint64_t>(
-                content.size(), built.reference.size() - guest.value);
+            const std::uint64_t inside =
+                std::min<std::uint64_t>(content.size(), built.reference.size() - guest.value);
             built.reference.preset(guest, sub(Bytes(content), 0, inside));
         }
         if (preset == Preset::zero_with_cluster || preset == Preset::shared_zero_with_cluster)
@@ -281,9 +282,12 @@ private:
         const Bytes bits = reference.bits.bytes();
         for (std::uint64_t i = 0; i < size.table_entries; ++i) {
             const std::uint64_t begin = i << spec_.cluster_bits;
-            const Bytes piece = sub(bits, begin, std::min<std::uint64_t>(geometry_.cluster_size(), bits.size() - begin));
+            const Bytes piece =
+                sub(bits, begin,
+                    std::min<std::uint64_t>(geometry_.cluster_size(), bits.size() - begin));
             std::uint64_t word = 0;
-            const bool full = std::all_of(piece.begin(), piece.end(), [](auto b) { return b == 0xff; });
+            const bool full =
+                std::all_of(piece.begin(), piece.end(), [](auto b) { return b == 0xff; });
             if (full && spec.all_ones_without_cluster && i + 1 < size.table_entries) {
                 word = bitmap_table_entry_all_ones;
             } else if (!all_zero(piece)) {
@@ -302,8 +306,11 @@ private:
         if (spec_.version >= 3 && spec_.feature_names != 0) {
             // kind, bit, name
             static const std::vector<std::pair<std::array<std::uint8_t, 2>, std::string>> names = {
-                {{0, 0}, "dirty bit"}, {{0, 1}, "corrupt bit"}, {{2, 0}, "bitmaps"},
-                {{1, 0}, "lazy refcounts"}, {{0, 4}, "extended L2 entries"}};
+                {{0, 0}, "dirty bit"},
+                {{0, 1}, "corrupt bit"},
+                {{2, 0}, "bitmaps"},
+                {{1, 0}, "lazy refcounts"},
+                {{0, 4}, "extended L2 entries"}};
             Extension table{ExtensionType::feature_names, {}};
             for (unsigned i = 0; i < spec_.feature_names; ++i) {
                 const auto &[kind, name] = names.at(i);

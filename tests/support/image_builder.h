@@ -20,11 +20,11 @@ namespace qcow2::test {
 
 enum class Preset {
     data,
-    zero,                      // version 3 only, as the next
+    zero,  // version 3 only, as the next
     zero_with_cluster,
-    shared_data,               // with the snapshot; refcount width 2 at least
+    shared_data,  // with the snapshot; refcount width 2 at least
     shared_zero_with_cluster,
-    snapshot_data,             // the snapshot has it, the active disk has not
+    snapshot_data,  // the snapshot has it, the active disk has not
 };
 
 struct BitmapSpec {
@@ -42,13 +42,13 @@ struct ImageSpec {
     std::uint32_t version = 3;
     std::uint32_t cluster_bits = 16;
     std::uint32_t refcount_order = 4;
-    std::uint64_t size = 1 << 20;  // bytes, as the header has it
+    std::uint64_t size = 1 << 20;              // bytes, as the header has it
     std::map<std::uint64_t, Preset> clusters;  // by guest cluster
-    bool snapshot = false;         // there is one; implied by shared clusters
+    bool snapshot = false;                     // there is one; implied by shared clusters
     // L2 tables of which all clusters are shared are shared themselves.
     bool shared_l2_tables = true;
     std::vector<BitmapSpec> bitmaps;
-    unsigned feature_names = 3;    // entries of the feature name table, 0 to 5
+    unsigned feature_names = 3;  // entries of the feature name table, 0 to 5
     std::vector<Extension> more_extensions;
     std::uint32_t header_length = 112;  // 104 is the least of version 3
     // Every n-th cluster that is handed out is followed by a free one; 0: none.

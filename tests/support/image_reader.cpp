@@ -18,7 +18,8 @@ Result<ImageReader> ImageReader::open(ByteStore &store)
     TRY(store.read(0, cluster));
     const Header header = TRY(decode_header(cluster));
     // (All that our images have in theirs, and not the zeros of a cluster of 2 MiB.)
-    cluster.resize(std::min<std::uint64_t>({store.size(), header.geometry().cluster_size(), 64 << 10}));
+    cluster.resize(
+        std::min<std::uint64_t>({store.size(), header.geometry().cluster_size(), 64 << 10}));
     TRY(store.read(0, cluster));
     return ImageReader(store, TRY(decode_header_area(cluster)));
 }
@@ -114,8 +115,8 @@ Result<std::vector<StoredBitmap>> ImageReader::bitmaps() const
         return bitmaps;
     Buffer directory(extension->bitmap_directory_size);
     TRY(store_->read(extension->bitmap_directory_offset.value, directory));
-    const auto entries = TRY(decode_bitmap_directory(directory, extension->nb_bitmaps,
-                                                     area_.header.geometry()));
+    const auto entries =
+        TRY(decode_bitmap_directory(directory, extension->nb_bitmaps, area_.header.geometry()));
     for (const BitmapDirectoryEntry &entry : entries)
         bitmaps.push_back(TRY(bitmap(entry).in("bitmap '" + entry.name + "'")));
     return bitmaps;
@@ -142,7 +143,8 @@ Result<StoredBitmap> ImageReader::bitmap(const BitmapDirectoryEntry &entry) cons
             const std::uint64_t tail = size.bits % 8;
             if (i + 1 == size.table_entries && tail != 0 && piece.back() >> tail != 0)
                 return Error(Errc::corrupt, "bits behind the last one are set");
-            if (!TRY(zeros(table_entry.data.value + piece.size(), geometry.cluster_size() - piece.size())))
+            if (!TRY(zeros(table_entry.data.value + piece.size(),
+                           geometry.cluster_size() - piece.size())))
                 return Error(Errc::corrupt, "bytes behind the last bit are set");
         }
         bitmap.bits.load(begin, piece);

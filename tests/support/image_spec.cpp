@@ -36,14 +36,15 @@ ImageSpec random_spec(Random &random, std::uint32_t cluster_bits, std::uint64_t 
 {
     ImageSpec spec;
     spec.version = random.one_in(4) ? 2 : 3;
-    spec.cluster_bits = cluster_bits != 0
-                            ? cluster_bits
-                            : random.pick<std::uint32_t>({9, 9, 10, 11, 12, 12, 14, 16, 16, 18, 21});
+    spec.cluster_bits =
+        cluster_bits != 0 ? cluster_bits
+                          : random.pick<std::uint32_t>({9, 9, 10, 11, 12, 12, 14, 16, 16, 18, 21});
     spec.refcount_order = spec.version == 2 ? 4 : static_cast<std::uint32_t>(random.below(7));
     const Geometry geometry = spec.geometry();
     spec.size = random.between(size_max / 16, size_max);
     if (!random.one_in(3))
-        spec.size = align_up(spec.size, random.pick<std::uint64_t>({512, 4096, geometry.cluster_size()}));
+        spec.size =
+            align_up(spec.size, random.pick<std::uint64_t>({512, 4096, geometry.cluster_size()}));
     spec.feature_names = static_cast<unsigned>(random.below(spec.cluster_bits == 9 ? 4 : 6));
     spec.header_length = random.one_in(5) ? 104 : 112;
     if (random.one_in(3))

@@ -26,7 +26,8 @@ public:
     void visit(const ut::test_case &seen) override
     {
         if (count_++ % parts_ + 1 != part_)
-            ut::framework::get<ut::test_case>(seen.p_id).p_default_status.value = ut::test_unit::RS_DISABLED;
+            ut::framework::get<ut::test_case>(seen.p_id).p_default_status.value =
+                ut::test_unit::RS_DISABLED;
     }
 
 private:
@@ -50,7 +51,4 @@ bool prepare()
 
 }  // namespace
 
-int main(int argc, char **argv)
-{
-    return ut::unit_test_main(prepare, argc, argv);
-}
+int main(int argc, char **argv) { return ut::unit_test_main(prepare, argc, argv); }

@@ -15,7 +15,10 @@ MemoryStore::MemoryStore(std::uint64_t size, StoreOptions options)
 }
 
 MemoryStore::MemoryStore(StoreImage image, StoreOptions options)
-    : options_(options), stirrer_(options.stirred), image_(std::move(image)), fresh_from_(image_.size)
+    : options_(options),
+      stirrer_(options.stirred),
+      image_(std::move(image)),
+      fresh_from_(image_.size)
 {
 }
 

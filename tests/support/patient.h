@@ -54,13 +54,19 @@ public:
         BOOST_REQUIRE(store_.write(offset, Buffer{value}));
     }
 
-    std::uint64_t l1(std::uint64_t index) const { return header().l1_table_offset.value + index * 8; }
+    std::uint64_t l1(std::uint64_t index) const
+    {
+        return header().l1_table_offset.value + index * 8;
+    }
     std::uint64_t l2(std::uint64_t guest_cluster)
     {
         const GuestCluster c(guest_cluster);
         return (word(l1(geometry().l1_index(c))) & entry_offset_mask) + geometry().l2_index(c) * 8;
     }
-    std::uint64_t host(std::uint64_t guest_cluster) { return word(l2(guest_cluster)) & entry_offset_mask; }
+    std::uint64_t host(std::uint64_t guest_cluster)
+    {
+        return word(l2(guest_cluster)) & entry_offset_mask;
+    }
 
     // All images here have one refcount block.
     std::uint64_t refcount_block() { return word(header().refcount_table_offset.value); }

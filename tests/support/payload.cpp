@@ -34,7 +34,8 @@ void fill_payload(GuestOffset offset, MutableBytes bytes, std::uint32_t generati
     for (std::uint64_t done = 0; done < bytes.size();) {
         const std::uint64_t at = offset.value + done;
         const std::uint64_t in_unit = at % unit_size;
-        const std::uint64_t piece = std::min<std::uint64_t>(unit_size - in_unit, bytes.size() - done);
+        const std::uint64_t piece =
+            std::min<std::uint64_t>(unit_size - in_unit, bytes.size() - done);
         const Unit unit = unit_at(at - in_unit, generation);
         std::memcpy(bytes.data() + done, unit.data() + in_unit, piece);
         done += piece;
@@ -77,8 +78,8 @@ std::string payload_difference(GuestOffset offset, Bytes expected, Bytes found)
     // The unit around it, as far as it is there.
     const std::uint64_t in_unit = (offset.value + at) % unit_size;
     const std::uint64_t begin = at > in_unit ? at - in_unit : 0;
-    const std::uint64_t end = std::min({at - in_unit + unit_size, std::uint64_t(expected.size()),
-                                        std::uint64_t(found.size())});
+    const std::uint64_t end = std::min(
+        {at - in_unit + unit_size, std::uint64_t(expected.size()), std::uint64_t(found.size())});
     return "at guest offset " + hex(offset.value + at) + ": expected " +
            describe_payload(expected.subspan(begin, end - begin)) + ", found " +
            describe_payload(found.subspan(begin, end - begin));

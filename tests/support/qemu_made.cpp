@@ -22,7 +22,8 @@ public:
     std::string path(const std::string &name) const { return folder_.path() + "/" + name; }
     void run(const std::string &command) const
     {
-        const std::string line = "cd '" + folder_.path() + "' && " + command + " >said 2>&1 </dev/null";
+        const std::string line =
+            "cd '" + folder_.path() + "' && " + command + " >said 2>&1 </dev/null";
         if (std::system(line.c_str()) != 0)
             throw std::runtime_error("failed: " + line);
     }
@@ -39,7 +40,8 @@ StoreImage load(const std::string &path)
     Buffer page(SparseBytes::page_size);
     for (std::uint64_t at = 0; at < image.size; at += page.size()) {
         page.resize(std::min<std::uint64_t>(page.size(), image.size - at));
-        if (!file.read(reinterpret_cast<char *>(page.data()), static_cast<std::streamsize>(page.size())))
+        if (!file.read(reinterpret_cast<char *>(page.data()),
+                       static_cast<std::streamsize>(page.size())))
             throw std::runtime_error("cannot read " + path);
         if (!all_zero(page))
             image.bytes.write(at, page);
@@ -66,7 +68,8 @@ std::string qemu_io(Random &random, std::uint64_t size, const std::string &file)
     for (std::uint64_t count = random.between(1, 10); count > 0; --count) {
         Range range = random.range(size, 60000, 2048);
         range = {align_down(range.begin, 512), align_up(range.end, 512)};
-        command += std::string(" -c '") + random.pick<const char *>({"write -P 7", "write -P 9", "write -z", "discard"}) +
+        command += std::string(" -c '") +
+                   random.pick<const char *>({"write -P 7", "write -P 9", "write -z", "discard"}) +
                    " " + std::to_string(range.begin) + " " + std::to_string(range.length()) + "'";
     }
     return command + " " + file;
@@ -108,7 +111,8 @@ QemuImage make_by_qemu(Random &random, QemuMade kind)
         made.text += " compressed";
     } else if (kind == QemuMade::backing) {
         // Sometimes it ends before the disk does.
-        StoreImage backing = flat(random, random.coin() ? size : 512 * random.between(1, size / 512));
+        StoreImage backing =
+            flat(random, random.coin() ? size : 512 * random.between(1, size / 512));
         dump(backing, folder.path("below"));
         folder.run("qemu-img create -f qcow2 -b below -F raw -o " + options + " disk " + length);
         made.text += " backing file of " + std::to_string(backing.size);
@@ -126,7 +130,8 @@ QemuImage make_by_qemu(Random &random, QemuMade kind)
         }
     folder.run("qemu-img convert -f qcow2 -O raw disk flat");
     load(folder.path("flat")).bytes.for_each_page([&](std::uint64_t offset, Bytes page) {
-        made.reference.preset(GuestOffset(offset), sub(page, 0, std::min<std::uint64_t>(page.size(), size - offset)));
+        made.reference.preset(GuestOffset(offset),
+                              sub(page, 0, std::min<std::uint64_t>(page.size(), size - offset)));
     });
     made.image = load(folder.path("disk"));
     return made;

@@ -46,8 +46,8 @@ private:
     const int exceptions_;
 };
 
-#define SEEDED(seed)                                       \
-    const ::qcow2::test::DeathNote seeded_note_(seed);     \
+#define SEEDED(seed)                                   \
+    const ::qcow2::test::DeathNote seeded_note_(seed); \
     BOOST_TEST_INFO_SCOPE(::qcow2::test::how_to_repeat(seed))
 
 // Of a case in which no two threads meet, and which takes its time: there is nothing

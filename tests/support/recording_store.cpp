@@ -75,8 +75,9 @@ Result<void> RecordingStore::read(std::uint64_t offset, MutableBytes bytes)
         stirrer_.turn();
         return base_.read(offset, bytes);
     }
-    return record({.kind = Operation::Kind::read, .offset = offset, .length = bytes.size(), .data = {}},
-                  [&] { return base_.read(offset, bytes); });
+    return record(
+        {.kind = Operation::Kind::read, .offset = offset, .length = bytes.size(), .data = {}},
+        [&] { return base_.read(offset, bytes); });
 }
 
 Result<void> RecordingStore::write(std::uint64_t offset, Bytes bytes)
@@ -105,8 +106,9 @@ Result<void> RecordingStore::zero(std::uint64_t offset, std::uint64_t length, bo
 
 Result<void> RecordingStore::discard(std::uint64_t offset, std::uint64_t length)
 {
-    return record({.kind = Operation::Kind::discard, .offset = offset, .length = length, .data = {}},
-                  [&] { return base_.discard(offset, length); });
+    return record(
+        {.kind = Operation::Kind::discard, .offset = offset, .length = length, .data = {}},
+        [&] { return base_.discard(offset, length); });
 }
 
 Result<void> RecordingStore::flush()

@@ -22,11 +22,11 @@ struct Operation {
     static constexpr std::uint64_t never = ~std::uint64_t(0);
 
     Kind kind = Kind::mark;
-    std::uint64_t offset = 0;     // grow: the size asked for; cut: the size; mark: its number
+    std::uint64_t offset = 0;  // grow: the size asked for; cut: the size; mark: its number
     std::uint64_t length = 0;
-    Buffer data;                  // write, write_durable
-    std::uint64_t size_after = 0; // grow, cut: the store's size when it had returned
-    std::uint64_t begun = never;  // events
+    Buffer data;                   // write, write_durable
+    std::uint64_t size_after = 0;  // grow, cut: the store's size when it had returned
+    std::uint64_t begun = never;   // events
     std::uint64_t returned = never;
     bool succeeded = false;
 

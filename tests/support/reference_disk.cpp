@@ -59,7 +59,8 @@ void ReferenceDisk::mark(GuestOffset offset, std::uint64_t length)
     INVARIANT(fits(offset.value, length, size_));
     for (auto &[name, bitmap] : bitmaps_)
         if (bitmap.enabled && !bitmap.in_use)
-            bitmap.bits.set(Range::of(offset.value, length).touched(std::uint64_t(1) << bitmap.granularity_bits));
+            bitmap.bits.set(Range::of(offset.value, length)
+                                .touched(std::uint64_t(1) << bitmap.granularity_bits));
 }
 
 void ReferenceDisk::resize(std::uint64_t size)
@@ -76,14 +77,15 @@ void ReferenceDisk::resize(std::uint64_t size)
     size_ = size;
 }
 
-void ReferenceDisk::add_bitmap(const std::string &name, std::uint32_t granularity_bits, bool enabled)
+void ReferenceDisk::add_bitmap(const std::string &name, std::uint32_t granularity_bits,
+                               bool enabled)
 {
     bitmaps_[name] = {granularity_bits, enabled, false,
                       BitVector(div_ceil(size_, std::uint64_t(1) << granularity_bits)), 0};
 }
 
-GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset, std::uint64_t length,
-                                         const ReferenceDisk &after)
+GuestHistory::Change GuestHistory::begin(std::uint64_t now, GuestOffset offset,
+                                         std::uint64_t length, const ReferenceDisk &after)
 {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Change change = changes_.size();
@@ -175,7 +177,9 @@ std::string GuestHistory::describe(std::uint64_t sector, std::uint64_t event) co
         if (version.begun > event)
             break;
         const Times &times = changes_[version.change];
-        const auto when = [](std::uint64_t at) { return at == never ? "never" : std::to_string(at); };
+        const auto when = [](std::uint64_t at) {
+            return at == never ? "never" : std::to_string(at);
+        };
         text += " #" + std::to_string(version.change) + " (begun " + when(version.begun) +
                 ", returned " + when(times.returned) + ", durable " + when(times.durable) + ")";
     }

@@ -45,7 +45,10 @@ public:
     // What was there before anything was tracked.
     void preset(GuestOffset offset, Bytes bytes) { bytes_.write(offset.value, bytes); }
 
-    Buffer read(GuestOffset offset, std::uint64_t length) const { return bytes_.copy(offset.value, length); }
+    Buffer read(GuestOffset offset, std::uint64_t length) const
+    {
+        return bytes_.copy(offset.value, length);
+    }
     // What is wrong with what was found there, in words; empty if nothing is.
     std::string difference(GuestOffset offset, Bytes found) const;
     const SparseBytes &bytes() const { return bytes_; }
@@ -76,7 +79,8 @@ public:
     // content: the sectors of the disk that [offset, offset + length) touches,
     // as they are after the change.
     using Change = std::size_t;
-    Change begin(std::uint64_t now, GuestOffset offset, std::uint64_t length, const ReferenceDisk &after);
+    Change begin(std::uint64_t now, GuestOffset offset, std::uint64_t length,
+                 const ReferenceDisk &after);
     void end(std::uint64_t now, Change change);
     // A change that is durable when it has returned (FUA).
     void end_durable(std::uint64_t now, Change change);

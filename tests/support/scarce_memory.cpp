@@ -36,4 +36,7 @@ using namespace qcow2::test;
     memory_taken -= std::int64_t(malloc_usable_size(memory));
     std::free(memory);
 }
-[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { operator delete(memory); }
+[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept
+{
+    operator delete(memory);
+}

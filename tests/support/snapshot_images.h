@@ -23,7 +23,10 @@ struct SnapshotOperation {
 
 // On images_with_snapshots(): "kept" is the one that is reverted to or deleted.
 inline const SnapshotOperation snapshot_operations[] = {
-    {"create", [](Disk &disk) { return disk.create_snapshot({"made", 1700000000, 5}); }},
+    {"create",
+     [](Disk &disk) {
+         return disk.create_snapshot({"made", 1700000000, 5});
+     }},
     {"delete", [](Disk &disk) { return disk.delete_snapshot("kept"); }},
     {"revert", [](Disk &disk) { return disk.revert("kept"); }},
 };
@@ -46,8 +49,8 @@ inline StoreImage image_with_snapshots(Random &random, ImageSpec &spec)
     const auto write = [&](std::uint32_t generation) {
         for (std::uint64_t n = random.between(1, 4); n > 0; --n) {
             const Range range = random.range(disk->size(), 40000, 4096);
-            must(disk->write(GuestOffset(range.begin), payload(GuestOffset(range.begin), range.length(), generation),
-                             false));
+            must(disk->write(GuestOffset(range.begin),
+                             payload(GuestOffset(range.begin), range.length(), generation), false));
         }
     };
     write(2);
@@ -61,7 +64,8 @@ inline StoreImage image_with_snapshots(Random &random, ImageSpec &spec)
 
 // The options of a store, and a length for the file, with which this just
 // works: what needs much room is then done in place.
-inline StoreOptions without_room(StoreImage &image, const ImageSpec &spec, const SnapshotOperation &operation)
+inline StoreOptions without_room(StoreImage &image, const ImageSpec &spec,
+                                 const SnapshotOperation &operation)
 {
     const std::uint64_t cluster_size = spec.geometry().cluster_size();
     for (std::uint64_t more = 0;; ++more) {
@@ -88,7 +92,8 @@ inline void in_place_is_harmless(const StoreImage &image, const SnapshotOperatio
     ImageView view(image);
     const CheckReport report = must(check(view));
     const bool bits = std::string_view(operation.name) != "revert";
-    BOOST_REQUIRE_MESSAGE(report.leaks_at_worst() || (bits && harmless_in_place(report)), report.text());
+    BOOST_REQUIRE_MESSAGE(report.leaks_at_worst() || (bits && harmless_in_place(report)),
+                          report.text());
 }
 
 }  // namespace qcow2::test

@@ -90,7 +90,9 @@ void SparseBytes::zero(std::uint64_t offset, std::uint64_t length)
     constexpr std::uint64_t folder_bytes = folder_pages * page_size;
     const Range whole = range.whole(folder_bytes);
     if (!whole.empty()) {
-        std::erase_if(folders_, [&](const auto &folder) { return whole.contains({folder.first, folder.first + 1}); });
+        std::erase_if(folders_, [&](const auto &folder) {
+            return whole.contains({folder.first, folder.first + 1});
+        });
         zero(range.begin, whole.begin * folder_bytes - range.begin);
         zero(whole.end * folder_bytes, range.end - whole.end * folder_bytes);
         return;
@@ -123,8 +125,9 @@ bool SparseBytes::holds(std::uint64_t offset, Bytes bytes) const
     for_pieces(offset, bytes.size(),
                [&](std::uint64_t index, std::uint64_t in_page, std::uint64_t at, std::uint64_t n) {
                    const Page *there = page(index);
-                   all = all && (there ? std::memcmp(bytes.data() + at, there->data() + in_page, n) == 0
-                                       : all_zero(sub(bytes, at, n)));
+                   all = all &&
+                         (there ? std::memcmp(bytes.data() + at, there->data() + in_page, n) == 0
+                                : all_zero(sub(bytes, at, n)));
                });
     return all;
 }
@@ -159,7 +162,8 @@ std::uint64_t SparseBytes::first_difference(const SparseBytes &a, const SparseBy
                 continue;
             for (std::uint64_t i = 0; i < folder_pages; ++i) {
                 const Page *page = (*folder)[i].get();
-                const Page *other = twin == there.folders_.end() ? nullptr : (*twin->second)[i].get();
+                const Page *other =
+                    twin == there.folders_.end() ? nullptr : (*twin->second)[i].get();
                 if (page && page != other && !(other ? *other == *page : all_zero(*page)))
                     first = std::min(first, (number * folder_pages + i) * page_size);
             }

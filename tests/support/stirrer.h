@@ -25,7 +25,8 @@ public:
     {
         if (state_ == 0)
             return;
-        const std::uint64_t drawn = state_.fetch_add(0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u >> 56;
+        const std::uint64_t drawn =
+            state_.fetch_add(0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u >> 56;
         if (drawn < 8)
             std::this_thread::sleep_for(std::chrono::microseconds(50));
         else if (drawn < 64)

@@ -29,7 +29,8 @@ Result<Content> read_content(Disk &disk)
         for (const Extent &extent : TRY(disk.block_status(GuestOffset(at), size - at))) {
             const std::uint64_t end = at + extent.length;
             if (!extent.zero)
-                for (std::uint64_t piece = align_down(at, piece_size); piece < end; piece += piece_size) {
+                for (std::uint64_t piece = align_down(at, piece_size); piece < end;
+                     piece += piece_size) {
                     Buffer bytes(std::min(piece_size, size - piece));
                     TRY(disk.read(GuestOffset(piece), bytes));
                     if (!all_zero(bytes))
@@ -99,7 +100,8 @@ const FaultKind fault_kinds[] = {
     {"flush", {.kinds = Fault::flushes}},
     {"flush that lands", {.kinds = Fault::flushes, .lands = true}},
     {"growth without space", {.kinds = Fault::grows, .errc = Errc::no_space}},
-    {"growth without space, from then on", {.kinds = Fault::grows, .forever = true, .errc = Errc::no_space}},
+    {"growth without space, from then on",
+     {.kinds = Fault::grows, .forever = true, .errc = Errc::no_space}},
     {"growth", {.kinds = Fault::grows}},
     {"zero or discard", {.kinds = Fault::zeros | Fault::discards}},
     {"anything, from then on", {.kinds = Fault::all, .forever = true}},
@@ -116,8 +118,9 @@ std::string DiskState::text() const
         text += "snapshot " + s.id + " '" + s.name + "', size " + std::to_string(s.size) + ", " +
                 words_for(s.content) + "\n";
     for (const Bitmap &b : bitmaps) {
-        text += "bitmap '" + b.name.substr(0, 40) + "', flags " + hex(b.flags) + ", granularity bits " +
-                std::to_string(b.granularity_bits) + ", " + std::to_string(b.bits.size()) + " bits, set:";
+        text += "bitmap '" + b.name.substr(0, 40) + "', flags " + hex(b.flags) +
+                ", granularity bits " + std::to_string(b.granularity_bits) + ", " +
+                std::to_string(b.bits.size()) + " bits, set:";
         for (std::uint64_t i = b.bits.next_set(0), n = 0; i < b.bits.size() && n < 20; ++n) {
             const std::uint64_t end = b.bits.next_clear(i);
             text += " " + std::to_string(i) + "-" + std::to_string(end - 1);
@@ -126,8 +129,9 @@ std::string DiskState::text() const
         text += "\n";
     }
     for (const Extension &e : extensions)
-        text += "extension " + hex(static_cast<std::uint32_t>(e.type)) + ", " + std::to_string(e.data.size()) +
-                " bytes, sum " + std::to_string(std::accumulate(e.data.begin(), e.data.end(), 0u)) + "\n";
+        text += "extension " + hex(static_cast<std::uint32_t>(e.type)) + ", " +
+                std::to_string(e.data.size()) + " bytes, sum " +
+                std::to_string(std::accumulate(e.data.begin(), e.data.end(), 0u)) + "\n";
     return text + "backing file '" + backing_file_name + "'\n";
 }
 
@@ -139,7 +143,8 @@ Result<DiskState> state_of(const StoreImage &image, DiskOptions options)
     state.size = disk->size();
     state.content = TRY(read_content(*disk));
     const ImageReader reader = TRY(ImageReader::open(view));
-    for (const qcow2::Snapshot &snapshot : TRY(load_snapshots(view, reader.area().header)).snapshots) {
+    for (const qcow2::Snapshot &snapshot :
+         TRY(load_snapshots(view, reader.area().header)).snapshots) {
         DiskOptions of_snapshot = options;
         of_snapshot.snapshot = snapshot.id;
         const auto at = TRY(open_for_reading(view, of_snapshot));
@@ -154,8 +159,12 @@ Result<DiskState> state_of(const StoreImage &image, DiskOptions options)
     return state;
 }
 
-Structural::Structural(StoreImage image, Operation operation, DiskOptions options, StoreOptions store)
-    : image_(std::move(image)), operation_(std::move(operation)), options_(std::move(options)), store_options_(store)
+Structural::Structural(StoreImage image, Operation operation, DiskOptions options,
+                       StoreOptions store)
+    : image_(std::move(image)),
+      operation_(std::move(operation)),
+      options_(std::move(options)),
+      store_options_(store)
 {
     before_ = must(state_of(image_, options_));
     MemoryStore memory(image_, store_options_);
@@ -182,8 +191,8 @@ std::string Structural::verdict(const StoreImage &image) const
         return state.error().what;
     if (*state == before_ || *state == after_)
         return {};
-    return "neither before nor after:\n" + state->text() + "before:\n" + before_.text() + "after:\n" +
-           after_.text();
+    return "neither before nor after:\n" + state->text() + "before:\n" + before_.text() +
+           "after:\n" + after_.text();
 }
 
 // Where it has not happened, it can be done now; where it has, it may be
@@ -196,8 +205,10 @@ void Structural::again(const StoreImage &image, const std::string &how) const
     const Result<void> done = operation_(*disk);
     must(disk->close());
     const DiskState state = must(state_of(memory.image(), options_));
-    BOOST_REQUIRE_MESSAGE(done ? state == after_ || found != before_ : state == found && found != before_,
-                          how << ", done again: " << words(done) << "\n" << state.text());
+    BOOST_REQUIRE_MESSAGE(done ? state == after_ || found != before_
+                               : state == found && found != before_,
+                          how << ", done again: " << words(done) << "\n"
+                              << state.text());
 }
 
 std::uint64_t Structural::crash_at_every_event(Random &random) const
@@ -265,14 +276,16 @@ void Structural::trial(FaultPlan &plan, const std::string &how) const
     if (done)
         BOOST_REQUIRE_MESSAGE(found == after_, told << found.text());
     if (content)
-        BOOST_REQUIRE_MESSAGE(*content == found.content || !written, told << "other content is served");
+        BOOST_REQUIRE_MESSAGE(*content == found.content || !written,
+                              told << "other content is served");
     if (disk->why_read_only()) {  // opening anew met the fault
         BOOST_REQUIRE(!written);
         return;
     }
     if (!written) {
         const std::string &why = written.error().what;
-        BOOST_REQUIRE_MESSAGE(why.find("nothing is written any more") != std::string::npos, told << why);
+        BOOST_REQUIRE_MESSAGE(why.find("nothing is written any more") != std::string::npos,
+                              told << why);
         return;
     }
     // It serves on.
@@ -295,7 +308,8 @@ void Structural::trial(FaultPlan &plan, const std::string &how) const
             expected.bitmaps[i].bits.set(0);
     served.content.erase(0);
     expected.content.erase(0);
-    BOOST_REQUIRE_MESSAGE(served == expected, told << served.text() << "expected:\n" << expected.text());
+    BOOST_REQUIRE_MESSAGE(served == expected, told << served.text() << "expected:\n"
+                                                   << expected.text());
 }
 
 }  // namespace qcow2::test

@@ -69,7 +69,8 @@ class Structural {
 public:
     using Operation = std::function<Result<void>(Disk &)>;
 
-    Structural(StoreImage image, Operation operation, DiskOptions options = {}, StoreOptions store = {});
+    Structural(StoreImage image, Operation operation, DiskOptions options = {},
+               StoreOptions store = {});
 
     const DiskState &before() const { return before_; }
     const DiskState &after() const { return after_; }

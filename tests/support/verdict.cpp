@@ -85,14 +85,16 @@ std::string bitmaps_verdict(const ImageReader &reader, const ReferenceDisk &refe
 
 // Sets the granules that differ from the beginning; expects them.
 std::string coverage_verdict(const StoredBitmap &bitmap, const ReferenceBitmap &before,
-                             const std::vector<std::uint64_t> &changed_sectors, CrashAllowance allowed)
+                             const std::vector<std::uint64_t> &changed_sectors,
+                             CrashAllowance allowed)
 {
     if (bitmap.entry.in_use())
         return allowed.marked ? "" : "it is in_use";
     const std::uint64_t granularity = bitmap.entry.granularity();
     for (const std::uint64_t sector : changed_sectors)
         if (!bitmap.bits.test(sector * limits::sector / granularity))
-            return "not in_use, and granule " + std::to_string(sector * limits::sector / granularity) +
+            return "not in_use, and granule " +
+                   std::to_string(sector * limits::sector / granularity) +
                    " is clear, but guest offset " + hex(sector * limits::sector) + " has changed";
     BitVector both = bitmap.bits;
     both.or_with(before.bits);
@@ -180,7 +182,8 @@ bool harmless_in_place(const CheckReport &report)
 {
     return std::ranges::all_of(report.findings, [](const CheckFinding &found) {
         return found.finding == Finding::refcount_too_high ||
-               (found.finding == Finding::copied_flag_wrong && found.place.find("bit 63 is 0, refcount 1") != std::string::npos);
+               (found.finding == Finding::copied_flag_wrong &&
+                found.place.find("bit 63 is 0, refcount 1") != std::string::npos);
     });
 }
 

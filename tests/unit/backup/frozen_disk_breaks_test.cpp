@@ -101,7 +101,8 @@ BOOST_AUTO_TEST_CASE(F2_the_scratch_of_a_broken_one_is_given_back)
     disk.write({0, 8 * block}, 4);
     BOOST_TEST(disk.frozen.break_all("the image's file system is full"));
     BOOST_TEST(MemoryScratch::alive == 0);
-    BOOST_TEST(why(read_block(*one, 0)) == "backup 'one' is broken: the image's file system is full");
+    BOOST_TEST(why(read_block(*one, 0)) ==
+               "backup 'one' is broken: the image's file system is full");
     BOOST_TEST(!disk.frozen.break_all("again"));
     BOOST_TEST(two->broken().value() == "the image's file system is full");
     BOOST_TEST(disk.broken == 3u);
@@ -125,7 +126,8 @@ BOOST_AUTO_TEST_CASE(F3_what_could_not_be_read_stays_unreadable_and_no_more)
             if (number != 21)
                 BOOST_TEST((read && bytes == of(block, 1)));
             else
-                BOOST_TEST(why(read) == "what was at 0x15000 could not be read when it was overwritten");
+                BOOST_TEST(why(read) ==
+                           "what was at 0x15000 could not be read when it was overwritten");
         }
     BOOST_TEST(disk.inner.reads < 40u);  // not block by block
     expect_extents(*frozen, {{64 * block, false, false}});

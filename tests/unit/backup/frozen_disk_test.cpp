@@ -44,7 +44,9 @@ BOOST_AUTO_TEST_CASE(F1_a_block_that_is_zero_in_part_is_kept_whole)
     disk.write({0, disk.inner.size()}, 2);
     BOOST_TEST((read_all(*frozen) == was));
     BOOST_TEST(frozen->scratch_bytes() == 3 * block + 1024);
-    expect_extents(*frozen, {{block, true, true}, {3 * block, false, false}, {2 * block, true, true},
+    expect_extents(*frozen, {{block, true, true},
+                             {3 * block, false, false},
+                             {2 * block, true, true},
                              {1024, false, false}});
 }
 
@@ -159,7 +161,8 @@ BOOST_AUTO_TEST_CASE(F1_a_trim_spares_what_is_needed)
     disk.write({0, 10 * block}, 1);
     const auto frozen = disk.freeze("mon");
     disk.write({2 * block, 4 * block}, 2);
-    const std::vector<Range> parts = disk.frozen.trimmable(disk.inner, {block + 512, 12 * block + 512});
+    const std::vector<Range> parts =
+        disk.frozen.trimmable(disk.inner, {block + 512, 12 * block + 512});
     const std::vector<Range> expected{{2 * block, 4 * block}, {10 * block, 12 * block + 512}};
     BOOST_TEST((parts == expected));
     disk.trim({0, 16 * block});
@@ -169,9 +172,11 @@ BOOST_AUTO_TEST_CASE(F1_a_trim_spares_what_is_needed)
     // What could be trimmed is as it was, whatever the image makes of a trim.
     disk.inner.write({10 * block, 12 * block}, 9);
     BOOST_TEST((read_all(*frozen) == was));
-    BOOST_TEST((disk.frozen.trimmable(disk.inner, {2 * block, 3 * block}) == std::vector<Range>{{2 * block, 3 * block}}));
+    BOOST_TEST((disk.frozen.trimmable(disk.inner, {2 * block, 3 * block}) ==
+                std::vector<Range>{{2 * block, 3 * block}}));
     disk.frozen.thaw(*frozen);
-    BOOST_TEST((disk.frozen.trimmable(disk.inner, {5, 7 * block}) == std::vector<Range>{{5, 7 * block}}));
+    BOOST_TEST(
+        (disk.frozen.trimmable(disk.inner, {5, 7 * block}) == std::vector<Range>{{5, 7 * block}}));
 }
 
 BOOST_AUTO_TEST_CASE(F1_only_what_is_needed_is_kept)
@@ -187,9 +192,11 @@ BOOST_AUTO_TEST_CASE(F1_only_what_is_needed_is_kept)
     BOOST_TEST(why(read_block(*frozen, 0)) ==
                "what is at 0x0 is not part of backup 'mon': it was begun for what is dirty");
     Buffer bytes(2 * block);
-    BOOST_TEST(why(frozen->read(GuestOffset(3 * block), bytes)).starts_with("what is at 0x4000 is not part"));
+    BOOST_TEST(why(frozen->read(GuestOffset(3 * block), bytes))
+                   .starts_with("what is at 0x4000 is not part"));
     expect_extents(*frozen, {{16 * block, false, false}});
-    BOOST_TEST((disk.frozen.trimmable(disk.inner, {0, 16 * block}) == std::vector<Range>{{0, 9 * block}}));
+    BOOST_TEST(
+        (disk.frozen.trimmable(disk.inner, {0, 16 * block}) == std::vector<Range>{{0, 9 * block}}));
     // A newer one that does not need it does not keep it for an older one, who does himself.
     const auto nothing = std::make_shared<NeededRanges>(std::vector<Range>());
     const auto newer = disk.freeze("newer", std::make_unique<MemoryScratch>(16 * block), nothing);

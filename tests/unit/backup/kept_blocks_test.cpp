@@ -39,7 +39,8 @@ BOOST_AUTO_TEST_CASE(as_an_array_of_words)
     for (const std::uint64_t seed : seeds(20)) {
         SEEDED(seed);
         Random random(seed);
-        const std::uint64_t size = random.pick<std::uint64_t>({1, 31, 32, 33, 2048, 2049, 3 * 2048 + 77, 20000});
+        const std::uint64_t size =
+            random.pick<std::uint64_t>({1, 31, 32, 33, 2048, 2049, 3 * 2048 + 77, 20000});
         KeptBlocks blocks(size);
         std::vector<Kept> model(size);
         for (int step = 0; step < 60; ++step) {
@@ -50,7 +51,8 @@ BOOST_AUTO_TEST_CASE(as_an_array_of_words)
             const KeptBlocks::Run run = blocks.run(range);
             if (run.kept != Kept::no)
                 continue;
-            const Range marked = Range::of(range.begin, random.between(1, std::min<std::uint64_t>(run.blocks, 5000)));
+            const Range marked = Range::of(
+                range.begin, random.between(1, std::min<std::uint64_t>(run.blocks, 5000)));
             const Kept kept = random.pick({Kept::data, Kept::zeros, Kept::unreadable});
             blocks.reserve(marked);
             blocks.mark(marked, kept);

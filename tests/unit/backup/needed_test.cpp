@@ -41,10 +41,12 @@ BOOST_AUTO_TEST_CASE(each_64K_in_which_a_bit_is_set_is_needed)
         std::vector<BitVector> bitmaps;
         std::vector<std::uint64_t> granularities;
         for (std::uint64_t n = random.between(1, 3); n > 0; --n) {
-            granularities.push_back(random.pick<std::uint64_t>({512, 4096, 65536, 1 << 18, 1 << 21}));
+            granularities.push_back(
+                random.pick<std::uint64_t>({512, 4096, 65536, 1 << 18, 1 << 21}));
             bitmaps.emplace_back(div_ceil(size, granularities.back()));
             for (std::uint64_t i = random.below(6); i > 0; --i) {
-                const Range range = random.range(bitmaps.back().size(), bitmaps.back().size() / 3 + 1, 8);
+                const Range range =
+                    random.range(bitmaps.back().size(), bitmaps.back().size() / 3 + 1, 8);
                 bitmaps.back().set(range);
             }
         }
@@ -54,7 +56,8 @@ BOOST_AUTO_TEST_CASE(each_64K_in_which_a_bit_is_set_is_needed)
         const NeededAroundBits needed(bits);
         const std::uint64_t blocks = div_ceil(size, block_bytes);
         const auto expected = [&](std::uint64_t block) {
-            const Range unit = Range::of(block / unit_blocks * NeededAroundBits::unit_bytes, NeededAroundBits::unit_bytes);
+            const Range unit = Range::of(block / unit_blocks * NeededAroundBits::unit_bytes,
+                                         NeededAroundBits::unit_bytes);
             for (std::size_t i = 0; i < bitmaps.size(); ++i)
                 if (touched(bitmaps[i], granularities[i], unit))
                     return true;

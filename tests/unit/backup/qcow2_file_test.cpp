@@ -32,8 +32,9 @@ constexpr std::uint64_t cs = Qcow2File::cluster_size;
 
 BackupBitmap backup_bitmap(std::string name, std::uint32_t granularity_bits, const BitVector &bits)
 {
-    return {std::move(name), granularity_bits,
-            [&bits](std::uint64_t bit, bool set) { return set ? bits.next_set(bit) : bits.next_clear(bit); }};
+    return {std::move(name), granularity_bits, [&bits](std::uint64_t bit, bool set) {
+                return set ? bits.next_set(bit) : bits.next_clear(bit);
+            }};
 }
 
 // A small disk in memory, of sectors that are data or zeros.
@@ -53,7 +54,8 @@ public:
 
     void add_bitmap(std::uint32_t granularity_bits)
     {
-        BitVector &bits = bits_.emplace_back(div_ceil(size(), std::uint64_t(1) << granularity_bits));
+        BitVector &bits =
+            bits_.emplace_back(div_ceil(size(), std::uint64_t(1) << granularity_bits));
         for (std::uint64_t n = random_.below(6); n > 0; --n) {
             const Range range = random_.range(bits.size(), bits.size(), 8);
             bits.set(range);
@@ -61,7 +63,8 @@ public:
         bitmaps_.clear();
         granularities_.push_back(granularity_bits);
         for (std::size_t i = 0; i < bits_.size(); ++i)
-            bitmaps_.push_back(backup_bitmap(i == 0 ? "nightly" : "b" + std::to_string(i), granularities_[i], bits_[i]));
+            bitmaps_.push_back(backup_bitmap(i == 0 ? "nightly" : "b" + std::to_string(i),
+                                             granularities_[i], bits_[i]));
     }
 
     const Buffer &content() const { return content_; }
@@ -97,9 +100,11 @@ public:
         while (length != 0 && (extents.empty() || !random_.one_in(5))) {
             const std::uint64_t sector = offset / 512;
             const bool data = data_.test(sector);
-            const std::uint64_t end = std::min((data ? data_.next_clear(sector) : data_.next_set(sector)) * 512, size());
-            const std::uint64_t here = random_.one_in(4) ? 1 + random_.below(std::min(length, end - offset))
-                                                         : std::min(length, end - offset);
+            const std::uint64_t end =
+                std::min((data ? data_.next_clear(sector) : data_.next_set(sector)) * 512, size());
+            const std::uint64_t here = random_.one_in(4)
+                                           ? 1 + random_.below(std::min(length, end - offset))
+                                           : std::min(length, end - offset);
             extents.push_back({here, !data, !data});
             offset += here;
             length -= here;
@@ -178,7 +183,8 @@ public:
     std::uint64_t size() const override { return file_.size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
-        const std::uint64_t there = offset < size() ? std::min<std::uint64_t>(bytes.size(), size() - offset) : 0;
+        const std::uint64_t there =
+            offset < size() ? std::min<std::uint64_t>(bytes.size(), size() - offset) : 0;
         std::fill(bytes.begin(), bytes.end(), std::uint8_t(0));
         return there == 0 ? Result<void>() : file_.read(source_, offset, sub(bytes, 0, there));
     }
@@ -206,7 +212,8 @@ BOOST_AUTO_TEST_CASE(clusters_are_found_in_both_directions)
             const Range range = random.range(count, random.coin() ? 5 : count, page);
             const Kind kind = random.pick({Kind::absent, Kind::data, Kind::zero});
             clusters.set(range, kind);
-            std::fill(expected.begin() + std::ptrdiff_t(range.begin), expected.begin() + std::ptrdiff_t(range.end), kind);
+            std::fill(expected.begin() + std::ptrdiff_t(range.begin),
+                      expected.begin() + std::ptrdiff_t(range.end), kind);
         }
         clusters.finish();
         std::uint64_t data = 0;
@@ -237,7 +244,8 @@ BOOST_AUTO_TEST_CASE(it_is_a_sound_image_of_the_disk_and_its_bitmaps, *one_threa
     for (const std::uint64_t seed : seeds(60)) {
         SEEDED(seed);
         Random random(seed);
-        SmallSource source(random, random.one_in(10) ? 0 : 512 * random.between(1, random.coin() ? 300 : 9000));
+        SmallSource source(
+            random, random.one_in(10) ? 0 : 512 * random.between(1, random.coin() ? 300 : 9000));
         for (std::uint64_t n = random.below(4); n > 0 && source.size() != 0; --n)
             source.add_bitmap(random.pick<std::uint32_t>({9, 12, 16, 16, 18, 31}));
         Qcow2File::Wish wish;
@@ -251,7 +259,8 @@ BOOST_AUTO_TEST_CASE(it_is_a_sound_image_of_the_disk_and_its_bitmaps, *one_threa
             const Range range = random.range(bytes.size(), 300000, 4096);
             Buffer found(range.length(), 0x55);
             must(file->read(source, range.begin, found));
-            BOOST_REQUIRE(std::equal(found.begin(), found.end(), bytes.begin() + std::ptrdiff_t(range.begin)));
+            BOOST_REQUIRE(std::equal(found.begin(), found.end(),
+                                     bytes.begin() + std::ptrdiff_t(range.begin)));
         }
         Buffer one(1);
         BOOST_TEST(!file->read(source, bytes.size(), one));
@@ -275,18 +284,21 @@ BOOST_AUTO_TEST_CASE(it_is_a_sound_image_of_the_disk_and_its_bitmaps, *one_threa
                 BOOST_REQUIRE(entry & entry_copied);
                 Buffer found(std::min(cs, source.size() - c * cs));
                 must(reader.read(GuestOffset(c * cs), found));
-                BOOST_REQUIRE(std::equal(found.begin(), found.end(), source.content().begin() + std::ptrdiff_t(c * cs)));
+                BOOST_REQUIRE(std::equal(found.begin(), found.end(),
+                                         source.content().begin() + std::ptrdiff_t(c * cs)));
             } else {
                 BOOST_REQUIRE_EQUAL(entry, wish.dirty && there ? l2_entry_zero : 0);
             }
         }
-        BOOST_REQUIRE(source.clusters_read() == expected_read);  // and what is not in it is not asked for
+        BOOST_REQUIRE(source.clusters_read() ==
+                      expected_read);  // and what is not in it is not asked for
 
         const auto bitmaps = must(reader.bitmaps());
         BOOST_REQUIRE_EQUAL(bitmaps.size(), source.bitmaps().size());
         for (std::size_t b = 0; b < bitmaps.size(); ++b) {
             BOOST_REQUIRE_EQUAL(bitmaps[b].entry.name, source.bitmaps()[b].name);
-            BOOST_REQUIRE_EQUAL(bitmaps[b].entry.granularity_bits, source.bitmaps()[b].granularity_bits);
+            BOOST_REQUIRE_EQUAL(bitmaps[b].entry.granularity_bits,
+                                source.bitmaps()[b].granularity_bits);
             BOOST_REQUIRE_EQUAL(bitmaps[b].entry.flags, 0u);
             BOOST_REQUIRE(bitmaps[b].bits == source.bits(b));
         }
@@ -298,20 +310,23 @@ BOOST_AUTO_TEST_CASE(the_header_names_the_backing_file_and_its_format)
     Random random(1);
     SmallSource source(random, 1 << 20);
     source.add_bitmap(16);
-    for (const std::string &name : {std::string("sun.qcow2"), std::string("a b/\xc3\xa9'\"\\"), std::string(1023, 'x')}) {
+    for (const std::string &name :
+         {std::string("sun.qcow2"), std::string("a b/\xc3\xa9'\"\\"), std::string(1023, 'x')}) {
         const auto file = must(Qcow2File::make(source, {0, name, "qcow2"}));
         const Buffer bytes = whole(*file, source);
         const HeaderArea area = must(decode_header_area(sub(Bytes(bytes), 0, cs)));
         BOOST_TEST(area.backing_file_name == name);
         BOOST_REQUIRE(area.find(ExtensionType::backing_format));
-        BOOST_TEST(area.find(ExtensionType::backing_format)->data == (Buffer{'q', 'c', 'o', 'w', '2'}),
+        BOOST_TEST(area.find(ExtensionType::backing_format)->data ==
+                       (Buffer{'q', 'c', 'o', 'w', '2'}),
                    boost::test_tools::per_element());
         BOOST_TEST(area.header.autoclear_features == autoclear::bitmaps);
         BOOST_TEST(area.header.incompatible_features == 0u);
     }
     const auto refused = Qcow2File::make(source, {0, std::string(1024, 'x'), "qcow2"});
     BOOST_REQUIRE(!refused);
-    BOOST_TEST(refused.error().what.find("has at most 1023 bytes") != std::string::npos, refused.error().what);
+    BOOST_TEST(refused.error().what.find("has at most 1023 bytes") != std::string::npos,
+               refused.error().what);
 }
 
 // 16 TiB, all of it data: nobody writes that, but the places are right.
@@ -332,7 +347,8 @@ BOOST_AUTO_TEST_CASE(a_large_disk_that_is_full, *one_thread())
         BOOST_TEST(must(reader.refcount(HostCluster(file->size() / cs - 1))) == 1u);
         BOOST_TEST(must(reader.refcount(HostCluster(file->size() / cs))) == 0u);
         const std::uint64_t first = must(reader.l2_entry(GuestCluster(0))) & entry_offset_mask;
-        for (const std::uint64_t c : {std::uint64_t(0), std::uint64_t(8191), std::uint64_t(8192), clusters / 3, clusters - 1})
+        for (const std::uint64_t c : {std::uint64_t(0), std::uint64_t(8191), std::uint64_t(8192),
+                                      clusters / 3, clusters - 1})
             BOOST_TEST(must(reader.l2_entry(GuestCluster(c))) == (entry_copied | (first + c * cs)));
         BOOST_TEST(file->size() == first + clusters * cs);
         Buffer tail(512), expected = payload(GuestOffset(size - 512), 512, 3);
@@ -378,8 +394,10 @@ BOOST_AUTO_TEST_CASE(a_large_disk_that_is_nearly_empty, *one_thread())
     must(of(256ull << 30, 9));
     const auto refused = of(4 * tera, 9);
     BOOST_REQUIRE(!refused);
-    BOOST_TEST(refused.error().what.find("bitmap 'b': a bitmap of granularity 512 would be larger than 512 MiB") !=
-                   std::string::npos, refused.error().what);
+    BOOST_TEST(refused.error().what.find(
+                   "bitmap 'b': a bitmap of granularity 512 would be larger than 512 MiB") !=
+                   std::string::npos,
+               refused.error().what);
     LargeSource larger(std::uint64_t(3) << 50, {});
     BOOST_TEST(!Qcow2File::make(larger, {}));
 }

@@ -11,7 +11,7 @@ BOOST_AUTO_TEST_SUITE(arith)
 
 namespace {
 constexpr std::uint64_t max = ~std::uint64_t(0);
-}
+}  // namespace
 
 BOOST_AUTO_TEST_CASE(div_ceil_does_not_overflow)
 {

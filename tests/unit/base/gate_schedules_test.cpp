@@ -167,7 +167,8 @@ private:
             if (!threads_[i]->ended && !threads_[i]->waits_for)
                 able.insert(i == current ? able.begin() : able.end(), i);
         if (able.empty()) {
-            const bool all_ended = std::ranges::all_of(threads_, [](const auto &t) { return t->ended; });
+            const bool all_ended =
+                std::ranges::all_of(threads_, [](const auto &t) { return t->ended; });
             if (!all_ended) {
                 std::fprintf(stderr, "everybody waits\n");
                 std::abort();
@@ -367,6 +368,9 @@ BOOST_AUTO_TEST_CASE(one_enters_and_one_closes_twice) { explore(2, {{passes}, {c
 // W3: a drain waits for all who were inside.
 BOOST_AUTO_TEST_CASE(one_enters_and_one_drains_twice) { explore(2, {{passes}, {drains, drains}}); }
 
-BOOST_AUTO_TEST_CASE(one_enters_and_one_drains_and_closes) { explore(2, {{passes}, {drains, closes}}); }
+BOOST_AUTO_TEST_CASE(one_enters_and_one_drains_and_closes)
+{
+    explore(2, {{passes}, {drains, closes}});
+}
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -51,7 +51,8 @@ BOOST_AUTO_TEST_CASE(of_many_warnings_the_first_are_said)
     BOOST_TEST(said == expected);
     warnings.say("x");
     warnings.say("y");
-    BOOST_TEST(said == expected + "warning: and more like these; -v tells of each\ndebug: x\ndebug: y\n");
+    BOOST_TEST(said ==
+               expected + "warning: and more like these; -v tells of each\ndebug: x\ndebug: y\n");
     set_log_sink(nullptr);
 }
 
@@ -71,8 +72,9 @@ BOOST_AUTO_TEST_CASE(names_from_files_do_no_harm_to_a_terminal)
     BOOST_TEST(quote("it's") == "$'it\\'s'");
     BOOST_TEST(quote(std::string("\0\x1b[2J\n'\\\x7f", 9)) == "$'\\x00\\x1b[2J\\x0a\\'\\\\\\x7f'");
     // Controls of the other eight bits, line ends, directions, no width, tags; what is no UTF-8.
-    for (const std::string text : {"\xc2\x9b", "\xe2\x80\xa8", "\xe2\x80\xae", "\xe2\x81\xa6", "\xe2\x80\x8b",
-                                   "\xef\xbb\xbf", "\xf3\xa0\x81\x81", "\x9b", "\xc3", "\xed\xa0\x80", "\xc0\x8a"}) {
+    for (const std::string text :
+         {"\xc2\x9b", "\xe2\x80\xa8", "\xe2\x80\xae", "\xe2\x81\xa6", "\xe2\x80\x8b",
+          "\xef\xbb\xbf", "\xf3\xa0\x81\x81", "\x9b", "\xc3", "\xed\xa0\x80", "\xc0\x8a"}) {
         std::string escaped;
         for (const char byte : text)
             escaped += "\\x" + hex(static_cast<unsigned char>(byte)).substr(2);
@@ -95,7 +97,10 @@ BOOST_AUTO_TEST_CASE(what_is_quoted_is_what_a_shell_takes_for_the_text)
         all += static_cast<char>(byte);
     for (const std::string &text :
          {std::string("a b"), std::string("$(touch x)`touch x`"), std::string("*?[a]{b,c}~#!&|;<>"),
-          std::string("it's \\ \"both\""), std::string("\xc3\xa4\xe2\x80\xae"), std::string("\x1b" "7"), all}) {
+          std::string("it's \\ \"both\""), std::string("\xc3\xa4\xe2\x80\xae"),
+          std::string("\x1b"
+                      "7"),
+          all}) {
         for (const std::string &word : {quote(text), shell_word(text)}) {
             const std::string command = "printf %s " + word;
             const std::string script = "exec bash -c \"$COMMAND\"";

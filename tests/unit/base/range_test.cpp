@@ -37,7 +37,8 @@ BOOST_AUTO_TEST_CASE(words_of_bits)
 {
     const auto words = [](Range bits) {
         std::vector<std::pair<std::uint64_t, std::uint64_t>> words;
-        for_each_word(bits, [&](std::uint64_t word, std::uint64_t mask) { words.emplace_back(word, mask); });
+        for_each_word(
+            bits, [&](std::uint64_t word, std::uint64_t mask) { words.emplace_back(word, mask); });
         return words;
     };
     using Words = std::vector<std::pair<std::uint64_t, std::uint64_t>>;

@@ -16,7 +16,8 @@ BOOST_AUTO_TEST_CASE(sound_images_are_sound)
     ImageSpec v2 = plain_spec();
     v2.version = 2;
     v2.clusters = {{0, Preset::data}, {600, Preset::data}};
-    for (const ImageSpec &spec : {plain_spec(), snapshot_spec(), bitmap_spec(), bitmap_spec(true), v2}) {
+    for (const ImageSpec &spec :
+         {plain_spec(), snapshot_spec(), bitmap_spec(), bitmap_spec(true), v2}) {
         Patient patient(spec);
         const CheckReport report = report_of(patient);
         BOOST_TEST(report.sound(), report.text());
@@ -42,7 +43,8 @@ BOOST_AUTO_TEST_CASE(clusters_that_nobody_names_leak)
     // Side by side they are one finding.
     BOOST_REQUIRE(report.findings.size() == 1u);
     BOOST_TEST(report.findings[0].count == 2u);
-    BOOST_TEST(report.findings[0].place == "host cluster " + hex(first) + ": refcount 1, used 0 times");
+    BOOST_TEST(report.findings[0].place ==
+               "host cluster " + hex(first) + ": refcount 1, used 0 times");
 }
 
 BOOST_AUTO_TEST_CASE(a_refcount_that_is_too_high_is_one_leak)
@@ -202,7 +204,8 @@ BOOST_AUTO_TEST_CASE(random_damage_ends_in_an_answer)
             StoreImage damaged = image;
             for (std::uint64_t n = random.between(1, 4); n > 0; --n) {
                 Buffer word = damaged.bytes.copy(random.pick(places), 8);
-                const std::uint64_t at = random.coin() ? random.pick(places) : random.below(112) & ~7u;
+                const std::uint64_t at =
+                    random.coin() ? random.pick(places) : random.below(112) & ~7u;
                 word[random.below(8)] ^= static_cast<std::uint8_t>(1u << random.below(8));
                 damaged.bytes.write(at, word);
             }

@@ -30,8 +30,11 @@ inline ImageSpec plain_spec()
     ImageSpec spec;
     spec.cluster_bits = 12;
     spec.size = 4 << 20;  // two L2 tables of 512 entries
-    spec.clusters = {{0, Preset::data}, {1, Preset::data}, {2, Preset::zero},
-                     {5, Preset::zero_with_cluster}, {600, Preset::data}};
+    spec.clusters = {{0, Preset::data},
+                     {1, Preset::data},
+                     {2, Preset::zero},
+                     {5, Preset::zero_with_cluster},
+                     {600, Preset::data}};
     return spec;
 }
 

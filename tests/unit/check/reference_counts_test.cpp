@@ -29,7 +29,8 @@ BOOST_AUTO_TEST_CASE(counts_where_something_is_named)
     BOOST_TEST(!counts.page(1, words));
     BOOST_TEST(counts.page(0, words));
     BOOST_TEST((words[5].count() == 3u && words[6].is(Use::l2_table) && words[7].count() == 0u));
-    const std::vector<std::uint64_t> expected{0, (std::uint64_t(1) << 50) / ReferenceCounts::page_clusters};
+    const std::vector<std::uint64_t> expected{0, (std::uint64_t(1) << 50) /
+                                                     ReferenceCounts::page_clusters};
     BOOST_TEST(counts.page_indices() == expected, boost::test_tools::per_element());
 }
 

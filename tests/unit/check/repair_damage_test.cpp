@@ -41,7 +41,8 @@ std::string what_reads_otherwise(const StoreImage &before, const StoreImage &aft
     Buffer read(4096), now_read(4096);
     for (std::uint64_t at = 0; at < (*was)->size(); at += read.size()) {
         const std::uint64_t length = std::min<std::uint64_t>(read.size(), (*was)->size() - at);
-        const MutableBytes a = sub(MutableBytes(read), 0, length), b = sub(MutableBytes(now_read), 0, length);
+        const MutableBytes a = sub(MutableBytes(read), 0, length),
+                           b = sub(MutableBytes(now_read), 0, length);
         if (!(*was)->read(GuestOffset(at), a))
             continue;
         if (const auto result = (*is)->read(GuestOffset(at), b); !result)
@@ -56,7 +57,9 @@ std::string what_reads_otherwise(const StoreImage &before, const StoreImage &aft
 
 // Whatever was done to its refcounts, an image is sound afterwards, and has
 // what it had.
-BOOST_DATA_TEST_CASE(random_damage, data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits, Damage::structure}),
+BOOST_DATA_TEST_CASE(random_damage,
+                     data::make({Damage::leaks, Damage::shares, Damage::counts, Damage::bits,
+                                 Damage::structure}),
                      kind)
 {
     for (const std::uint64_t seed : seeds(40)) {
@@ -67,11 +70,12 @@ BOOST_DATA_TEST_CASE(random_damage, data::make({Damage::leaks, Damage::shares, D
         Patient patient(spec);
         BOOST_TEST_INFO_SCOPE(damage(patient.store(), random, kind));
         const bool fixed = kind != Damage::structure && random.one_in(3);
-        MemoryStore store(patient.store().image(),
-                          fixed ? StoreOptions{.can_grow = false, .size_limit = patient.store().size()}
-                                : StoreOptions{.discarded = Discarded::garbage});
-        const auto report =
-            repair(store, kind <= Damage::shares && random.coin() ? RepairKind::leaks : RepairKind::all);
+        MemoryStore store(
+            patient.store().image(),
+            fixed ? StoreOptions{.can_grow = false, .size_limit = patient.store().size()}
+                  : StoreOptions{.discarded = Discarded::garbage});
+        const auto report = repair(
+            store, kind <= Damage::shares && random.coin() ? RepairKind::leaks : RepairKind::all);
         BOOST_REQUIRE_MESSAGE(report, words(report));
         BOOST_REQUIRE_MESSAGE(report->after.sound(), report->before.text() << report->after.text());
         BOOST_REQUIRE_EQUAL(clean_stop_verdict(store.image(), patient.reference()), "");
@@ -111,7 +115,8 @@ BOOST_DATA_TEST_CASE(no_repair_makes_anything_worse,
         for (std::size_t f = 0; f < finding_kinds; ++f)
             BOOST_REQUIRE_MESSAGE(after.counts[f] <= before->counts[f],
                                   name_of(Finding(f)) << " is new or more:\n"
-                                                      << before->text() << "after:\n" << after.text());
+                                                      << before->text() << "after:\n"
+                                                      << after.text());
         // (Who reads metadata as the guest's reads them as they are now.)
         const std::string fault = before->count_of(Finding::data_cluster_is_metadata) == 0
                                       ? what_reads_otherwise(ill, store.image())
@@ -136,8 +141,8 @@ BOOST_AUTO_TEST_CASE(a_fault_at_any_operation_makes_nothing_worse)
             ill.put(ill.header().refcount_table_offset.value, 0x1000001);
         const CheckReport before = must(check(ill.store()));
         for (const bool lands : {false, true}) {
-            const std::uint64_t struck = for_each_fault(
-                Fault{.kinds = Fault::all, .lands = lands}, [&](FaultPlan &plan) {
+            const std::uint64_t struck =
+                for_each_fault(Fault{.kinds = Fault::all, .lands = lands}, [&](FaultPlan &plan) {
                     MemoryStore memory(ill.store().image());
                     FaultStore store(memory, plan);
                     const auto report = repair(store, RepairKind::all);

@@ -123,7 +123,8 @@ BOOST_AUTO_TEST_CASE(H1_bits_and_counts_change_in_one_sector)
     for (std::size_t i = 0; i < commit; ++i)
         if (recording.operations[i].writes()) {
             BOOST_TEST(recording.operations[i].offset >= end);
-            BOOST_TEST(recording.is_durable(recording.operations[i], recording.operations[commit].begun));
+            BOOST_TEST(
+                recording.is_durable(recording.operations[i], recording.operations[commit].begun));
         }
     BOOST_TEST(recording.operations.at(commit).offset == 0);
     BOOST_TEST(recording.operations.at(commit).length == 512);
@@ -134,7 +135,8 @@ BOOST_AUTO_TEST_CASE(W6_in_place_where_the_store_cannot_grow)
     Patient first(snapshot_spec());
     make_ill(first);
     // Nothing free inside, and no room behind.
-    MemoryStore below(first.store().image(), {.can_grow = false, .size_limit = first.store().size()});
+    MemoryStore below(first.store().image(),
+                      {.can_grow = false, .size_limit = first.store().size()});
     RecordingStore store(below);
     const RepairReport report = must(repair(store, RepairKind::all));
     BOOST_TEST(report.after.sound(), report.after.text());
@@ -148,7 +150,8 @@ BOOST_AUTO_TEST_CASE(a_fixed_store_with_room_inside_is_used)
     make_ill(first);
     for (int i = 0; i < 20; ++i)
         first.new_cluster();
-    MemoryStore store(first.store().image(), {.can_grow = false, .size_limit = first.store().size()});
+    MemoryStore store(first.store().image(),
+                      {.can_grow = false, .size_limit = first.store().size()});
     BOOST_TEST(must(repair(store, RepairKind::all)).after.sound());
     BOOST_TEST(clean_stop_verdict(store.image(), first.reference()) == "");
     BOOST_CHECK(header_of(store).l1_table_offset != first.header().l1_table_offset);
@@ -156,7 +159,8 @@ BOOST_AUTO_TEST_CASE(a_fixed_store_with_room_inside_is_used)
 
 BOOST_AUTO_TEST_CASE(a_table_that_is_gone_is_made_anew)
 {
-    for (const std::uint64_t entry : {std::uint64_t(0), std::uint64_t(0x1000001), std::uint64_t(1) << 40}) {
+    for (const std::uint64_t entry :
+         {std::uint64_t(0), std::uint64_t(0x1000001), std::uint64_t(1) << 40}) {
         Patient patient(snapshot_spec());
         patient.put(patient.header().refcount_table_offset.value, entry);
         const RepairReport report = must(repair(patient.store(), RepairKind::all));

@@ -27,15 +27,20 @@ struct Backed {
         BOOST_TEST_REQUIRE(!find_wrong(arguments, command.arguments).has_value(), arguments);
         Result<Json> done = run_command(command, host, arguments);
         if (done)
-            BOOST_TEST(find_wrong(*done, command.answer).value_or("") == "", name << " answers " << *done);
+            BOOST_TEST(find_wrong(*done, command.answer).value_or("") == "",
+                       name << " answers " << *done);
         return done;
     }
     void add(const char *bitmap, bool disabled = false)
     {
-        must(run("block-dirty-bitmap-add",
-                 {{"node", "disk"}, {"name", bitmap}, {"persistent", true}, {"disabled", disabled}}));
+        must(run(
+            "block-dirty-bitmap-add",
+            {{"node", "disk"}, {"name", bitmap}, {"persistent", true}, {"disabled", disabled}}));
     }
-    void write(std::uint64_t offset) { must(host.disk().write(GuestOffset(offset), Buffer(100), false)); }
+    void write(std::uint64_t offset)
+    {
+        must(host.disk().write(GuestOffset(offset), Buffer(100), false));
+    }
     std::uint64_t dirty(const char *bitmap)
     {
         for (const BitmapState &state : must(host.disk().bitmap_states()))
@@ -62,8 +67,10 @@ BOOST_FIXTURE_TEST_CASE(a_bitmap_is_rotated_if_the_backup_succeeds, Backed)
     BOOST_TEST(dirty("b") == 2 * granule);
     BOOST_TEST(!run("backup-begin", {{"id", "mon"}}));
     for (const char *busy : {"remove", "clear", "disable"}) {
-        const auto done = run(std::string("block-dirty-bitmap-") + busy, {{"node", "disk"}, {"name", "b"}});
-        BOOST_TEST(words(done) == "busy: Bitmap 'b' is currently in use by another operation and cannot be used");
+        const auto done =
+            run(std::string("block-dirty-bitmap-") + busy, {{"node", "disk"}, {"name", "b"}});
+        BOOST_TEST(words(done) ==
+                   "busy: Bitmap 'b' is currently in use by another operation and cannot be used");
     }
     const Json running = must(run("query-backups"));
     BOOST_TEST_REQUIRE(running.size() == 1u);
@@ -91,7 +98,8 @@ BOOST_FIXTURE_TEST_CASE(the_mode_is_what_is_possible, Backed)
             return begun.error().what;
         must(run("backup-end", {{"id", (*begun)["id"]}, {"success", false}}));
         const std::string mode = (*begun)["mode"];
-        return begun->contains("why-full") ? mode + ": " + (*begun)["why-full"].get<std::string>() : mode;
+        return begun->contains("why-full") ? mode + ": " + (*begun)["why-full"].get<std::string>()
+                                           : mode;
     };
     BOOST_TEST(mode_of(Json::object()) == "full");
     BOOST_TEST(mode_of({{"bitmap", "b"}}) == "incremental");
@@ -104,13 +112,16 @@ BOOST_FIXTURE_TEST_CASE(the_mode_is_what_is_possible, Backed)
     // It is made, and covers everything until a backup has succeeded.
     BOOST_TEST(dirty("new") == MemoryHost::disk_size);
     BOOST_TEST(mode_of({{"bitmap", "asleep"}}) ==
-               "Bitmap 'asleep' is disabled, and has not seen what has changed; a full backup is possible");
-    BOOST_TEST(mode_of({{"mode", "incremental"}}) == "Mode 'incremental' needs a bitmap, which says what has changed");
+               "Bitmap 'asleep' is disabled, and has not seen what has changed; "
+               "a full backup is possible");
+    BOOST_TEST(mode_of({{"mode", "incremental"}}) ==
+               "Mode 'incremental' needs a bitmap, which says what has changed");
     BOOST_TEST(mode_of({{"bitmap", "b"}, {"bitmaps", {"b"}}}) ==
                "Parameters 'bitmap' and 'bitmaps' cannot both be given");
     BOOST_TEST(mode_of({{"whole", false}}) == "A full backup shows the whole disk");
     BOOST_TEST(mode_of({{"timeout", 0}}) == "Parameter 'timeout' must be from 1 to 31622400");
-    BOOST_TEST(mode_of({{"scratch-max", -5}}) == "Parameter 'scratch-max' must be from 1 to 9223372036854775807");
+    BOOST_TEST(mode_of({{"scratch-max", -5}}) ==
+               "Parameter 'scratch-max' must be from 1 to 9223372036854775807");
     BOOST_TEST(mode_of({{"bitmaps", {"b", "b"}}}) ==
                "Bitmap 'b' is currently in use by another operation and cannot be used");
     // Numbers are not given twice.
@@ -122,10 +133,12 @@ BOOST_FIXTURE_TEST_CASE(the_mode_is_what_is_possible, Backed)
 BOOST_FIXTURE_TEST_CASE(a_backup_begins_with_other_changes_or_not_at_all, Backed)
 {
     add("b");
-    const Json begin = {{"type", "backup-begin"}, {"data", {{"id", "x"}, {"bitmap", "c"}, {"mode", "auto"}}}};
+    const Json begin = {{"type", "backup-begin"},
+                        {"data", {{"id", "x"}, {"bitmap", "c"}, {"mode", "auto"}}}};
     const Json add_c = {{"type", "block-dirty-bitmap-add"},
                         {"data", {{"node", "disk"}, {"name", "c"}, {"persistent", true}}}};
-    BOOST_TEST(!run("transaction", {{"actions", {add_c, begin, {{"type", "abort"}, {"data", Json::object()}}}}}));
+    BOOST_TEST(!run("transaction",
+                    {{"actions", {add_c, begin, {{"type", "abort"}, {"data", Json::object()}}}}}));
     BOOST_TEST(!run("transaction", {{"actions", {begin, begin}}}));
     BOOST_TEST(must(run("query-backups")).empty());
     const Json done = must(run("transaction", {{"actions", {add_c, begin}}}));
@@ -140,7 +153,9 @@ BOOST_FIXTURE_TEST_CASE(a_lease_is_renewed_by_reading_and_then_it_is_over, Backe
     set_notice_sink([](const Notice &notice) { notices.push_back(notice); });
     const Json begun = must(run("backup-begin", {{"id", "x"}, {"timeout", 10}}));
     const auto now = Leases::Clock::now();
-    const auto look = [&](int seconds) { host.leases.look(host.disk(), now + std::chrono::seconds(seconds)); };
+    const auto look = [&](int seconds) {
+        host.leases.look(host.disk(), now + std::chrono::seconds(seconds));
+    };
     const auto left = must(run("query-backups"))[0]["lease-left"].get<int>();
     BOOST_TEST((left > 8 && left <= 10));
     look(9);

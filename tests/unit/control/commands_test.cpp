@@ -34,7 +34,10 @@ Result<Json> run(Host &host, std::string_view name, const Json &arguments = Json
 }
 
 Json bitmap(const std::string &name) { return {{"node", "disk"}, {"name", name}}; }
-Json new_bitmap(const std::string &name) { return {{"node", "disk"}, {"name", name}, {"persistent", true}}; }
+Json new_bitmap(const std::string &name)
+{
+    return {{"node", "disk"}, {"name", name}, {"persistent", true}};
+}
 Json action(const char *type, Json data) { return {{"type", type}, {"data", std::move(data)}}; }
 Json actions(Json list) { return {{"actions", std::move(list)}}; }
 
@@ -61,7 +64,8 @@ BOOST_AUTO_TEST_CASE(the_schema_describes_each_type_that_it_names_once)
         BOOST_TEST(by_name.contains(type), type << " is not described");
         named.insert(type);
     };
-    const std::set<std::string> metas = {"builtin", "enum", "array", "object", "alternate", "command", "event"};
+    const std::set<std::string> metas = {"builtin",   "enum",    "array", "object",
+                                         "alternate", "command", "event"};
     for (const auto &[name, entry] : by_name) {
         BOOST_TEST(metas.contains(entry.at("meta-type")), entry);
         for (const char *key : {"arg-type", "ret-type", "element-type"})
@@ -75,9 +79,9 @@ BOOST_AUTO_TEST_CASE(the_schema_describes_each_type_that_it_names_once)
         // The tag of a union is one of its members, and selects by its values.
         if (entry.contains("tag")) {
             const Json &members = entry["members"];
-            const Json &tag = *std::find_if(members.begin(), members.end(), [&name_of = entry["tag"]](const Json &m) {
-                return m["name"] == name_of;
-            });
+            const Json &tag = *std::find_if(
+                members.begin(), members.end(),
+                [&name_of = entry["tag"]](const Json &m) { return m["name"] == name_of; });
             std::set<std::string> cases, values = by_name.at(tag["type"])["values"];
             for (const Json &variant : entry["variants"])
                 cases.insert(variant["case"]);
@@ -143,18 +147,25 @@ BOOST_AUTO_TEST_CASE(bitmaps_change)
     MemoryHost host;
     must(run(host, "block-dirty-bitmap-add", new_bitmap("a")));
     must(run(host, "block-dirty-bitmap-add",
-             {{"node", "disk"}, {"name", "b"}, {"persistent", true}, {"disabled", true}, {"granularity", 512}}));
+             {{"node", "disk"},
+              {"name", "b"},
+              {"persistent", true},
+              {"disabled", true},
+              {"granularity", 512}}));
     must(host.disk().write(GuestOffset(0), Bytes(Buffer(100)), false));
     const auto state = [&](const char *name) {
         const auto states = must(host.disk().bitmap_states());
-        return *std::find_if(states.begin(), states.end(), [&](const BitmapState &s) { return s.name == name; });
+        return *std::find_if(states.begin(), states.end(),
+                             [&](const BitmapState &s) { return s.name == name; });
     };
     BOOST_TEST(state("a").dirty_bytes == 65536u);
     BOOST_TEST(state("b").granularity == 512u);
     BOOST_TEST(!state("b").enabled);
-    must(run(host, "block-dirty-bitmap-merge", {{"node", "disk"}, {"target", "b"}, {"bitmaps", {"a"}}}));
+    must(run(host, "block-dirty-bitmap-merge",
+             {{"node", "disk"}, {"target", "b"}, {"bitmaps", {"a"}}}));
     BOOST_TEST(state("b").dirty_bytes == 65536u);
-    must(run(host, "block-dirty-bitmap-merge", {{"node", "disk"}, {"target", "b"}, {"bitmaps", Json::array()}}));
+    must(run(host, "block-dirty-bitmap-merge",
+             {{"node", "disk"}, {"target", "b"}, {"bitmaps", Json::array()}}));
     must(run(host, "block-dirty-bitmap-clear", bitmap("a")));
     BOOST_TEST(state("a").dirty_bytes == 0u);
     must(run(host, "block-dirty-bitmap-disable", bitmap("a")));
@@ -171,11 +182,13 @@ BOOST_AUTO_TEST_CASE(a_transaction_is_done_as_a_whole_or_not_at_all)
 {
     MemoryHost host;
     must(run(host, "block-dirty-bitmap-add", new_bitmap("a")));
-    const Json snapshot = action("blockdev-snapshot-internal-sync", {{"device", "disk"}, {"name", "s"}});
-    const Json lasts[] = {action("abort", Json::object()), action("block-dirty-bitmap-clear", bitmap("nope")),
-                          action("block-dirty-bitmap-add", new_bitmap("a")),
-                          action("block-dirty-bitmap-add", {{"node", "nope"}, {"name", "c"}}),
-                          action("blockdev-snapshot-internal-sync", {{"device", "disk"}, {"name", "s"}})};
+    const Json snapshot =
+        action("blockdev-snapshot-internal-sync", {{"device", "disk"}, {"name", "s"}});
+    const Json lasts[] = {
+        action("abort", Json::object()), action("block-dirty-bitmap-clear", bitmap("nope")),
+        action("block-dirty-bitmap-add", new_bitmap("a")),
+        action("block-dirty-bitmap-add", {{"node", "nope"}, {"name", "c"}}),
+        action("blockdev-snapshot-internal-sync", {{"device", "disk"}, {"name", "s"}})};
     for (const Json &last : lasts) {
         BOOST_TEST(!run(host, "transaction",
                         actions({action("block-dirty-bitmap-add", new_bitmap("b")), snapshot,
@@ -198,8 +211,8 @@ BOOST_AUTO_TEST_CASE(size_and_snapshots_change)
     BOOST_TEST(host.disk().size() == 2u << 20);
     must(run(host, "snapshot-revert", {{"id-or-name", "s"}}));
     BOOST_TEST(host.disk().size() == MemoryHost::disk_size);
-    const Json gone = must(
-        run(host, "blockdev-snapshot-delete-internal-sync", {{"device", "disk"}, {"id", "1"}, {"name", "s"}}));
+    const Json gone = must(run(host, "blockdev-snapshot-delete-internal-sync",
+                               {{"device", "disk"}, {"id", "1"}, {"name", "s"}}));
     BOOST_TEST(gone["name"] == "s");
     BOOST_TEST(must(host.disk().snapshots()).empty());
 }

@@ -38,7 +38,10 @@ std::vector<std::string> frames(std::string_view bytes, std::size_t piece)
     return found;
 }
 
-std::string brackets(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
+std::string brackets(std::size_t depth)
+{
+    return std::string(depth, '[') + std::string(depth, ']');
+}
 
 }  // namespace
 

@@ -30,8 +30,10 @@ void expect(const Exchange &exchange, bool negotiated)
         Monitor monitor;
         if (negotiated)
             BOOST_TEST_REQUIRE(converse(monitor, host, negotiation) == "{\"return\":{}}\r\n");
-        const Json expected = {{"error", {{"class", exchange.error_class}, {"desc", exchange.desc}}}};
-        BOOST_TEST(converse(monitor, host, exchange.said, piece) == to_line(expected) + "\r\n", exchange.said);
+        const Json expected = {
+            {"error", {{"class", exchange.error_class}, {"desc", exchange.desc}}}};
+        BOOST_TEST(converse(monitor, host, exchange.said, piece) == to_line(expected) + "\r\n",
+                   exchange.said);
         BOOST_TEST(host.entered == 0u, exchange.said << " went to the disk");
         BOOST_TEST(monitor.negotiated() == negotiated);
         BOOST_TEST(!monitor.ended());
@@ -73,7 +75,9 @@ BOOST_AUTO_TEST_CASE(nothing_is_done_before_negotiation)
     };
     for (const Exchange &exchange : exchanges)
         expect(exchange, false);
-    expect({negotiation, "Capabilities negotiation is already complete, command ignored", "CommandNotFound"}, true);
+    expect({negotiation, "Capabilities negotiation is already complete, command ignored",
+            "CommandNotFound"},
+           true);
 }
 
 // To the letter as qemu-storage-daemon 7.2 has them; interop/test-control.py has the rest.
@@ -91,7 +95,8 @@ BOOST_AUTO_TEST_CASE(each_error_has_its_sentence)
         {R"({"execute":"quit",})", "JSON parse error"},
         {R"({"execute":"quit","execute":"quit"})", "JSON parse error"},
         {R"({"execute":"quit","arguments":{"x":1}})", "Parameter 'x' is unexpected"},
-        {R"({"execute":"block-dirty-bitmap-add","arguments":{"name":"a"}})", "Parameter 'node' is missing"},
+        {R"({"execute":"block-dirty-bitmap-add","arguments":{"name":"a"}})",
+         "Parameter 'node' is missing"},
         {R"({"execute":"block-dirty-bitmap-add","arguments":{"node":1}})",
          "Invalid parameter type for 'node', expected: string"},
         {R"({"execute":"block-dirty-bitmap-add","arguments":{"node":"disk","name":"a","persistent":1}})",
@@ -115,12 +120,12 @@ BOOST_AUTO_TEST_CASE(each_error_has_its_sentence)
 
 BOOST_AUTO_TEST_CASE(an_id_comes_back_whatever_it_is)
 {
-    for (const char *id : {"null", "true", "0", "-1", "18446744073709551615", "1.5", "\"\"", "\"\\u0000\\u00fc\"",
-                           "[]", "{\"a\":[null]}"}) {
+    for (const char *id : {"null", "true", "0", "-1", "18446744073709551615", "1.5", "\"\"",
+                           "\"\\u0000\\u00fc\"", "[]", "{\"a\":[null]}"}) {
         BOOST_TEST(answer_to(std::string(R"({"execute":"query-jobs","id":)") + id + "}") ==
                    std::string("{\"id\":") + id + ",\"return\":[]}\r\n");
-        BOOST_TEST(answer_to(std::string(R"({"execute":"nope","id":)") + id + "}").find(std::string("\"id\":") + id) !=
-                   std::string::npos);
+        BOOST_TEST(answer_to(std::string(R"({"execute":"nope","id":)") + id + "}")
+                       .find(std::string("\"id\":") + id) != std::string::npos);
     }
     // It cannot be believed of what is no JSON.
     BOOST_TEST(answer_to(R"({"id":1,"execute"})").find("id") == std::string::npos);
@@ -129,10 +134,13 @@ BOOST_AUTO_TEST_CASE(an_id_comes_back_whatever_it_is)
 BOOST_AUTO_TEST_CASE(answers_are_lines_of_ascii)
 {
     const std::string said = answer_to("{\"execute\":\"n\xc3\xb6 \xf0\x9f\x98\x80\\u0000\"}");
-    BOOST_TEST(said == R"({"error":{"class":"CommandNotFound","desc":"The command n\u00f6 \ud83d\ude00\u0000 )"
-                       "has not been found\"}}\r\n");
+    BOOST_TEST(
+        said ==
+        R"({"error":{"class":"CommandNotFound","desc":"The command n\u00f6 \ud83d\ude00\u0000 )"
+        "has not been found\"}}\r\n");
     // Names come from images.
-    BOOST_TEST(Monitor::answer(Json("\xff"), Json("a\xff\n")) == "{\"id\":\"\\ufffd\",\"return\":\"a\\ufffd\\n\"}\r\n");
+    BOOST_TEST(Monitor::answer(Json("\xff"), Json("a\xff\n")) ==
+               "{\"id\":\"\\ufffd\",\"return\":\"a\\ufffd\\n\"}\r\n");
 }
 
 BOOST_AUTO_TEST_CASE(what_passes_the_limits_ends_the_conversation)
@@ -146,7 +154,8 @@ BOOST_AUTO_TEST_CASE(what_passes_the_limits_ends_the_conversation)
         MemoryHost host;
         Monitor monitor;
         const std::string said = converse(monitor, host, request + std::string(negotiation), 4096);
-        BOOST_TEST(said == std::string(R"({"error":{"class":"GenericError","desc":")") + desc + "\"}}\r\n");
+        BOOST_TEST(said ==
+                   std::string(R"({"error":{"class":"GenericError","desc":")") + desc + "\"}}\r\n");
         BOOST_TEST(monitor.ended());
     }
 }
@@ -161,7 +170,8 @@ BOOST_AUTO_TEST_CASE(an_answer_that_is_too_long_for_clients_is_refused)
 BOOST_AUTO_TEST_CASE(an_event_tells_when)
 {
     BOOST_TEST(Monitor::event("X", {{"a", 1}}, 5, 6) ==
-               "{\"data\":{\"a\":1},\"event\":\"X\",\"timestamp\":{\"microseconds\":6,\"seconds\":5}}\r\n");
+               "{\"data\":{\"a\":1},\"event\":\"X\","
+               "\"timestamp\":{\"microseconds\":6,\"seconds\":5}}\r\n");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -43,7 +43,8 @@ public:
         ++asked;
         const std::uint64_t half = offset / (unit / 2);
         const bool data = half % 4 == 0;
-        return std::vector<Extent>{{std::min(length, (half + 1) * (unit / 2) - offset), false, !data}};
+        return std::vector<Extent>{
+            {std::min(length, (half + 1) * (unit / 2) - offset), false, !data}};
     }
     const std::vector<BackupBitmap> &bitmaps() const override { return bitmaps_; }
 
@@ -89,16 +90,23 @@ using Names = std::vector<std::string>;
 BOOST_AUTO_TEST_CASE(what_is_listed_can_be_opened_and_says_what_it_is)
 {
     const auto per_element = boost::test_tools::per_element();
-    BOOST_TEST(names(backup("mon", {}, true)) == (Names{"backup/mon", "backup/mon.qcow2"}), per_element);
-    BOOST_TEST(names(backup("mon", {"b"}, false)) == (Names{"backup/mon/dirty", "backup/mon/dirty.qcow2"}), per_element);
+    BOOST_TEST(names(backup("mon", {}, true)) == (Names{"backup/mon", "backup/mon.qcow2"}),
+               per_element);
+    BOOST_TEST(names(backup("mon", {"b"}, false)) ==
+                   (Names{"backup/mon/dirty", "backup/mon/dirty.qcow2"}),
+               per_element);
     BOOST_TEST(names(backup("mon", {"b", "c d/e"}, true)) ==
-                   (Names{"backup/mon", "backup/mon.qcow2", "backup/mon/dirty/b", "backup/mon/dirty/b.qcow2",
-                          "backup/mon/dirty/c d/e", "backup/mon/dirty/c d/e.qcow2"}), per_element);
+                   (Names{"backup/mon", "backup/mon.qcow2", "backup/mon/dirty/b",
+                          "backup/mon/dirty/b.qcow2", "backup/mon/dirty/c d/e",
+                          "backup/mon/dirty/c d/e.qcow2"}),
+               per_element);
     // What nobody should see is not listed.
-    BOOST_TEST(names(backup("mon", {"b", "\x1b[2J"}, false)) == (Names{"backup/mon/dirty/b", "backup/mon/dirty/b.qcow2"}),
+    BOOST_TEST(names(backup("mon", {"b", "\x1b[2J"}, false)) ==
+                   (Names{"backup/mon/dirty/b", "backup/mon/dirty/b.qcow2"}),
                per_element);
 
-    std::vector<ServedBackup> backups = {backup("m", {"b"}, true), backup("mon", {"b", "c.qcow2", "c"}, true)};
+    std::vector<ServedBackup> backups = {backup("m", {"b"}, true),
+                                         backup("mon", {"b", "c.qcow2", "c"}, true)};
     backups[0].backing_file = "sun.qcow2";
     backups[0].backing_format = "qcow2";
     BackupExports exports;
@@ -115,21 +123,27 @@ BOOST_AUTO_TEST_CASE(what_is_listed_can_be_opened_and_says_what_it_is)
     }
     // The bitmap of that very name, rather than the file of another one.
     BOOST_TEST(must(exports.open(backups, "backup/mon/dirty/c.qcow2"))->description() ==
-               "the disk as it was when backup 'mon' began; block status tells what bitmap 'c.qcow2' has dirty, read-only");
+               "the disk as it was when backup 'mon' began; block status tells "
+               "what bitmap 'c.qcow2' has dirty, read-only");
     BOOST_TEST(must(exports.open(backups, "backup/m/dirty/b.qcow2"))->description() ==
-               "the bytes of a qcow2 file: what bitmap 'b' has dirty, as it was when backup 'm' began, over 'sun.qcow2', "
+               "the bytes of a qcow2 file: what bitmap 'b' has dirty, as it was "
+               "when backup 'm' began, over 'sun.qcow2', "
                "read-only");
-    BOOST_TEST(must(exports.open(backups, "backup/m/dirty/b"))->size() == 16 * unit + unit / 2 - 512);
+    BOOST_TEST(must(exports.open(backups, "backup/m/dirty/b"))->size() ==
+               16 * unit + unit / 2 - 512);
 }
 
 BOOST_AUTO_TEST_CASE(what_there_is_not_is_refused_with_a_way_out)
 {
-    const std::vector<ServedBackup> backups = {backup("mon", {"b", "c"}, false), backup("sun", {}, true)};
-    for (const char *name : {"backup/", "backup/other", "backup/mon/", "backup/monday", "backup/mon/dirty/", "backup/sun/dirty",
-                             "backup/mon/dirty/d", "backup/mon/dirty/d.qcow2", "backup/sun.qcow2.qcow2", "backup/.qcow2"})
+    const std::vector<ServedBackup> backups = {backup("mon", {"b", "c"}, false),
+                                               backup("sun", {}, true)};
+    for (const char *name : {"backup/", "backup/other", "backup/mon/", "backup/monday",
+                             "backup/mon/dirty/", "backup/sun/dirty", "backup/mon/dirty/d",
+                             "backup/mon/dirty/d.qcow2", "backup/sun.qcow2.qcow2", "backup/.qcow2"})
         BOOST_TEST(refusal(backups, name).starts_with("not_found: "), name);
-    BOOST_TEST(refusal(backups, "backup/mon/dirty") ==
-               "invalid: backup 'mon' has several bitmaps: say which one, as in 'backup/mon/dirty/b'");
+    BOOST_TEST(
+        refusal(backups, "backup/mon/dirty") ==
+        "invalid: backup 'mon' has several bitmaps: say which one, as in 'backup/mon/dirty/b'");
     BOOST_TEST(refusal(backups, "backup/mon.qcow2") ==
                "invalid: backup 'mon' keeps nothing but what is dirty: 'backup/mon/dirty'");
 }
@@ -144,7 +158,8 @@ BOOST_AUTO_TEST_CASE(block_status_of_what_is_dirty)
         std::string text;
         std::uint64_t covered = 0;
         for (const Extent &extent : must(dirty->status(GuestOffset(offset), length))) {
-            text += std::to_string(extent.length) + (extent.hole ? " hole" : "") + (extent.zero ? " zero" : "") + ";";
+            text += std::to_string(extent.length) + (extent.hole ? " hole" : "") +
+                    (extent.zero ? " zero" : "") + ";";
             covered += extent.length;
         }
         BOOST_TEST(covered == length);

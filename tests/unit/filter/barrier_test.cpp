@@ -45,7 +45,11 @@ struct Way : FakeFile {
 };
 
 struct Served {
-    Served() : file(1024 * K), way(file.path(), true), layer(way), local(must(LocalFile::open(file.path())))
+    Served()
+        : file(1024 * K),
+          way(file.path(), true),
+          layer(way),
+          local(must(LocalFile::open(file.path())))
     {
         const Buffer content(64 * K, 0x11);
         BOOST_REQUIRE_EQUAL(way.write(0, content), 0);
@@ -110,7 +114,9 @@ BOOST_AUTO_TEST_CASE(a_write_that_goes_elsewhere)
 BOOST_AUTO_TEST_CASE(a_file_that_somebody_shortens)
 {
     Served served;
-    const auto shorten = [&] { BOOST_REQUIRE_EQUAL(::truncate(served.file.path().c_str(), 2 * K), 0); };
+    const auto shorten = [&] {
+        BOOST_REQUIRE_EQUAL(::truncate(served.file.path().c_str(), 2 * K), 0);
+    };
     served.way.after = shorten;
     BOOST_TEST(served.flushed(4 * K, new_bytes));
     served.way.after = nullptr;
@@ -126,8 +132,10 @@ BOOST_AUTO_TEST_CASE(a_descriptor_for_reading_is_not_used)
 {
     const TemporaryFile file(64 * K);
     const std::size_t slash = file.path().rfind('/');
-    const int directory = ::open(file.path().substr(0, slash).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    const auto local = must(LocalFile::open_beneath(directory, file.path().substr(slash + 1), file.path(), false));
+    const int directory =
+        ::open(file.path().substr(0, slash).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    const auto local =
+        must(LocalFile::open_beneath(directory, file.path().substr(slash + 1), file.path(), false));
     ::close(directory);
     BOOST_REQUIRE(!local->writable());
     FakeFile way(file.path(), true);

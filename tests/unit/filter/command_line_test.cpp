@@ -29,20 +29,20 @@ bool foreground(const std::string &line) { return stays_in_foreground(words_of(l
 
 BOOST_AUTO_TEST_CASE(read_only_is_found_wherever_it_stands)
 {
-    for (const char *line : {"nbdkit -r file x", "nbdkit -fr file x", "nbdkit -vfr file x",
-                             "nbdkit --readonly file x", "nbdkit --read-only file x", "nbdkit --re file x",
-                             "nbdkit file x -r", "nbdkit -U - -r file x",
-                             "nbdkit --filter qcow2bitmap -r file x",
-                             "nbdkit -D a.b=1 --run true -r file x"})
+    for (const char *line :
+         {"nbdkit -r file x", "nbdkit -fr file x", "nbdkit -vfr file x", "nbdkit --readonly file x",
+          "nbdkit --read-only file x", "nbdkit --re file x", "nbdkit file x -r",
+          "nbdkit -U - -r file x", "nbdkit --filter qcow2bitmap -r file x",
+          "nbdkit -D a.b=1 --run true -r file x"})
         BOOST_TEST(read_only(line), line);
 }
 
 BOOST_AUTO_TEST_CASE(what_only_looks_like_it_is_not_taken_for_it)
 {
-    for (const char *line : {"nbdkit file x", "nbdkit -U -r file x", "nbdkit -Ur file x",
-                             "nbdkit --run -r file x", "nbdkit --filter=-r file x",
-                             "nbdkit -Der=1 file x", "nbdkit file x -- -r",
-                             "nbdkit --user -r file r=1", "nbdkit -f -p 10809 file readonly"})
+    for (const char *line :
+         {"nbdkit file x", "nbdkit -U -r file x", "nbdkit -Ur file x", "nbdkit --run -r file x",
+          "nbdkit --filter=-r file x", "nbdkit -Der=1 file x", "nbdkit file x -- -r",
+          "nbdkit --user -r file r=1", "nbdkit -f -p 10809 file readonly"})
         BOOST_TEST(!read_only(line), line);
 }
 
@@ -59,45 +59,57 @@ BOOST_AUTO_TEST_CASE(who_is_verbose)
 
 BOOST_AUTO_TEST_CASE(who_stays_in_the_foreground)
 {
-    for (const char *line : {"nbdkit -f file x", "nbdkit -vf file x", "nbdkit -s file x", "nbdkit file x -f",
-                             "nbdkit --foreground file x", "nbdkit --no-fork file x", "nbdkit --single file x",
-                             "nbdkit --run true file x", "nbdkit --run=true file x", "nbdkit -U - file x",
-                             "nbdkit -rU- file x", "nbdkit --unix=- file x", "nbdkit --unix - file x"})
+    for (const char *line :
+         {"nbdkit -f file x", "nbdkit -vf file x", "nbdkit -s file x", "nbdkit file x -f",
+          "nbdkit --foreground file x", "nbdkit --no-fork file x", "nbdkit --single file x",
+          "nbdkit --run true file x", "nbdkit --run=true file x", "nbdkit -U - file x",
+          "nbdkit -rU- file x", "nbdkit --unix=- file x", "nbdkit --unix - file x"})
         BOOST_TEST(foreground(line), line);
-    for (const char *line : {"nbdkit file x", "nbdkit -U f file x", "nbdkit -Uf file x", "nbdkit -r file x",
-                             "nbdkit --no-sr file x", "nbdkit file f", "nbdkit --filter -f file x", "nbdkit -U x - file x"})
+    for (const char *line : {"nbdkit file x", "nbdkit -U f file x", "nbdkit -Uf file x",
+                             "nbdkit -r file x", "nbdkit --no-sr file x", "nbdkit file f",
+                             "nbdkit --filter -f file x", "nbdkit -U x - file x"})
         BOOST_TEST(!foreground(line), line);
 }
 
 BOOST_AUTO_TEST_CASE(who_has_one_thread)
 {
-    for (const char *line : {"nbdkit -t 1 null", "nbdkit -t1 null", "nbdkit -ft1 null", "nbdkit --threads=1 null",
-                             "nbdkit --threads 1 null", "nbdkit null -t 1", "nbdkit -t 16 -t 1 null"})
+    for (const char *line :
+         {"nbdkit -t 1 null", "nbdkit -t1 null", "nbdkit -ft1 null", "nbdkit --threads=1 null",
+          "nbdkit --threads 1 null", "nbdkit null -t 1", "nbdkit -t 16 -t 1 null"})
         BOOST_TEST(has_one_thread(words_of(line)), line);
-    for (const char *line : {"nbdkit null", "nbdkit -t 2 null", "nbdkit -t 1 -t 2 null", "nbdkit -t 11 null",
-                             "nbdkit -e -t 1 null", "nbdkit null -- -t 1", "nbdkit -t"})
+    for (const char *line :
+         {"nbdkit null", "nbdkit -t 2 null", "nbdkit -t 1 -t 2 null", "nbdkit -t 11 null",
+          "nbdkit -e -t 1 null", "nbdkit null -- -t 1", "nbdkit -t"})
         BOOST_TEST(!has_one_thread(words_of(line)), line);
 }
 
 BOOST_AUTO_TEST_CASE(who_the_server_will_be)
 {
-    const auto user = [](const std::string &line) { return asked_for_user(words_of(line)).value_or("the same"); };
-    const auto group = [](const std::string &line) { return asked_for_group(words_of(line)).value_or("the same"); };
-    for (const char *line : {"nbdkit -u nobody null", "nbdkit -unobody null", "nbdkit -fu nobody null",
-                             "nbdkit --user=nobody null", "nbdkit --user nobody null", "nbdkit null -u nobody",
-                             "nbdkit -u man -u nobody null"})
+    const auto user = [](const std::string &line) {
+        return asked_for_user(words_of(line)).value_or("the same");
+    };
+    const auto group = [](const std::string &line) {
+        return asked_for_group(words_of(line)).value_or("the same");
+    };
+    for (const char *line :
+         {"nbdkit -u nobody null", "nbdkit -unobody null", "nbdkit -fu nobody null",
+          "nbdkit --user=nobody null", "nbdkit --user nobody null", "nbdkit null -u nobody",
+          "nbdkit -u man -u nobody null"})
         BOOST_TEST(user(line) == "nobody", line);
-    for (const char *line : {"nbdkit -g daemon null", "nbdkit --group=daemon null", "nbdkit -u man --group daemon null"})
+    for (const char *line : {"nbdkit -g daemon null", "nbdkit --group=daemon null",
+                             "nbdkit -u man --group daemon null"})
         BOOST_TEST(group(line) == "daemon", line);
-    for (const char *line : {"nbdkit null", "nbdkit -U -u null", "nbdkit -e -u null", "nbdkit null -- -u nobody",
-                             "nbdkit -g nobody null", "nbdkit null u=nobody"})
+    for (const char *line :
+         {"nbdkit null", "nbdkit -U -u null", "nbdkit -e -u null", "nbdkit null -- -u nobody",
+          "nbdkit -g nobody null", "nbdkit null u=nobody"})
         BOOST_TEST(user(line) == "the same", line);
 }
 
 BOOST_AUTO_TEST_CASE(where_clients_come)
 {
     const auto uri = [](const std::string &line) {
-        return nbd_uri(words_of(line), [](const std::string &path) { return "/run/" + path; }).value_or("unknown");
+        return nbd_uri(words_of(line), [](const std::string &path) { return "/run/" + path; })
+            .value_or("unknown");
     };
     BOOST_TEST(uri("nbdkit -U a.sock null") == "nbd+unix:///?socket=/run/a.sock");
     BOOST_TEST(uri("nbdkit null --unix=a?b&ü") == "nbd+unix:///?socket=/run/a%3Fb%26%C3%BC");
@@ -111,11 +123,14 @@ BOOST_AUTO_TEST_CASE(where_clients_come)
 
 BOOST_AUTO_TEST_CASE(where_errors_go)
 {
-    const auto target = [](const std::string &line) { return static_cast<int>(log_target(words_of(line))); };
+    const auto target = [](const std::string &line) {
+        return static_cast<int>(log_target(words_of(line)));
+    };
     BOOST_TEST(target("nbdkit null") == static_cast<int>(LogTarget::by_place));
     BOOST_TEST(target("nbdkit --log=stderr null") == static_cast<int>(LogTarget::standard_error));
     BOOST_TEST(target("nbdkit --log syslog null") == static_cast<int>(LogTarget::system_log));
-    BOOST_TEST(target("nbdkit --log=stderr --log=null null") == static_cast<int>(LogTarget::nothing));
+    BOOST_TEST(target("nbdkit --log=stderr --log=null null") ==
+               static_cast<int>(LogTarget::nothing));
     BOOST_TEST(target("nbdkit --log=default null") == static_cast<int>(LogTarget::by_place));
     BOOST_TEST(target("nbdkit -e --log=null null") == static_cast<int>(LogTarget::by_place));
 }

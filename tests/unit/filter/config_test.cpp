@@ -35,10 +35,14 @@ BOOST_AUTO_TEST_CASE(our_keys_are_taken)
 {
     Config config;
     BOOST_CHECK(config.keys_that_change().empty());
-    for (const auto &[key, value] : {std::pair{"bitmap", "b0"}, {"bitmap", "b1"}, {"bitmap", "b0"},
-                                     {"bitmap-granularity", "64K"}, {"bitmap-recover", "all-dirty"},
+    for (const auto &[key, value] : {std::pair{"bitmap", "b0"},
+                                     {"bitmap", "b1"},
+                                     {"bitmap", "b0"},
+                                     {"bitmap-granularity", "64K"},
+                                     {"bitmap-recover", "all-dirty"},
                                      {"bitmap-sync", "on-close"},
-                                     {"qcow2-cache", "1M"}, {"qcow2-lock", "off"}})
+                                     {"qcow2-cache", "1M"},
+                                     {"qcow2-lock", "off"}})
         BOOST_CHECK(must(take_key(config, key, value)));
     BOOST_CHECK((config.disk.bitmaps == std::vector<std::string>{"b0", "b1"}));
     BOOST_CHECK_EQUAL(*config.disk.bitmap_granularity_bits, 16);
@@ -86,8 +90,9 @@ BOOST_DATA_TEST_CASE(bad_values_are_refused_with_the_key_in_the_message,
 BOOST_AUTO_TEST_CASE(good_names_and_granularities_are_taken)
 {
     Config config;
-    for (const std::string &name : {std::string("a"), std::string(1023, 'a'), std::string("\xd0\xb6\xe2\x82\xac"),
-                                    std::string("\xf0\x9f\x8c\xb3"), std::string("with space/slash")})
+    for (const std::string &name :
+         {std::string("a"), std::string(1023, 'a'), std::string("\xd0\xb6\xe2\x82\xac"),
+          std::string("\xf0\x9f\x8c\xb3"), std::string("with space/slash")})
         BOOST_CHECK(must(take_key(config, "bitmap", name.c_str())));
     for (const auto &[value, bits] : {std::pair{"512", 9u}, {"64K", 16u}, {"2G", 31u}}) {
         BOOST_CHECK(must(take_key(config, "bitmap-granularity", value)));
@@ -112,7 +117,8 @@ BOOST_AUTO_TEST_CASE(unknown_keys_of_our_prefixes_are_refused_by_name)
 // nbdkit takes "+10G" for 10G: a disk of 100G would be cut to a tenth.
 BOOST_AUTO_TEST_CASE(sizes_with_a_sign_or_a_space_are_refused)
 {
-    for (const char *key : {"bitmap-granularity", "qcow2-cache", "qcow2-create", "qcow2-resize", "qcow2-shrink"}) {
+    for (const char *key :
+         {"bitmap-granularity", "qcow2-cache", "qcow2-create", "qcow2-resize", "qcow2-shrink"}) {
         for (const char *value : {"+1M", "-1M", "+", "-0"}) {
             const std::string what = refused(key, value);
             BOOST_TEST(what.starts_with(std::string(key) + "=" + value + ": not a"), what);
@@ -124,7 +130,8 @@ BOOST_AUTO_TEST_CASE(sizes_with_a_sign_or_a_space_are_refused)
         BOOST_CHECK(must(take_key(config, key, "1M")));
     }
     for (const char *value : {"+2M:1M", "2M:+1M", "2M:-1M", "2M:", ":1M", "2M:1M:1M", "2M:0", "0"})
-        BOOST_TEST(refused("qcow2-shrink", value).starts_with(std::string("qcow2-shrink=") + value + ": not a size"));
+        BOOST_TEST(refused("qcow2-shrink", value)
+                       .starts_with(std::string("qcow2-shrink=") + value + ": not a size"));
     Config config;
     BOOST_CHECK(must(take_key(config, "qcow2-shrink", "2M:1M")));
 }
@@ -133,8 +140,10 @@ BOOST_AUTO_TEST_CASE(who_mistypes_a_key_is_told_which_one_there_is)
 {
     const auto meant = [](const char *key, const char *known) {
         const std::string advice = advice_on(key);
-        BOOST_TEST(advice.starts_with(std::string("if '") + key + "' was meant for qcow2bitmap: did you mean " +
-                                      known + "=? It has these parameters:\nbitmap=<NAME>"), key << ": " << advice);
+        BOOST_TEST(advice.starts_with(std::string("if '") + key +
+                                      "' was meant for qcow2bitmap: did you mean " + known +
+                                      "=? It has these parameters:\nbitmap=<NAME>"),
+                   key << ": " << advice);
     };
     meant("bitmpa", "bitmap");
     meant("bitmaps", "bitmap");
@@ -146,16 +155,19 @@ BOOST_AUTO_TEST_CASE(who_mistypes_a_key_is_told_which_one_there_is)
     meant("shrink", "qcow2-shrink");
     meant("qcow2-lok", "qcow2-lock");
     // It is ours, but which?
-    BOOST_TEST(advice_on("qcow2-nonsense").starts_with("if 'qcow2-nonsense' was meant for qcow2bitmap: it has"));
+    BOOST_TEST(advice_on("qcow2-nonsense")
+                   .starts_with("if 'qcow2-nonsense' was meant for qcow2bitmap: it has"));
     // A known one with a wrong value, and those of others.
-    for (const char *key : {"bitmap", "qcow2-lock", "nonsense", "size", "offset", "fadvise", "file", "x", ""})
+    for (const char *key :
+         {"bitmap", "qcow2-lock", "nonsense", "size", "offset", "fadvise", "file", "x", ""})
         BOOST_TEST(advice_on(key) == "", key);
 }
 
 BOOST_AUTO_TEST_CASE(the_help_has_a_line_for_each_key)
 {
     const std::string help = std::string("\n") + config_help();
-    for (const char *key : {"bitmap=", "bitmap-granularity=", "bitmap-recover=", "bitmap-sync=", "qcow2-cache=", "qcow2-lock="})
+    for (const char *key : {"bitmap=", "bitmap-granularity=", "bitmap-recover=", "bitmap-sync=",
+                            "qcow2-cache=", "qcow2-lock="})
         BOOST_CHECK_NE(help.find(std::string("\n") + key), std::string::npos);
 }
 

@@ -52,7 +52,8 @@ public:
     }
     void write(std::uint64_t offset, std::uint64_t length, std::uint32_t generation)
     {
-        must(disk_->write(GuestOffset(offset), payload(GuestOffset(offset), length, generation), false));
+        must(disk_->write(GuestOffset(offset), payload(GuestOffset(offset), length, generation),
+                          false));
     }
     Buffer content(const std::string &name)
     {
@@ -83,7 +84,8 @@ Buffer shown_by(const Buffer &file, Buffer below)
     const std::uint64_t cs = Qcow2File::cluster_size;
     for (std::uint64_t c = 0; c * cs < below.size(); ++c)
         if (must(reader.l2_entry(GuestCluster(c))) != 0)
-            must(reader.read(GuestOffset(c * cs), sub(MutableBytes(below), c * cs, std::min(cs, below.size() - c * cs))));
+            must(reader.read(GuestOffset(c * cs), sub(MutableBytes(below), c * cs,
+                                                      std::min(cs, below.size() - c * cs))));
     return below;
 }
 
@@ -108,16 +110,19 @@ BOOST_AUTO_TEST_CASE(the_disk_and_its_snapshots)
     must(snapshot->read(GuestOffset(0), bytes));
     BOOST_CHECK(bytes == payload(GuestOffset(0), 1 << 20, 1));
     BOOST_TEST(must(snapshot->status(GuestOffset(2 << 20), 512)).front().zero);
-    BOOST_TEST(snapshot->description() == "snapshot 'before' (ID 1) of 2025-11-24 16:00:05 UTC, read-only");
+    BOOST_TEST(snapshot->description() ==
+               "snapshot 'before' (ID 1) of 2025-11-24 16:00:05 UTC, read-only");
 
     const auto listed = served.exports().list();
     BOOST_REQUIRE_EQUAL(listed.size(), 2u);
     BOOST_TEST(listed[0].name == "");
     BOOST_TEST(listed[1].name == "snapshot/before");
     BOOST_TEST(listed[1].description == snapshot->description());
-    BOOST_TEST(served.refusal("other") == "there is no export 'other'; there are '', 'snapshot/before'");
+    BOOST_TEST(served.refusal("other") ==
+               "there is no export 'other'; there are '', 'snapshot/before'");
     BOOST_TEST(served.refusal("snapshot/2") ==
-               "export 'snapshot/2': there is no snapshot with the ID or name '2'; the image has snapshot 'before' (ID 1)");
+               "export 'snapshot/2': there is no snapshot with the ID or name '2'; "
+               "the image has snapshot 'before' (ID 1)");
 }
 
 // Full and incremental, read while the disk goes on.
@@ -148,8 +153,9 @@ BOOST_AUTO_TEST_CASE(what_backups_show_of_a_disk_that_goes_on)
     must(served.disk().begin_backup(request));
     const Buffer at_mon = served.content("");
     served.write(0, 3 << 20, 3);
-    BOOST_TEST(served.refusal("backup/mon") ==
-               "export 'backup/mon': backup 'mon' keeps nothing but what is dirty: 'backup/mon/dirty'");
+    BOOST_TEST(
+        served.refusal("backup/mon") ==
+        "export 'backup/mon': backup 'mon' keeps nothing but what is dirty: 'backup/mon/dirty'");
     BOOST_CHECK(shown_by(served.content("backup/mon/dirty.qcow2"), at_sun) == at_mon);
     const auto dirty = served.open("backup/mon/dirty");
     Buffer rebuilt = at_sun;
@@ -186,7 +192,8 @@ BOOST_AUTO_TEST_CASE(a_backup_that_is_broken)
     Buffer bytes(reader->size());
     const Result<void> read = reader->read(GuestOffset(0), bytes);
     BOOST_REQUIRE(!read);
-    BOOST_TEST(served.refusal("backup/mon.qcow2").starts_with("export 'backup/mon.qcow2': backup 'mon' is broken: "));
+    BOOST_TEST(served.refusal("backup/mon.qcow2")
+                   .starts_with("export 'backup/mon.qcow2': backup 'mon' is broken: "));
     must(served.disk().end_backup("mon", false));
 }
 

@@ -34,8 +34,8 @@ struct FakeContext : nbdkit_next_ops {
     bool for_reading = false;
     int descriptor = -1;
     std::uint64_t size = 0;
-    bool size_asked = false, can_write_asked = false, can_flush_asked = false, can_trim_asked = false,
-         can_zero_asked = false;
+    bool size_asked = false, can_write_asked = false, can_flush_asked = false,
+         can_trim_asked = false, can_zero_asked = false;
 };
 
 FakeContext &context_of(nbdkit_next *next) { return *static_cast<FakeContext *>(next); }
@@ -49,8 +49,7 @@ int call(nbdkit_next *next, const char *name, const Range &range, int *err, Body
     FakeLayer &layer = *context.layer;
     const unsigned at_once = ++layer.calls_at_once;
     unsigned most = layer.calls_at_once_max.load();
-    while (at_once > most && !layer.calls_at_once_max.compare_exchange_weak(most, at_once)) {
-    }
+    while (at_once > most && !layer.calls_at_once_max.compare_exchange_weak(most, at_once)) {}
     INVARIANT(context.prepared);
     {
         const std::lock_guard<std::mutex> lock(layer.mutex);
@@ -114,7 +113,10 @@ int fake_block_size(nbdkit_next *next, std::uint32_t *minimum, std::uint32_t *pr
     return 0;
 }
 
-bool writable(nbdkit_next *next) { return layer_of(next).writable && !context_of(next).for_reading; }
+bool writable(nbdkit_next *next)
+{
+    return layer_of(next).writable && !context_of(next).for_reading;
+}
 
 int fake_can_write(nbdkit_next *next)
 {
@@ -145,13 +147,14 @@ int fake_no(nbdkit_next *) { return 0; }
 
 int fake_can_extents(nbdkit_next *next) { return layer_of(next).hole.has_value(); }
 
-int fake_pread(nbdkit_next *next, void *buf, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
-               int *err)
+int fake_pread(nbdkit_next *next, void *buf, std::uint32_t count, std::uint64_t offset,
+               std::uint32_t flags, int *err)
 {
     INVARIANT(flags == 0);
     const Range range = data_range(next, count, offset);
     return call(next, "pread", range, err, [&] {
-        return layer_of(next).bytes.read(offset, MutableBytes(static_cast<std::uint8_t *>(buf), count));
+        return layer_of(next).bytes.read(offset,
+                                         MutableBytes(static_cast<std::uint8_t *>(buf), count));
     });
 }
 
@@ -161,7 +164,8 @@ int fake_pwrite(nbdkit_next *next, const void *buf, std::uint32_t count, std::ui
     INVARIANT(flags == 0 && context_of(next).can_write_asked && writable(next));
     const Range range = data_range(next, count, offset);
     return call(next, "pwrite", range, err, [&] {
-        return layer_of(next).bytes.write(offset, Bytes(static_cast<const std::uint8_t *>(buf), count));
+        return layer_of(next).bytes.write(offset,
+                                          Bytes(static_cast<const std::uint8_t *>(buf), count));
     });
 }
 
@@ -191,13 +195,15 @@ int fake_flush(nbdkit_next *next, std::uint32_t flags, int *err)
     });
 }
 
-int fake_trim(nbdkit_next *next, std::uint32_t count, std::uint64_t offset, std::uint32_t flags, int *err)
+int fake_trim(nbdkit_next *next, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
+              int *err)
 {
     INVARIANT(flags == 0 && context_of(next).can_trim_asked && layer_of(next).trims);
     return call(next, "trim", data_range(next, count, offset), err, [] { return 0; });
 }
 
-int fake_zero(nbdkit_next *next, std::uint32_t count, std::uint64_t offset, std::uint32_t flags, int *err)
+int fake_zero(nbdkit_next *next, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
+              int *err)
 {
     INVARIANT((flags & ~NBDKIT_FLAG_MAY_TRIM) == 0);
     INVARIANT(context_of(next).can_zero_asked && layer_of(next).zeroes != NBDKIT_ZERO_NONE);
@@ -317,8 +323,14 @@ int nbdkit_nanosleep(unsigned, unsigned) { return told_to_end ? -1 : 0; }
 
 nbdkit_extents *nbdkit_extents_new(std::uint64_t, std::uint64_t) { return new nbdkit_extents; }
 void nbdkit_extents_free(nbdkit_extents *extents) { delete extents; }
-std::size_t nbdkit_extents_count(const nbdkit_extents *extents) { return extents->first.length != 0; }
-nbdkit_extent nbdkit_get_extent(const nbdkit_extents *extents, std::size_t) { return extents->first; }
+std::size_t nbdkit_extents_count(const nbdkit_extents *extents)
+{
+    return extents->first.length != 0;
+}
+nbdkit_extent nbdkit_get_extent(const nbdkit_extents *extents, std::size_t)
+{
+    return extents->first;
+}
 
 int nbdkit_stdio_safe(void) { return 1; }
 
@@ -328,7 +340,11 @@ std::int64_t nbdkit_parse_size(const char *text)
     char *end;
     const long long number = std::strtoll(text, &end, 10);
     const std::string suffix = end;
-    const int shift = suffix.empty() ? 0 : suffix == "K" ? 10 : suffix == "M" ? 20 : suffix == "G" ? 30 : -1;
+    const int shift = suffix.empty()  ? 0
+                      : suffix == "K" ? 10
+                      : suffix == "M" ? 20
+                      : suffix == "G" ? 30
+                                      : -1;
     return end == text || number < 0 || shift < 0 ? -1 : static_cast<std::int64_t>(number) << shift;
 }
 
@@ -343,17 +359,24 @@ char *nbdkit_absolute_path(const char *path)
     return strdup((path[0] == '/' ? std::string(path) : std::string("/here/") + path).c_str());
 }
 
-nbdkit_next *nbdkit_next_context_open(nbdkit_backend *backend, int readonly, const char *exportname, int shared)
+nbdkit_next *nbdkit_next_context_open(nbdkit_backend *backend, int readonly, const char *exportname,
+                                      int shared)
 {
     auto *layer = reinterpret_cast<FakeLayer *>(backend);
     INVARIANT(shared == 1 && *exportname == '\0');
     int ignored = 0;
     auto *context = new FakeContext;
-    *static_cast<nbdkit_next_ops *>(context) = nbdkit_next_ops{
-        fake_prepare,  fake_finalize, fake_get_size, nullptr, fake_block_size, fake_can_write,
-        fake_can_flush, fake_no,      fake_can_trim, fake_can_zero, fake_no,   fake_can_extents,
-        fake_no,       fake_can_multi_conn, fake_no, fake_pread, fake_pwrite,  fake_flush,
-        fake_trim,     fake_zero,     fake_extents,  nullptr};
+    *static_cast<nbdkit_next_ops *>(context) = nbdkit_next_ops{fake_prepare,    fake_finalize,
+                                                               fake_get_size,   nullptr,
+                                                               fake_block_size, fake_can_write,
+                                                               fake_can_flush,  fake_no,
+                                                               fake_can_trim,   fake_can_zero,
+                                                               fake_no,         fake_can_extents,
+                                                               fake_no,         fake_can_multi_conn,
+                                                               fake_no,         fake_pread,
+                                                               fake_pwrite,     fake_flush,
+                                                               fake_trim,       fake_zero,
+                                                               fake_extents,    nullptr};
     context->layer = layer;
     context->for_reading = readonly;
     context->prepared = true;

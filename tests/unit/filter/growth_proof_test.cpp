@@ -147,10 +147,12 @@ BOOST_AUTO_TEST_CASE(A4_a_file_grows_under_any_name)
                         break;
                     default:
                         must(store->read(range.begin, bytes));
-                        BOOST_REQUIRE(std::ranges::equal(bytes, sub(Bytes(model), range.begin, range.length())));
+                        BOOST_REQUIRE(std::ranges::equal(
+                            bytes, sub(Bytes(model), range.begin, range.length())));
                         continue;
                     }
-                    std::ranges::copy(bytes, model.begin() + static_cast<std::ptrdiff_t>(range.begin));
+                    std::ranges::copy(bytes,
+                                      model.begin() + static_cast<std::ptrdiff_t>(range.begin));
                 }
             }
             must(store->discard(199 * K, 2 * K));

@@ -202,7 +202,8 @@ BOOST_AUTO_TEST_CASE(without_multi_conn_the_old_context_is_flushed_at_once)
         served.layer.multi_conn = false;
         const auto store = served.open();
         served.layer.before = [&](const char *call, const Range &) {
-            return fails && std::string(call) == "flush" && served.layer.contexts_open == 2 ? EIO : 0;
+            return fails && std::string(call) == "flush" && served.layer.contexts_open == 2 ? EIO
+                                                                                            : 0;
         };
         const Result<void> grown = store->grow(M);
         BOOST_REQUIRE_EQUAL(grown.has_value(), !fails);
@@ -219,7 +220,8 @@ BOOST_AUTO_TEST_CASE(many_read_write_flush_and_grow_at_once)
         for (const bool serialised : {true, false}) {
             Served served(200 * K);
             served.layer.multi_conn = multi_conn;
-            auto store = must(NextStore::open(served.layer.backend(), false, serialised, served.local.get()));
+            auto store = must(
+                NextStore::open(served.layer.backend(), false, serialised, served.local.get()));
             store->allow_growth(*served.local);
             std::vector<std::thread> threads;
             for (std::uint64_t i = 0; i < 4; ++i) {

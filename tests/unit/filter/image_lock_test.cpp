@@ -28,7 +28,10 @@ namespace {
 
 // One process that has the file.
 struct Holder {
-    explicit Holder(const TemporaryFile &file) : local(must(LocalFile::open(file.path()))), lock(*local) {}
+    explicit Holder(const TemporaryFile &file)
+        : local(must(LocalFile::open(file.path()))), lock(*local)
+    {
+    }
 
     const std::unique_ptr<LocalFile> local;
     ImageLock lock;

@@ -85,7 +85,8 @@ BOOST_AUTO_TEST_CASE(a_file_that_is_replaced_is_noticed)
 
 BOOST_AUTO_TEST_CASE(two_nodes_of_one_block_device_are_the_same)
 {
-    struct stat node{}, other{};
+    struct stat node {
+    }, other{};
     node.st_mode = other.st_mode = S_IFBLK | 0600;
     node.st_dev = other.st_dev = 5;
     node.st_ino = 100;
@@ -131,7 +132,8 @@ BOOST_AUTO_TEST_CASE(a_limit_of_the_process_is_lack_of_space_and_no_signal)
     ::setrlimit(RLIMIT_FSIZE, &before);
     BOOST_REQUIRE(!grown);
     BOOST_CHECK(grown.error().code == Errc::no_space);
-    BOOST_TEST(grown.error().what == file.path() + ": the limit of this process for files (ulimit -f): File too large");
+    BOOST_TEST(grown.error().what ==
+               file.path() + ": the limit of this process for files (ulimit -f): File too large");
     BOOST_CHECK(cut);
     BOOST_CHECK_EQUAL(longer.size(), 2 << 20);
     must(local->truncate(1 << 20));

@@ -21,7 +21,9 @@ namespace {
 
 struct Held {
     explicit Held(std::uint64_t size)
-        : file(size), local(must(LocalFile::open(file.path()))), store(*local, must(local->length()))
+        : file(size),
+          local(must(LocalFile::open(file.path()))),
+          store(*local, must(local->length()))
     {
     }
 
@@ -138,7 +140,8 @@ BOOST_AUTO_TEST_CASE(it_knows_where_holes_are)
     BOOST_TEST((held.store.stretch(0, 100).length == 100 && held.store.stretch(1000, 100).hole));
     const auto data = held.store.stretch(262144 + 100, 1 << 20);
     BOOST_TEST((!data.hole && data.length == 65536 - 100));
-    BOOST_TEST((held.store.stretch(262144, 10).length == 10 && !held.store.stretch(262144, 10).hole));
+    BOOST_TEST(
+        (held.store.stretch(262144, 10).length == 10 && !held.store.stretch(262144, 10).hole));
     const auto end = held.store.stretch(262144 + 65536, 100000);
     BOOST_TEST((end.hole && end.length == 100000));
 }

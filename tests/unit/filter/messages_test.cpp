@@ -21,8 +21,9 @@ BOOST_AUTO_TEST_SUITE(report_test)
 
 namespace {
 
-constexpr Errc all_codes[] = {Errc::io,        Errc::no_space, Errc::corrupt,   Errc::unsupported, Errc::read_only,
-                              Errc::busy,      Errc::not_found, Errc::exists,   Errc::invalid};
+constexpr Errc all_codes[] = {Errc::io,          Errc::no_space,  Errc::corrupt,
+                              Errc::unsupported, Errc::read_only, Errc::busy,
+                              Errc::not_found,   Errc::exists,    Errc::invalid};
 
 // What is written there as long as this lives.
 class StandardError {
@@ -68,7 +69,8 @@ BOOST_AUTO_TEST_CASE(a_failure_is_said_and_sets_errno)
 {
     said();
     int err = 0;
-    BOOST_CHECK_EQUAL(serve(&err, []() -> Result<void> { return Error(Errc::no_space, "100% full"); }), -1);
+    BOOST_CHECK_EQUAL(
+        serve(&err, []() -> Result<void> { return Error(Errc::no_space, "100% full"); }), -1);
     BOOST_CHECK_EQUAL(err, ENOSPC);
     BOOST_CHECK((said() == std::vector<std::string>{"100% full"}));
     BOOST_CHECK_EQUAL(run([]() -> Result<void> { return Error(Errc::busy, "held"); }), -1);

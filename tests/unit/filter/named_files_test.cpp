@@ -129,12 +129,15 @@ BOOST_AUTO_TEST_CASE(what_is_missing_outside_is_not_allowed_like_what_is_there)
         return opened.error().what;
     };
     const std::string allows = ": the image names this file; qcow2-files=" + path + "/out";
-    BOOST_TEST(what(path + "/out/nothing") == path + "/out/nothing" + allows + " allows it to be opened");
+    BOOST_TEST(what(path + "/out/nothing") ==
+               path + "/out/nothing" + allows + " allows it to be opened");
     BOOST_TEST(what(path + "/out/file") == path + "/out/file" + allows + " allows it to be opened");
-    BOOST_TEST(what("link/sub/nothing") == path + "/out/sub/nothing" + allows + "/sub allows it to be opened");
-    BOOST_TEST(what("link/sub/file") == path + "/out/sub/file" + allows + "/sub allows it to be opened");
-    for (const char *name : {"../out/no/file", "link/no/../sub/file", "link/sub/file/more", "dangling",
-                             "sub/../../out/nothing", "/nothing/at/all"})
+    BOOST_TEST(what("link/sub/nothing") ==
+               path + "/out/sub/nothing" + allows + "/sub allows it to be opened");
+    BOOST_TEST(what("link/sub/file") ==
+               path + "/out/sub/file" + allows + "/sub allows it to be opened");
+    for (const char *name : {"../out/no/file", "link/no/../sub/file", "link/sub/file/more",
+                             "dangling", "sub/../../out/nothing", "/nothing/at/all"})
         what(name);
 
     // Inside it is told.
@@ -142,7 +145,8 @@ BOOST_AUTO_TEST_CASE(what_is_missing_outside_is_not_allowed_like_what_is_there)
         const auto opened = files.open(name, folders.place(), false);
         BOOST_REQUIRE(!opened);
         BOOST_TEST((opened.error().code != Errc::read_only), name);
-        BOOST_TEST(opened.error().what.find(path + "/in/" + name + ": No") == 0u, opened.error().what);
+        BOOST_TEST(opened.error().what.find(path + "/in/" + name + ": No") == 0u,
+                   opened.error().what);
     }
 }
 

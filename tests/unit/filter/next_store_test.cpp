@@ -32,14 +32,15 @@ std::unique_ptr<NextStore> opened(FakeLayer &layer, bool serialised = false)
 
 bool was_called(FakeLayer &layer, const std::string &call)
 {
-    return std::ranges::any_of(layer.calls, [&](const std::string &each) { return each.starts_with(call); });
+    return std::ranges::any_of(layer.calls,
+                               [&](const std::string &each) { return each.starts_with(call); });
 }
 
 }  // namespace
 
 // Against flat bytes, over layers of every block size, of even and odd length.
-BOOST_DATA_TEST_CASE(requests_of_any_size_and_place, data::make({1, 2, 16, 512}) * data::make({65536, 65000, 100}),
-                     minimum, size)
+BOOST_DATA_TEST_CASE(requests_of_any_size_and_place,
+                     data::make({1, 2, 16, 512}) * data::make({65536, 65000, 100}), minimum, size)
 {
     for (const std::uint64_t seed : seeds(5)) {
         SEEDED(seed);
@@ -62,11 +63,13 @@ BOOST_DATA_TEST_CASE(requests_of_any_size_and_place, data::make({1, 2, 16, 512})
                 break;
             case 1:
                 must(store->zero(range.begin, range.length(), random.coin()));
-                std::fill_n(model.begin() + static_cast<std::ptrdiff_t>(range.begin), range.length(), 0);
+                std::fill_n(model.begin() + static_cast<std::ptrdiff_t>(range.begin),
+                            range.length(), 0);
                 break;
             default:
                 must(store->read(range.begin, bytes));
-                BOOST_REQUIRE(std::ranges::equal(bytes, sub(Bytes(model), range.begin, range.length())));
+                BOOST_REQUIRE(
+                    std::ranges::equal(bytes, sub(Bytes(model), range.begin, range.length())));
             }
         }
         BOOST_REQUIRE(memory.bytes == model);
@@ -131,7 +134,8 @@ BOOST_AUTO_TEST_CASE(holes_of_the_layer_are_told)
     layer.minimum = 512;
     layer.maximum = 4096;
     const auto store = opened(layer);
-    const auto is = [&](std::uint64_t offset, std::uint64_t length_max, std::uint64_t length, bool hole) {
+    const auto is = [&](std::uint64_t offset, std::uint64_t length_max, std::uint64_t length,
+                        bool hole) {
         const auto stretch = store->stretch(offset, length_max);
         return stretch.length == length && stretch.hole == hole;
     };
@@ -210,7 +214,9 @@ BOOST_AUTO_TEST_CASE(a_flush_that_failed_stays_failed)
     FakeLayer layer(memory);
     const auto store = opened(layer);
     must(store->flush());
-    layer.before = [](const char *call, const Range &) { return std::string(call) == "flush" ? EIO : 0; };
+    layer.before = [](const char *call, const Range &) {
+        return std::string(call) == "flush" ? EIO : 0;
+    };
     BOOST_CHECK(!store->flush());
     layer.before = nullptr;
     BOOST_CHECK(!store->flush());
@@ -373,7 +379,8 @@ BOOST_AUTO_TEST_CASE(a_serialised_layer_is_called_once_at_a_time)
         threads.emplace_back([&store, i] {
             Buffer bytes(4096);
             for (unsigned n = 0; n < 50; ++n) {
-                if (!store->write(i * 65536, bytes) || !store->read(i * 65536, bytes) || !store->flush())
+                if (!store->write(i * 65536, bytes) || !store->read(i * 65536, bytes) ||
+                    !store->flush())
                     std::abort();
             }
         });

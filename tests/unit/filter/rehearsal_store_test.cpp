@@ -36,7 +36,8 @@ BOOST_AUTO_TEST_CASE(what_is_written_is_read_and_stays_above)
         BOOST_TEST(store.size() == size);
         for (int i = 0; i < 100; ++i) {
             const std::uint64_t begin = random.below(size);
-            const std::uint64_t length = 1 + random.below(std::min<std::uint64_t>(size - begin, 9000));
+            const std::uint64_t length =
+                1 + random.below(std::min<std::uint64_t>(size - begin, 9000));
             if (random.one_in(3)) {
                 must(store.zero(begin, length, random.coin()));
                 std::fill_n(model.begin() + begin, length, 0);
@@ -62,7 +63,9 @@ BOOST_AUTO_TEST_CASE(it_never_grows)
     must(real.grow(8192));
     RehearsalStore store(real);
     BOOST_TEST(!store.can_grow());
-    const auto is_full = [](const Result<void> &done) { return !done && done.error().code == Errc::no_space; };
+    const auto is_full = [](const Result<void> &done) {
+        return !done && done.error().code == Errc::no_space;
+    };
     BOOST_TEST(is_full(store.grow(8193)));
     BOOST_TEST(is_full(store.write(8000, Buffer(512))));
     BOOST_TEST(is_full(store.zero(8000, 512, true)));

@@ -18,7 +18,8 @@ BOOST_AUTO_TEST_CASE(pieces_cover_the_range_and_obey_the_limits)
     for (const std::uint64_t minimum : {1, 2, 4}) {
         for (const std::uint64_t maximum : {minimum, 2 * minimum, 100 * minimum}) {
             for (std::uint64_t size = 1; size <= 17; ++size) {
-                for (Range rest, whole{0, 0}; whole.begin < size; whole.end < size ? ++whole.end : whole.end = ++whole.begin) {
+                for (Range rest, whole{0, 0}; whole.begin < size;
+                     whole.end < size ? ++whole.end : whole.end = ++whole.begin) {
                     std::uint64_t at = whole.begin;
                     for (rest = whole; !rest.empty(); rest.begin = at) {
                         const Piece piece = first_piece(rest, {minimum, maximum}, size);

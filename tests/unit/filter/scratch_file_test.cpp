@@ -70,7 +70,8 @@ BOOST_AUTO_TEST_CASE(what_was_written_is_read_and_no_name_is_seen)
     const auto scratch = must(ScratchFile::make(folder.path(), size, 1 << 20));
     BOOST_TEST(std::filesystem::is_empty(folder.path()));
     BOOST_TEST(scratch->bytes_used() == 0u);
-    for (const std::uint64_t offset : {std::uint64_t(0), ScratchFile::file_bytes_max - 4096, size - 8192}) {
+    for (const std::uint64_t offset :
+         {std::uint64_t(0), ScratchFile::file_bytes_max - 4096, size - 8192}) {
         Buffer bytes(8192, std::uint8_t(offset >> 30 | 1));
         bytes[4096] = 7;
         must(scratch->write(offset, bytes));
@@ -155,8 +156,9 @@ BOOST_AUTO_TEST_CASE(the_folder_is_the_one_for_temporary_files)
     ScratchFolder folder;
     const auto made = folder.make(G, G);
     BOOST_REQUIRE(!made);
-    BOOST_TEST(made.error().what == "/somewhere: no file can be made there: No such file or directory; "
-                                    "qcow2-scratch=DIR names another folder");
+    BOOST_TEST(made.error().what ==
+               "/somewhere: no file can be made there: No such file or directory; "
+               "qcow2-scratch=DIR names another folder");
     BOOST_CHECK(!folder.make(G, std::nullopt));
 }
 

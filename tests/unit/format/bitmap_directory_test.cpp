@@ -166,7 +166,8 @@ BOOST_AUTO_TEST_CASE(padding_that_is_not_zero_passes)
 BOOST_AUTO_TEST_CASE(names_that_are_there_twice)
 {
     const auto second = [](std::uint32_t first_flags, std::uint32_t second_flags) {
-        std::vector<BitmapDirectoryEntry> entries{plain("b", first_flags), plain("b", second_flags)};
+        std::vector<BitmapDirectoryEntry> entries{plain("b", first_flags),
+                                                  plain("b", second_flags)};
         const Buffer bytes = encode_bitmap_directory(entries);
         const auto decoded = decode_bitmap_directory(bytes, 2, geometry);
         BOOST_TEST(!decoded->at(0).finding);
@@ -186,10 +187,10 @@ BOOST_AUTO_TEST_CASE(records_that_cannot_be_told_apart)
     for (std::size_t length = 0; length < bytes.size(); ++length)
         BOOST_TEST(is(decode_bitmap_directory(Bytes(bytes).first(length), 2, geometry),
                       Finding::bitmap_directory_entry_truncated));
-    BOOST_TEST(is(decode_bitmap_directory(bytes, 1, geometry),
-                  Finding::bitmap_directory_trailing_bytes));
-    BOOST_TEST(is(decode_bitmap_directory(bytes, 3, geometry),
-                  Finding::bitmap_directory_entry_truncated));
+    BOOST_TEST(
+        is(decode_bitmap_directory(bytes, 1, geometry), Finding::bitmap_directory_trailing_bytes));
+    BOOST_TEST(
+        is(decode_bitmap_directory(bytes, 3, geometry), Finding::bitmap_directory_entry_truncated));
     BOOST_TEST(is(decode_bitmap_directory(bytes, 0xffffffff, geometry),
                   Finding::bitmap_directory_entry_truncated));
     Buffer changed = bytes;

@@ -39,7 +39,10 @@ BOOST_AUTO_TEST_CASE(bits_bytes_and_entries)
         {40000 * M, 16, 16, {640000, 80000, 2}},  // as measured with QEMU
         {1 * M, 9, 9, {2048, 256, 1}},
         {3 * M, 9, 9, {6144, 768, 2}},
-        {~std::uint64_t(0), 9, 9, {std::uint64_t(1) << 55, std::uint64_t(1) << 52, std::uint64_t(1) << 43}},
+        {~std::uint64_t(0),
+         9,
+         9,
+         {std::uint64_t(1) << 55, std::uint64_t(1) << 52, std::uint64_t(1) << 43}},
     };
     for (const auto &line : table) {
         const BitmapSize size = BitmapSize::of(line.disk_size, line.granularity_bits,
@@ -80,7 +83,9 @@ BOOST_AUTO_TEST_CASE(the_error_names_a_granularity_that_would_do)
 BOOST_AUTO_TEST_CASE(the_default_granularity)
 {
     for (std::uint32_t cluster_bits = 9; cluster_bits <= 21; ++cluster_bits) {
-        const std::uint32_t expected = cluster_bits < 12 ? 12 : cluster_bits > 16 ? 16 : cluster_bits;
+        const std::uint32_t expected = cluster_bits < 12   ? 12
+                                       : cluster_bits > 16 ? 16
+                                                           : cluster_bits;
         BOOST_TEST(default_granularity_bits(with_cluster_bits(cluster_bits)) == expected);
     }
 }

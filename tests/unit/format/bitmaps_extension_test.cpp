@@ -161,12 +161,15 @@ BOOST_AUTO_TEST_CASE(H2_a_first_one_takes_its_room_from_the_feature_names)
 BOOST_AUTO_TEST_CASE(H2_the_feature_names_get_their_room_back)
 {
     const std::vector<Extension> before{feature_names(8), {ExtensionType(3), text("u")}};
-    const auto once = with_bitmaps_extension(with_bitmaps_extension(before, some_bitmaps()), std::nullopt);
+    const auto once =
+        with_bitmaps_extension(with_bitmaps_extension(before, some_bitmaps()), std::nullopt);
     BOOST_TEST(encoded_size(once) == encoded_size(before));
     BOOST_TEST(std::equal(before[0].data.begin(), before[0].data.end() - 32, once[0].data.begin()));
-    BOOST_TEST((with_bitmaps_extension(with_bitmaps_extension(once, some_bitmaps()), std::nullopt) == once));
+    BOOST_TEST((with_bitmaps_extension(with_bitmaps_extension(once, some_bitmaps()),
+                                       std::nullopt) == once));
     // One that is whole beside a bitmaps extension (QEMU's) stays as it is.
-    const auto qemu = with_bitmaps_extension({before[0], encode_bitmaps_extension(some_bitmaps())}, std::nullopt);
+    const auto qemu =
+        with_bitmaps_extension({before[0], encode_bitmaps_extension(some_bitmaps())}, std::nullopt);
     BOOST_TEST((qemu[0] == before[0]));
 }
 
@@ -176,11 +179,15 @@ BOOST_AUTO_TEST_CASE(H3_behind_a_gap)
     area.header = good_header();
     area.backing_file_name = "base";
     area.header.backing_file_offset = 1000;
-    area.extensions = {encode_bitmaps_extension(some_bitmaps()), {ExtensionType(3), Buffer(600, 7)}, feature_names(8)};
+    area.extensions = {encode_bitmaps_extension(some_bitmaps()),
+                       {ExtensionType(3), Buffer(600, 7)},
+                       feature_names(8)};
     const HeaderArea moved = must(decode_header_area(encoded(behind_a_gap(area, 2048))));
-    BOOST_TEST((types(moved.extensions) ==
-                std::vector{ExtensionType::bitmaps, ExtensionType::feature_names, ExtensionType(3)}));
-    BOOST_TEST(112 + moved.extensions[0].encoded_size() + moved.extensions[1].encoded_size() == 2048u);
+    BOOST_TEST(
+        (types(moved.extensions) ==
+         std::vector{ExtensionType::bitmaps, ExtensionType::feature_names, ExtensionType(3)}));
+    BOOST_TEST(112 + moved.extensions[0].encoded_size() + moved.extensions[1].encoded_size() ==
+               2048u);
     BOOST_TEST(std::equal(area.extensions[2].data.begin(), area.extensions[2].data.end(),
                           moved.extensions[1].data.begin()));
     BOOST_TEST((moved.extensions[2] == area.extensions[1]));

@@ -131,18 +131,20 @@ BOOST_DATA_TEST_CASE(compressed_at_every_cluster_size, data::xrange(9u, 22u), cl
     const Geometry g = with_cluster_bits(cluster_bits);
     const std::uint32_t x = 62 - (cluster_bits - 8);
     const std::uint64_t sectors_max = std::uint64_t(1) << (cluster_bits - 8);
-    for (const std::uint64_t offset : {std::uint64_t(0x1000), std::uint64_t(0x12345), std::uint64_t(0x123ff)})
+    for (const std::uint64_t offset :
+         {std::uint64_t(0x1000), std::uint64_t(0x12345), std::uint64_t(0x123ff)})
         for (const std::uint64_t sectors : {std::uint64_t(1), sectors_max}) {
             const std::uint64_t raw = compressed | (sectors - 1) << x | offset;
             const auto mapping = decode_l2_entry(raw, g);
             BOOST_REQUIRE_MESSAGE(mapping, said(mapping));
             const auto &c = std::get<Compressed>(*mapping);
             BOOST_TEST(c.host.value == offset);
-            BOOST_TEST(c.host.value + c.bytes_max == (offset & ~std::uint64_t(511)) + sectors * 512);
+            BOOST_TEST(c.host.value + c.bytes_max ==
+                       (offset & ~std::uint64_t(511)) + sectors * 512);
             BOOST_TEST(encode_l2_entry(*mapping, g) == raw);
         }
-    BOOST_TEST(is(decode_l2_entry(copied | compressed | 0x1000, g),
-                  Finding::l2_entry_compressed_copied));
+    BOOST_TEST(
+        is(decode_l2_entry(copied | compressed | 0x1000, g), Finding::l2_entry_compressed_copied));
     // Bits above 55 of the offset, where there are such.
     if (x > 56)
         BOOST_TEST(is(decode_l2_entry(compressed | std::uint64_t(1) << 56, g),

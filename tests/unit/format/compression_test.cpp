@@ -58,7 +58,7 @@ const auto types = data::make({0, 1});
 }  // namespace
 
 BOOST_DATA_TEST_CASE(what_was_compressed_comes_out_again,
-                     types * data::make({512, 4096, 65536, 2 << 20}), number, size)
+                     types *data::make({512, 4096, 65536, 2 << 20}), number, size)
 {
     const auto type = CompressionType(number);
     for (const Buffer &cluster : {some_cluster(static_cast<std::size_t>(size)),

@@ -53,7 +53,8 @@ BOOST_AUTO_TEST_CASE(header_fields_that_nobody_knows_survive)
     area.extensions = {feature_names(1)};
     Buffer old(4096, 0xcc);
     const Buffer bytes = encoded(area, old);
-    BOOST_TEST(std::all_of(bytes.begin() + 105, bytes.begin() + 128, [](int b) { return b == 0xcc; }));
+    BOOST_TEST(
+        std::all_of(bytes.begin() + 105, bytes.begin() + 128, [](int b) { return b == 0xcc; }));
     // Nothing else of the old cluster is left.
     BOOST_TEST(std::count(bytes.begin() + 128, bytes.end(), 0xcc) == 0);
     BOOST_TEST((decode_header_area(bytes)->extensions == area.extensions));
@@ -189,8 +190,9 @@ BOOST_AUTO_TEST_CASE(the_image_names_the_feature_that_nobody_knows)
     BOOST_TEST(decoded.error().what ==
                "the image needs a feature that is not known (incompatible feature bit 5: 'f')");
     area.extensions.back().data[5 * 48 + 2] = 0x1b;
-    BOOST_TEST(decode_header_area(encoded(area)).error().what ==
-               "the image needs a feature that is not known (incompatible feature bit 5: $'\\x1b')");
+    BOOST_TEST(
+        decode_header_area(encoded(area)).error().what ==
+        "the image needs a feature that is not known (incompatible feature bit 5: $'\\x1b')");
     // Without a name the number must do.
     area.extensions = {feature_names(3)};
     BOOST_TEST(decode_header_area(encoded(area)).error().what ==

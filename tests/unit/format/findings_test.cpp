@@ -15,12 +15,12 @@ BOOST_AUTO_TEST_CASE(each_has_a_name_and_a_sentence_of_its_own)
 {
     std::set<std::string_view> names, sentences;
     std::size_t count = 0;
-#define X(name, code, sentence)                                   \
-    BOOST_TEST(name_of(Finding::name) == #name);                  \
-    BOOST_TEST((code_of(Finding::name) == Errc::code));           \
-    BOOST_TEST(sentence_of(Finding::name) == sentence);           \
-    names.insert(name_of(Finding::name));                         \
-    sentences.insert(sentence_of(Finding::name));                 \
+#define X(name, code, sentence)                         \
+    BOOST_TEST(name_of(Finding::name) == #name);        \
+    BOOST_TEST((code_of(Finding::name) == Errc::code)); \
+    BOOST_TEST(sentence_of(Finding::name) == sentence); \
+    names.insert(name_of(Finding::name));               \
+    sentences.insert(sentence_of(Finding::name));       \
     ++count;
     QCOW2_FINDINGS(X)
 #undef X

@@ -50,9 +50,9 @@ BOOST_DATA_TEST_CASE(a_refcount_block_is_one_cluster, data::xrange(0u, 7u), refc
 {
     const Geometry g{3, 12, refcount_order, false};
     BOOST_TEST(g.refcount_block_entries() * g.refcount_bits() == 4096u * 8);
-    BOOST_TEST(g.refcount_max() ==
-               (refcount_order == 6 ? ~std::uint64_t(0)
-                                    : (std::uint64_t(1) << (1u << refcount_order)) - 1));
+    BOOST_TEST(g.refcount_max() == (refcount_order == 6
+                                        ? ~std::uint64_t(0)
+                                        : (std::uint64_t(1) << (1u << refcount_order)) - 1));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

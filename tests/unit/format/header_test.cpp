@@ -159,8 +159,7 @@ BOOST_DATA_TEST_CASE(every_length_that_is_too_short, data::xrange(0, 112), lengt
 {
     const Buffer bytes = encoded(good());
     const auto h = decode_header(Bytes(bytes).first(static_cast<std::size_t>(length)));
-    BOOST_TEST(is(h, length < 4 ? Finding::not_qcow2 : Finding::header_truncated) ==
-                   (length < 105),
+    BOOST_TEST(is(h, length < 4 ? Finding::not_qcow2 : Finding::header_truncated) == (length < 105),
                length << ": " << said(h));
 }
 
@@ -191,12 +190,14 @@ BOOST_AUTO_TEST_CASE(the_message_names_the_place)
     bytes = encoded(good());
     poke(bytes, 20, 4, 12);
     poke(bytes, 72, 8, incompatible::extended_l2);
-    BOOST_TEST(decode_header(bytes).error().what ==
-               "cluster_bits is out of range (9 to 21) (it is 12, and extended L2 entries need 14)");
+    BOOST_TEST(
+        decode_header(bytes).error().what ==
+        "cluster_bits is out of range (9 to 21) (it is 12, and extended L2 entries need 14)");
     bytes = encoded(good());
     poke(bytes, 100, 4, 108);
-    BOOST_TEST(decode_header(bytes).error().what == "header_length is out of range: a multiple of 8 from 104 "
-                                                    "to the cluster size (it is 108)");
+    BOOST_TEST(decode_header(bytes).error().what ==
+               "header_length is out of range: a multiple of 8 from 104 "
+               "to the cluster size (it is 108)");
 }
 
 BOOST_AUTO_TEST_CASE(limits_are_inside)

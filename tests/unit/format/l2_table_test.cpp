@@ -42,7 +42,9 @@ BOOST_AUTO_TEST_CASE(extended_entries_are_two_words)
 BOOST_AUTO_TEST_CASE(what_a_mapping_names)
 {
     const Geometry geometry{3, 12, 4, false};
-    const auto names = [&](const ClusterMapping &mapping) { return named_clusters(mapping, geometry); };
+    const auto names = [&](const ClusterMapping &mapping) {
+        return named_clusters(mapping, geometry);
+    };
     BOOST_TEST((names(Unallocated()) == HostRun{}));
     BOOST_TEST((names(Zero()) == HostRun{}));
     BOOST_TEST((names(Zero{HostOffset(0x3000), false}) == HostRun{HostCluster(3), 1}));

@@ -81,7 +81,9 @@ BOOST_DATA_TEST_CASE(find_agrees_with_looking_at_each, orders, order)
             // Sparse, dense, or anything.
             const unsigned kind = draw() % 3;
             for (std::uint64_t i = 0; i < entries; ++i) {
-                const bool zero = kind == 0 ? draw() % 50 != 0 : kind == 1 ? draw() % 50 == 0 : draw() % 2;
+                const bool zero = kind == 0   ? draw() % 50 != 0
+                                  : kind == 1 ? draw() % 50 == 0
+                                              : draw() % 2;
                 store_refcount(bytes, order, i, zero ? 0 : 1 + draw() % max_of(order));
             }
             const std::uint64_t from = draw() % (entries + 1);
@@ -95,9 +97,6 @@ BOOST_DATA_TEST_CASE(find_agrees_with_looking_at_each, orders, order)
         }
 }
 
-BOOST_AUTO_TEST_CASE(find_in_nothing)
-{
-    BOOST_TEST(find_refcount({}, 4, 0, 0, true) == 0u);
-}
+BOOST_AUTO_TEST_CASE(find_in_nothing) { BOOST_TEST(find_refcount({}, 4, 0, 0, true) == 0u); }
 
 BOOST_AUTO_TEST_SUITE_END()

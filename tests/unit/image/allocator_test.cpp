@@ -80,16 +80,20 @@ class Freshness {
 public:
     Freshness(Random &random, const ImageSpec &spec)
         : random_(random),
-          memory_(build_image(spec).image,
-                  {.growth_step = random.pick<std::uint64_t>({512, 65536, 1 << 20}),
-                   .size_limit = random.pick<std::uint64_t>({1 << 19, 3 << 20, 6 << 20, 40 << 20})}),
-          faults_(memory_, plan_), store_(faults_), image_(must(open_image(store_, {})))
+          memory_(
+              build_image(spec).image,
+              {.growth_step = random.pick<std::uint64_t>({512, 65536, 1 << 20}),
+               .size_limit = random.pick<std::uint64_t>({1 << 19, 3 << 20, 6 << 20, 40 << 20})}),
+          faults_(memory_, plan_),
+          store_(faults_),
+          image_(must(open_image(store_, {})))
     {
         must(image_->begin_writing());
         for (const unsigned most : {60, 10, 10, 30, 6})
             weights_.push_back(static_cast<unsigned>(random.between(1, most)));
         // There may be room for a longer refcount table, but not for this.
-        if (const auto run = image_->allocator().take_contiguous(random.pick<std::uint64_t>({1, 8000, 100000})))
+        if (const auto run =
+                image_->allocator().take_contiguous(random.pick<std::uint64_t>({1, 8000, 100000})))
             use(*run);
     }
 
@@ -97,7 +101,9 @@ public:
     void step()
     {
         if (random_.one_in(6))
-            plan_.arm({.kinds = Fault::writes, .nth = random_.between(1, 4), .lands = random_.coin(),
+            plan_.arm({.kinds = Fault::writes,
+                       .nth = random_.between(1, 4),
+                       .lands = random_.coin(),
                        .errc = random_.pick({Errc::io, Errc::no_space})});
         // The same again and again finds what lies far away.
         const std::size_t action = random_.weighted(weights_);
@@ -117,7 +123,8 @@ private:
         Allocator &allocator = image_->allocator();
         switch (action) {
         case 0:
-            if (const auto taken = allocator.take(random_.pick<std::uint64_t>({1, 20, 300, 3000}))) {
+            if (const auto taken =
+                    allocator.take(random_.pick<std::uint64_t>({1, 20, 300, 3000}))) {
                 note_what_was_sent();
                 if (taken->fresh)
                     expect_nothing_sent(taken->run);
@@ -125,7 +132,8 @@ private:
             }
             break;
         case 1:
-            if (const auto run = allocator.take_contiguous(random_.pick<std::uint64_t>({1, 3, 30, 900, 100000})))
+            if (const auto run =
+                    allocator.take_contiguous(random_.pick<std::uint64_t>({1, 3, 30, 900, 100000})))
                 use(*run);
             break;
         case 2:
@@ -160,7 +168,8 @@ private:
     {
         for (const Operation &operation : store_.recording().operations)
             if (operation.writes())
-                for (std::uint64_t at = operation.offset / cs; at * cs < operation.range().end; ++at)
+                for (std::uint64_t at = operation.offset / cs; at * cs < operation.range().end;
+                     ++at)
                     sent_.insert(at);
         store_.forget();
     }

@@ -56,7 +56,10 @@ public:
     std::uint64_t size() const override { return base_.size(); }
     std::uint64_t fresh_from() const override { return base_.fresh_from(); }
     Result<void> write(std::uint64_t o, Bytes b) override { return base_.write(o, b); }
-    Result<void> zero(std::uint64_t o, std::uint64_t l, bool u) override { return base_.zero(o, l, u); }
+    Result<void> zero(std::uint64_t o, std::uint64_t l, bool u) override
+    {
+        return base_.zero(o, l, u);
+    }
     Result<void> discard(std::uint64_t o, std::uint64_t l) override { return base_.discard(o, l); }
     Result<void> flush() override { return base_.flush(); }
     bool can_flush() const override { return base_.can_flush(); }

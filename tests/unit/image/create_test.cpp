@@ -46,7 +46,10 @@ public:
                                : Stretch{std::min(n, data_.end - o), false};
     }
     Result<void> write(std::uint64_t o, Bytes b) override { return store_.write(o, b); }
-    Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override { return store_.zero(o, n, u); }
+    Result<void> zero(std::uint64_t o, std::uint64_t n, bool u) override
+    {
+        return store_.zero(o, n, u);
+    }
     Result<void> discard(std::uint64_t o, std::uint64_t n) override { return store_.discard(o, n); }
     Result<void> flush() override { return {}; }
     bool can_flush() const override { return true; }
@@ -107,8 +110,8 @@ BOOST_AUTO_TEST_CASE(nothing_else_is_taken_for_that)
     BOOST_TEST(must(is_empty(store, size)));
     BOOST_TEST(must(is_empty(store, size + sector)));
     BOOST_TEST(!must(is_empty(store, size << 13)));  // a longer L1 table
-    for (const std::uint64_t at : {std::uint64_t(0), sector - 1, sector, std::uint64_t(65536), image.size / 2,
-                                   image.size - 1}) {
+    for (const std::uint64_t at : {std::uint64_t(0), sector - 1, sector, std::uint64_t(65536),
+                                   image.size / 2, image.size - 1}) {
         Buffer byte(1), other(1);
         must(store.read(at, byte));
         other[0] = byte[0] ^ 2;

@@ -59,7 +59,8 @@ BOOST_AUTO_TEST_CASE(W5_no_flush_succeeds_while_another_one_fails)
 {
     OneIsTold below(4096);
     GuardedStore store(below);
-    at_once(below, [&] { return store.flush(); }, [&] { return store.flush(); });
+    at_once(
+        below, [&] { return store.flush(); }, [&] { return store.flush(); });
 }
 
 BOOST_AUTO_TEST_CASE(O1_nobody_writes_while_the_first_flush_fails)
@@ -67,7 +68,8 @@ BOOST_AUTO_TEST_CASE(O1_nobody_writes_while_the_first_flush_fails)
     OneIsTold below(4096);
     GuardedStore store(below);
     const Buffer byte(1, 1);
-    at_once(below, [&] { return store.write(0, byte); }, [&] { return store.write(1, byte); });
+    at_once(
+        below, [&] { return store.write(0, byte); }, [&] { return store.write(1, byte); });
     BOOST_TEST((below.image().bytes.copy(0, 2) == Buffer(2)));
 }
 
@@ -138,7 +140,8 @@ BOOST_AUTO_TEST_CASE(W8_what_crosses_the_old_end_waits_for_a_flush_once)
         GrownFromInsideASector file;
         const auto write = [&](std::uint64_t offset, std::uint64_t length) {
             const Buffer bytes(length, 1);
-            must(durable ? file.store.write_durable(offset, bytes) : file.store.write(offset, bytes));
+            must(durable ? file.store.write_durable(offset, bytes)
+                         : file.store.write(offset, bytes));
         };
         write(8192, 512);  // pads it itself
         BOOST_TEST(file.asked() == (durable ? "gfwf" : "gfw"));

@@ -65,7 +65,8 @@ BOOST_AUTO_TEST_CASE(W5_with_a_header_in_doubt_nothing_is_written)
     BOOST_TEST(!t.header->certain());
     const Result<void> written = t.store.write(4096, Buffer(1, 1));
     BOOST_REQUIRE(!written);
-    BOOST_TEST(written.error().what.find("the old header could not be put back") != std::string::npos);
+    BOOST_TEST(written.error().what.find("the old header could not be put back") !=
+               std::string::npos);
     BOOST_TEST(!t.mark_corrupt());
 }
 

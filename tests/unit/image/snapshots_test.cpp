@@ -52,9 +52,11 @@ BOOST_AUTO_TEST_CASE(what_is_there_is_said)
 {
     const auto none = find_snapshot(table_of({}), "x");
     BOOST_TEST((none.error().code == Errc::not_found));
-    BOOST_TEST(none.error().what == "there is no snapshot with the ID or name 'x'; the image has none");
+    BOOST_TEST(none.error().what ==
+               "there is no snapshot with the ID or name 'x'; the image has none");
     BOOST_TEST(find_snapshot(table_of({{"1\x1b[2J", "a\n"}, {"2", "b"}}), "x\x1b").error().what ==
-               "there is no snapshot with the ID or name $'x\\x1b'; the image has snapshot $'a\\x0a' (ID $'1\\x1b[2J'), "
+               "there is no snapshot with the ID or name $'x\\x1b'; "
+               "the image has snapshot $'a\\x0a' (ID $'1\\x1b[2J'), "
                "snapshot 'b' (ID 2)");
     const std::vector<std::pair<std::string, std::string>> many(1000, {"7", "many"});
     BOOST_TEST(find_snapshot(table_of(many), "x").error().what.size() < 1000u);
@@ -66,8 +68,9 @@ BOOST_AUTO_TEST_CASE(a_new_id_is_one_more_than_the_largest)
     BOOST_TEST(next_snapshot_id(table_of({{"9", ""}, {"10", ""}, {"2", ""}})) == "11");
     // What is no number does not count.
     BOOST_TEST(next_snapshot_id(table_of({{"x7", ""}, {"7x", ""}, {"", ""}, {"-5", ""}})) == "1");
-    BOOST_TEST(next_snapshot_id(table_of({{"18446744073709551615", ""}, {"99999999999999999999", ""},
-                                          {"4", ""}})) == "5");
+    BOOST_TEST(next_snapshot_id(table_of(
+                   {{"18446744073709551615", ""}, {"99999999999999999999", ""}, {"4", ""}})) ==
+               "5");
 }
 
 BOOST_AUTO_TEST_CASE(a_disk_that_no_table_reaches_cannot_be_followed)
@@ -77,7 +80,8 @@ BOOST_AUTO_TEST_CASE(a_disk_that_no_table_reaches_cannot_be_followed)
     const Geometry geometry;
     snapshot.disk_size = geometry.l2_reach() * (4 << 20);
     BOOST_TEST(check_snapshot(snapshot, geometry).has_value());
-    for (const std::uint64_t size : {snapshot.disk_size + 1, ~std::uint64_t(0), std::uint64_t(1) << 63}) {
+    for (const std::uint64_t size :
+         {snapshot.disk_size + 1, ~std::uint64_t(0), std::uint64_t(1) << 63}) {
         snapshot.disk_size = size;
         BOOST_TEST((check_snapshot(snapshot, geometry).error().code == Errc::unsupported));
     }
