@@ -3,7 +3,7 @@
 //
 // SparseWords: a table of 64-bit words in memory, most of which may be zero: memory
 // for those pages of 512 in which one is not, and 8 bytes for each page before the
-// last of these. One thread.
+// last of these. One thread; std::bad_alloc, after which it is as it was.
 
 #pragma once
 
