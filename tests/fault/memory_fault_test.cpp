@@ -291,10 +291,7 @@ BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
     const std::vector<std::vector<DiskStep>> all = {
         {BitmapStep(AddBitmap{{.name = "new"}})},
         {BitmapStep(RemoveBitmap{"off"})},
-        {BitmapStep(ClearBitmap{"b0"})},
-        {BitmapStep(EnableBitmap{"off"})},
         {BitmapStep(DisableBitmap{"b0"})},
-        {BitmapStep(MergeBitmaps{"off", {"b0"}})},
         {BitmapStep(AddBitmap{{.name = "new"}}), BitmapStep(MergeBitmaps{"new", {"b0"}}),
          BitmapStep(ClearBitmap{"b0"}), BitmapStep(EnableBitmap{"off"})},
         {BitmapStep(AddBitmap{{.name = "new"}}), MakeSnapshot{{"x", 0, 0}},
