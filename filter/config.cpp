@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 
 #include <nbdkit-filter.h>
@@ -17,6 +15,7 @@
 #include "core/format/limits.h"
 #include "core/image/create.h"
 #include "filter/command_line.h"
+#include "filter/key_values.h"
 #include "filter/server_user.h"
 #include "filter/typing_errors.h"
 
@@ -24,42 +23,8 @@ namespace qcow2 {
 
 namespace {
 
-Error invalid(std::string what) { return Error(Errc::invalid, std::move(what)); }
-
 // No disk is so small, bytes; a number without its suffix is.
 constexpr std::uint64_t unlikely_size = 1 << 20;
-
-// "qcow2-cache=1M: not a size of ...".
-Error not_a(std::string_view key, std::string_view value, std::string_view wanted)
-{
-    return invalid(std::string(key).append("=").append(value).append(": not ").append(wanted));
-}
-
-// From where we are now: nbdkit changes its directory when it becomes a daemon.
-Result<std::string> absolute_path(std::string_view key, const char *value)
-{
-    const std::unique_ptr<char, decltype(&std::free)> path(nbdkit_absolute_path(value), std::free);
-    if (!path)
-        return invalid(std::string(key).append("=").append(value).append(
-            ": no absolute path can be made of this"));
-    return std::string(path.get());
-}
-
-// A size as people type it: the value of a key, or a part of it. nbdkit's own parser takes a sign
-// and spaces in front of a number, so that "+10G" would be 10G; who types that means something
-// else.
-Result<std::uint64_t> parse_size(std::string_view size, const Error &what_is_wrong)
-{
-    if (size.starts_with('+') || size.starts_with('-'))
-        return invalid(what_is_wrong.what + ": it has no sign, for it is how much there is to be, "
-                                            "not by how much more or less");
-    // nbdkit says what it does not like.
-    const bool begins_well = !size.empty() && size[0] >= '0' && size[0] <= '9';
-    const std::int64_t bytes = begins_well ? nbdkit_parse_size(std::string(size).c_str()) : -1;
-    if (bytes < 0)
-        return what_is_wrong;
-    return static_cast<std::uint64_t>(bytes);
-}
 
 Result<void> take_bitmap(Config &config, const char *value)
 {

@@ -55,7 +55,7 @@ done < <(xargs awk '
         room("image", "l1_table lookaside mapping mapping_changes")
         room("image", "backing compressed_clusters data_path data_path_zeros guest_clusters subclusters")
         room("image", "create image image_write_back open_image snapshot_reader")
-        room("filter", "command_line messages modules_below quiet_thread server_end server_user typing_errors")
+        room("filter", "command_line key_values messages modules_below quiet_thread server_end server_user typing_errors")
         room("filter", "image_lock local_file local_store named_files scratch_file")
         room("filter", "barrier growth next_context next_store rehearsal_store request_pieces")
         room("filter", "backup_exports export exports idle_thread")
