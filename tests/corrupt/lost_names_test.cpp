@@ -17,106 +17,15 @@
 #include "core/check/repair.h"
 #include "core/disk.h"
 #include "core/format/findings.h"
+#include "tests/corrupt/cut_disk.h"
 #include "tests/support/fault_store.h"
-#include "tests/support/image_reader.h"
 #include "tests/support/must.h"
-#include "tests/support/patient.h"
 #include "tests/support/recording_store.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
 
 BOOST_AUTO_TEST_SUITE(lost_names)
-
-namespace {
-
-constexpr std::uint64_t cs = 4096;
-constexpr std::uint64_t lost_from = 20;  // guest clusters
-constexpr std::uint64_t clusters = 30;
-
-// Clusters of the guest one after the other, of which the last ten are behind the
-// end of the file.
-ImageSpec spec_of(bool snapshot)
-{
-    ImageSpec spec;
-    spec.cluster_bits = 12;
-    spec.size = 4 << 20;
-    for (std::uint64_t i = 0; i < clusters; ++i)
-        spec.clusters[i] = Preset::data;
-    if (snapshot)
-        spec.clusters[600] = Preset::snapshot_data;  // behind all of them
-    BitmapSpec bitmap;
-    bitmap.granularity_bits = 12;
-    bitmap.enabled = false;
-    bitmap.set = {{0, 3}};
-    spec.bitmaps = {bitmap};
-    return spec;
-}
-
-// The image that was cut. counted: by the refcounts of what is behind the end.
-StoreImage cut_image(bool counted, const std::function<void(Patient &)> &change = {})
-{
-    Patient patient(spec_of(false));
-    const std::uint64_t end = patient.host(lost_from);
-    for (std::uint64_t i = lost_from; i < clusters && !counted; ++i)
-        patient.set_refcount(patient.host(i), 0);
-    if (change)
-        change(patient);
-    return cut(patient.store().image(), end);
-}
-
-std::uint64_t past_end(const StoreImage &image, Finding finding = Finding::data_cluster_past_end)
-{
-    ImageView view(image);
-    std::uint64_t count = 0;
-    for (const CheckFinding &f : must(check(view)).findings)
-        count += f.finding == finding ? f.count : 0;
-    return count;
-}
-
-Result<void> read_cluster(Disk &disk, std::uint64_t cluster)
-{
-    Buffer bytes(cs);
-    return disk.read(GuestOffset(cluster * cs), bytes);
-}
-
-void is_lost(Disk &disk, std::uint64_t cluster)
-{
-    const auto read = read_cluster(disk, cluster);
-    BOOST_REQUIRE_MESSAGE(!read, "guest cluster " << cluster << " must be an error");
-    BOOST_CHECK(read.error().code == Errc::corrupt);
-    // Where it was.
-    BOOST_TEST(read.error().what.find("host offset 0x") != std::string::npos);
-    BOOST_TEST(read.error().what.find("0x80000000") == std::string::npos, read.error().what);
-    BOOST_CHECK(!disk.write(GuestOffset(cluster * cs), Buffer(cs, 9), false));
-}
-
-// Writes so much that is new that the file covers all it had, and more.
-void grow(Disk &disk)
-{
-    for (std::uint64_t i = 0; i < 64; ++i)
-        must(disk.write(GuestOffset((700 + i) * cs), Buffer(cs, std::uint8_t(i + 1)), false));
-    must(disk.flush());
-}
-
-void expect_what_grew(Disk &disk)
-{
-    for (std::uint64_t i = 0; i < 64; ++i) {
-        Buffer bytes(cs);
-        must(disk.read(GuestOffset((700 + i) * cs), bytes));
-        BOOST_REQUIRE((bytes == Buffer(cs, std::uint8_t(i + 1))));
-    }
-}
-
-void expect_lost(Disk &disk)
-{
-    for (std::uint64_t i = 0; i < lost_from; ++i)
-        must(read_cluster(disk, i));
-    for (std::uint64_t i = lost_from; i < clusters; ++i)
-        is_lost(disk, i);
-}
-
-}  // namespace
 
 BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_it_grows)
 {
@@ -333,54 +242,6 @@ BOOST_AUTO_TEST_CASE(W7_nothing_is_put_away_before_the_disk_may_be_written)
         must(disk->close());
     }
     BOOST_TEST(store.recording().operations.empty());
-}
-
-// Found in the wild as a cut image with one wrong bit 63: the new refcount table
-// came where the entries led, and the guest read it.
-BOOST_AUTO_TEST_CASE(W7_a_repair_puts_nothing_where_a_name_leads)
-{
-    const std::vector<std::pair<const char *, std::function<void(Patient &)>>> ills = {
-        {"a wrong bit 63", [](Patient &p) { p.put(p.l2(3), p.word(p.l2(3)) & ~entry_copied); }},
-        {"a wrong bit 63 and the dirty bit",
-         [](Patient &p) {
-             p.put(p.l2(3), p.word(p.l2(3)) & ~entry_copied);
-             p.put_byte(79, 1);
-         }},
-        {"no refcount table", [](Patient &p) { p.put(48, std::uint64_t(1) << 40); }},
-        {"a count that is too low", [](Patient &p) { p.set_refcount(p.host(3), 0); }},
-        {"nothing else", [](Patient &) {}},
-    };
-    for (const auto &[name, make_ill] : ills)
-        for (const bool counted : {true, false})
-            BOOST_TEST_CONTEXT(name << (counted ? "" : ", refcounts 0"))
-            {
-                MemoryStore store(cut_image(counted, make_ill));
-                const RepairReport report = must(repair(store, RepairKind::all));
-                BOOST_TEST(report.after.corruptions == clusters - lost_from, report.after.text());
-                BOOST_TEST(!must(repair(store, RepairKind::all)).changed);
-                const auto disk = must(Disk::open(store, {}));
-                BOOST_REQUIRE(!disk->why_read_only());
-                must(disk->begin_writing());
-                grow(*disk);
-                expect_lost(*disk);
-                expect_what_grew(*disk);
-            }
-}
-
-// An L1 table that is not there cannot be put anywhere: the file keeps its length.
-BOOST_AUTO_TEST_CASE(W7_a_repair_lets_the_file_not_grow_where_the_header_leads)
-{
-    MemoryStore store(cut_image(true, [](Patient &p) {
-        p.put(40, p.host(clusters - 1) + cs);
-        p.put(p.header().refcount_table_offset.value, std::uint64_t(1)
-                                                          << 40);  // blocks must be made
-    }));
-    const StoreImage before = store.image();
-    [[maybe_unused]] const auto report =
-        repair(store, RepairKind::all);  // there may be room inside
-    BOOST_TEST(store.size() == before.size);
-    BOOST_TEST(past_end(store.image(), Finding::l1_table_past_end) == 1u);
-    BOOST_CHECK(!Disk::open(store, {}));
 }
 
 // A table of which only a part is there is lost as a whole.
