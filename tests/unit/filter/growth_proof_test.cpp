@@ -206,20 +206,32 @@ BOOST_AUTO_TEST_CASE(B6_a_file_grows_without_a_new_descriptor)
     must(store->grow(9 * M));
 }
 
-// It was not seen to be this very file that the layer opened: then only a new context
-// proves it.
+// It was not seen to be this very file that the layer opened, or their bytes could not be
+// compared: then only a new context proves it.
 BOOST_AUTO_TEST_CASE(A4_what_was_not_seen_to_be_the_file_is_not_reached_beyond)
 {
-    Served served(200 * K);
-    const std::string kept = served.file.path() + ".kept";
-    const auto store = must(NextStore::open(served.layer.backend(), false, false));
-    store->allow_growth(*served.local);
-    BOOST_REQUIRE_EQUAL(::rename(served.file.path().c_str(), kept.c_str()), 0);
-    BOOST_CHECK(store->grow(M).error().code == Errc::no_space);
-    BOOST_CHECK_EQUAL(served.bytes.size(), 200 * K);
-    // Not now is not never.
-    BOOST_REQUIRE_EQUAL(::rename(kept.c_str(), served.file.path().c_str()), 0);
-    must(store->grow(M));
+    for (const bool seen : {false, true})
+        BOOST_TEST_CONTEXT((seen ? "bytes not compared" : "not seen to open it"))
+        {
+            Served served(200 * K);
+            const std::string kept = served.file.path() + ".kept";
+            const auto store = must(NextStore::open(served.layer.backend(), false, false,
+                                                    seen ? served.local.get() : nullptr));
+            if (seen)
+                served.layer.before = [](const char *call, const Range &) {
+                    return std::string_view(call) == "pread" ? EIO : 0;
+                };
+            store->allow_growth(*served.local);
+            served.layer.before = nullptr;
+            BOOST_REQUIRE_EQUAL(::rename(served.file.path().c_str(), kept.c_str()), 0);
+            const Result<void> grown = store->grow(M);
+            BOOST_REQUIRE(!grown);
+            BOOST_CHECK(grown.error().code == Errc::no_space);
+            BOOST_CHECK_EQUAL(served.bytes.size(), 200 * K);
+            // Not now is not never.
+            BOOST_REQUIRE_EQUAL(::rename(kept.c_str(), served.file.path().c_str()), 0);
+            must(store->grow(M));
+        }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
