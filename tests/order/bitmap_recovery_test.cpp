@@ -112,7 +112,7 @@ std::uint64_t extension_of(Altered &image)
 {
     const Buffer area = image.memory().image().bytes.copy(0, 4096);
     const Buffer magic = {0x23, 0x85, 0x28, 0x75};
-    return std::ranges::search(area, magic).begin() - area.begin();
+    return std::search(area.begin(), area.end(), magic.begin(), magic.end()) - area.begin();
 }
 
 void expect_all_dirty_when_asked_for(Altered &image)
