@@ -174,16 +174,17 @@ FrozenBits DirtyBits::copy_precise() const
 
 void DirtyBits::replace_precise(const SparseBits &bits)
 {
-    for (std::size_t g = 0; g < groups_.size(); ++g)
-        if (Group *group = groups_.find(g))
-            for (auto &pages : group->precise)
-                pages.store(0, std::memory_order_relaxed);
     const Buffer nothing(page_bytes);
     for (std::uint64_t bit = bits.next_set(0); bit < bits_;
          bit = bits.next_set((bit / sector_bits + 1) * sector_bits)) {
         Page *page = loaded(bit / page_bits);
         (page ? *page : put_page(bit / page_bits, nothing)).made(bit / sector_bits % page_sectors);
     }
+    // All memory is there: from here on nothing is thrown.
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        if (Group *group = groups_.find(g))
+            for (auto &pages : group->precise)
+                pages.store(0, std::memory_order_relaxed);
     for (std::uint64_t number = next_loaded(0); number < pages();
          number = next_loaded(number + 1)) {
         Page *page = loaded(number);

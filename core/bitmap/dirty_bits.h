@@ -92,6 +92,7 @@ public:
     FrozenBits copy_precise() const;
     // These bits, and no others, are what the bitmap is to say from now on. What is
     // durable stays so: it becomes extra, as far as it is not among them.
+    // std::bad_alloc: it says what it said.
     void replace_precise(const SparseBits &bits);
 
     // --- Who has the turn.

@@ -354,6 +354,31 @@ BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
     }
 }
 
+// Where there is no memory for bits that are to be instead, those stay that were: a copy has
+// them all.
+BOOST_AUTO_TEST_CASE(C9_bits_that_cannot_be_replaced_stay)
+{
+    for (std::uint64_t nth = 1;; ++nth) {
+        DirtyBits bits(3 * DirtyBits::page_bits, DirtyBits::page_bits,
+                       [](std::uint64_t, MutableBytes) { return Result<void>(); });
+        must(bits.mark({5, 6}));
+        SparseBits others(3 * DirtyBits::page_bits);
+        for (const std::uint64_t bit : {std::uint64_t(9000), 2 * DirtyBits::page_bits})
+            others.set({bit, bit + 1});
+        bool ran_out = false;
+        memory_left = nth;
+        try {
+            bits.replace_precise(others);
+        } catch (const std::bad_alloc &) {
+            ran_out = true;
+        }
+        memory_left = 0;
+        BOOST_TEST(must(bits.count()) == (ran_out ? 1u : 2u), "no memory for thing " << nth);
+        if (!ran_out)
+            break;
+    }
+}
+
 // What is in the file is taken note of where there is no memory, too.
 BOOST_AUTO_TEST_CASE(bits_that_were_written_need_no_memory)
 {
