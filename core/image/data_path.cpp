@@ -199,7 +199,10 @@ Result<void> DataPath::place_write(Range range)
         const GuestOffset offset(range.begin);
         const MappedRun run = TRY(mapping_.map(offset, range.length()));
         std::uint64_t length = run.length;
-        if (!may_write_in_place(run.mapping)) {
+        if (may_write_in_place(run.mapping)) {
+            const HostOffset host = std::get<Data>(run.mapping).host + geometry_.in_cluster(offset);
+            TRY(clusters_->reach(host.value + length));
+        } else {
             TRY(place_cluster(geometry_.cluster_of(offset)));
             length = std::min(length, geometry_.cluster_size() - geometry_.in_cluster(offset));
         }

@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include "core/base/arith.h"
 #include "core/base/byte_store.h"
 #include "core/format/geometry.h"
 #include "core/image/allocator.h"
@@ -46,8 +47,8 @@ protected:
 
 class CountedClusters final : public GuestClusters {
 public:
-    CountedClusters(ByteStore &image, Allocator &allocator)
-        : GuestClusters(image), allocator_(allocator)
+    CountedClusters(ByteStore &image, Allocator &allocator, std::uint64_t cluster_size)
+        : GuestClusters(image), allocator_(allocator), cluster_size_(cluster_size)
     {
     }
 
@@ -56,7 +57,12 @@ public:
         return allocator_.take(count);
     }
     void give_back(HostRun run) override { allocator_.give_back(run); }
-    Result<void> reach(std::uint64_t) override { return {}; }
+    // The last cluster of the image may be cut short, and named.
+    Result<void> reach(std::uint64_t end) override
+    {
+        const std::uint64_t size = bytes_.size();
+        return end > size ? bytes_.grow(align_up(size, cluster_size_)) : Result<void>();
+    }
     Result<void> write_clusters(std::uint64_t offset, Bytes bytes) override
     {
         return bytes_.write(offset, bytes);
@@ -69,6 +75,7 @@ public:
 
 private:
     Allocator &allocator_;
+    const std::uint64_t cluster_size_;
 };
 
 // The file may be shorter than the disk, and than what is mapped. Where it ends inside a

@@ -38,7 +38,7 @@ std::unique_ptr<GuestClusters> Image::clusters_of_guest()
 {
     if (data_store_)
         return std::make_unique<DataFileClusters>(*data_store_, geometry_, disk_size_);
-    return std::make_unique<CountedClusters>(store_, allocator_);
+    return std::make_unique<CountedClusters>(store_, allocator_, geometry_.cluster_size());
 }
 
 Result<std::unique_ptr<Image>> Image::open(ByteStore &store, Beginning beginning, ImageFiles files,

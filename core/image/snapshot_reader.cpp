@@ -61,8 +61,10 @@ public:
           header_(store_, image.header().area(), Buffer()),
           allocator_(store_, header_, metadata_, refcount_cache_bytes),
           mapping(store_, header_, metadata_, allocator_, cache_bytes),
-          data(store_, std::make_unique<CountedClusters>(store_, allocator_), mapping,
-               image.header().header(), align_down(snapshot.disk_size, limits::sector))
+          data(store_,
+               std::make_unique<CountedClusters>(store_, allocator_,
+                                                 image.geometry().cluster_size()),
+               mapping, image.header().header(), align_down(snapshot.disk_size, limits::sector))
     {
         data.set_backing(image.backing());
     }

@@ -24,14 +24,34 @@ BOOST_AUTO_TEST_SUITE(place_model)
 
 namespace {
 
+// Opens the data file, which has room as long as the image has.
+class DataFileOpener final : public FileOpener {
+public:
+    DataFileOpener(const StoreImage &image, FaultPlan &plan) : memory_(image), plan_(plan) {}
+
+    Result<NamedFile> open(const std::string &name, const ChainPlace &, bool) override
+    {
+        return NamedFile{std::make_unique<FaultStore>(memory_, plan_), "/" + name, "/" + name,
+                         name};
+    }
+
+private:
+    MemoryStore memory_;
+    FaultPlan &plan_;
+};
+
 class Bench {
 public:
-    Bench(const StoreImage &image, const ReferenceDisk &reference, FileOpener *files,
-          Random &random)
-        : random_(random), reference_(reference), memory_(image), store_(memory_, plan_)
+    Bench(const StoreImage &image, const ReferenceDisk &reference, Random &random,
+          FileOpener *files, const StoreImage &data_file = {})
+        : random_(random),
+          reference_(reference),
+          memory_(image),
+          store_(memory_, plan_),
+          data_file_(data_file, plan_)
     {
         ImageOptions options;
-        options.place = {files, files ? "/disk.qcow2" : "", {}};
+        options.place = {files ? files : &data_file_, "/disk.qcow2", {}};
         options.keep_clusters = random.one_in(4);
         image_ = must(open_image(store_, options));
         BOOST_REQUIRE(!image_->why_read_only());
@@ -42,7 +62,13 @@ public:
     {
         const Range range =
             random_.range(reference_.size(), 100000, image_->geometry().cluster_size());
-        const auto [name, place, change] = draw(range);
+        make(random_.pick({Change::write, Change::zero, Change::trim}), range);
+    }
+
+    enum class Change { write, zero, trim };
+    void make(Change which, Range range)
+    {
+        const auto [name, place, change] = steps_of(which, range);
         BOOST_TEST_INFO_SCOPE(name << " of " << hex(range.begin) << " to " << hex(range.end));
         must(place());
         show_content();
@@ -67,28 +93,29 @@ public:
     }
 
 private:
-    struct Drawn {
+    struct Steps {
         const char *name;
         std::function<Result<void>()> place, change;
     };
-    Drawn draw(Range range)
+    Steps steps_of(Change which, Range range)
     {
         const GuestOffset offset(range.begin);
         const bool may_unmap = random_.coin();
-        switch (random_.below(3)) {
-        case 0:
+        switch (which) {
+        case Change::write:
             return {"write", [=, this] { return image_->place_write(range); },
                     [=, this] {
                         const Buffer bytes = payload(offset, range.length(), ++generation_);
                         reference_.write(offset, bytes);
                         return image_->write(offset, bytes);
                     }};
-        case 1:
+        case Change::zero:
             return {"zero", [=, this] { return image_->place_zero(range, may_unmap); },
                     [=, this] {
                         reference_.zero(offset, range.length());
                         return image_->zero(range, may_unmap);
                     }};
+        case Change::trim: break;
         }
         return {"trim", [=, this] { return image_->place_trim(range); },
                 [=, this] {
@@ -125,6 +152,7 @@ private:
     FaultPlan plan_;
     MemoryStore memory_;
     FaultStore store_;
+    DataFileOpener data_file_;
     std::unique_ptr<Image> image_;
     std::uint32_t generation_ = 0;
 };
@@ -140,25 +168,44 @@ BOOST_AUTO_TEST_CASE(B7_what_was_placed_needs_no_more_room, *one_thread())
             random_spec(random, random.pick<std::uint32_t>({9, 12, 16}), 1 << 20);
         BOOST_TEST_INFO_SCOPE(spec.text());
         const BuiltImage built = build_image(spec);
-        Bench bench(built.image, built.reference, nullptr, random);
+        Bench bench(built.image, built.reference, random, nullptr);
         for (int step = 0; step < 25; ++step)
             bench.step();
         bench.close();
     }
 }
 
-BOOST_AUTO_TEST_CASE(B7_nor_where_there_are_subclusters_compressed_ones_or_a_backing_file,
-                     *one_thread())
+BOOST_AUTO_TEST_CASE(B7_nor_where_the_file_ends_inside_its_last_cluster)
+{
+    using Change = Bench::Change;
+    for (const Change which : {Change::write, Change::zero, Change::trim}) {
+        ImageSpec spec;
+        spec.version = 2;
+        spec.cluster_bits = 16;
+        spec.size = 5 << 16;
+        spec.clusters[3] = Preset::data;
+        spec.unpadded_end = true;
+        const BuiltImage built = build_image(spec);
+        BOOST_REQUIRE_NE(built.image.size % (1 << 16), 0);
+        Random random(1);
+        Bench bench(built.image, built.reference, random, nullptr);
+        bench.make(which, {(3 << 16) + 512, (4 << 16) - 512});
+        bench.close();
+    }
+}
+
+BOOST_AUTO_TEST_CASE(B7_nor_in_what_the_builder_of_images_cannot_make, *one_thread())
 {
     if (!have_qemu_img())
         return;
-    for (const QemuMade kind : {QemuMade::subclusters, QemuMade::compressed, QemuMade::backing})
+    for (const QemuMade kind :
+         {QemuMade::subclusters, QemuMade::compressed, QemuMade::backing, QemuMade::data_file})
         for (const std::uint64_t seed : seeds(4)) {
             SEEDED(seed);
             Random random(seed);
             const QemuImage made = make_by_qemu(random, kind);
             BOOST_TEST_INFO_SCOPE(made.text);
-            Bench bench(made.image, made.reference, made.files.get(), random);
+            Bench bench(made.image, made.reference, random, made.files.get(), made.data_file);
             for (int step = 0; step < 25; ++step)
                 bench.step();
             bench.close();

@@ -117,11 +117,21 @@ QemuImage make_by_qemu(Random &random, QemuMade kind)
         folder.run("qemu-img create -f qcow2 -b below -F raw -o " + options + " disk " + length);
         made.text += " backing file of " + std::to_string(backing.size);
         made.files = std::make_unique<OneFile>(std::move(backing));
+    } else if (kind == QemuMade::data_file) {
+        const char *raw = random.coin() ? ",data_file_raw=on" : "";
+        folder.run("qemu-img create -f qcow2 -o data_file=data," + options + raw + " disk " +
+                   length);
+        made.text += std::string(" data file") + raw;
     } else {
         folder.run("qemu-img create -f qcow2 -o " + options + " disk " + length);
     }
     made.text += " size " + length;
     folder.run(qemu_io(random, size, "disk"));
+    if (kind == QemuMade::data_file) {
+        const std::uint64_t left = 512 * random.between(1, size / 512);
+        std::filesystem::resize_file(folder.path("data"), left);
+        made.text += " cut to " + std::to_string(left);
+    }
     for (const std::uint32_t bits : {9u, 12u, 16u})
         if (random.coin()) {
             const std::string name = "g" + std::to_string(bits);
@@ -134,6 +144,8 @@ QemuImage make_by_qemu(Random &random, QemuMade kind)
                               sub(page, 0, std::min<std::uint64_t>(page.size(), size - offset)));
     });
     made.image = load(folder.path("disk"));
+    if (kind == QemuMade::data_file)
+        made.data_file = load(folder.path("data"));
     return made;
 }
 

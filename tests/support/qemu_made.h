@@ -15,13 +15,14 @@
 
 namespace qcow2::test {
 
-enum class QemuMade { compressed, subclusters, backing };
+enum class QemuMade { compressed, subclusters, backing, data_file };
 
 struct QemuImage {
     StoreImage image;
     ReferenceDisk reference;            // with the bitmaps, which are clear
     std::unique_ptr<FileOpener> files;  // opens the backing file; else nullptr
     std::string text;                   // how it was made
+    StoreImage data_file = {};          // may be shorter than the disk
 };
 
 QemuImage make_by_qemu(Random &random, QemuMade kind);
