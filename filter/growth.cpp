@@ -177,7 +177,7 @@ Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64
     TRY(reads_zero(context, from, to));
     ProofBlock random, found;
     if (!fill_randomly(random))
-        return not_proven("there are no random bytes");
+        return Error(Errc::no_space, "there are no random bytes now");
     TRY(context.write(to - proof_bytes, random));
     TRY(file_.read(to - proof_bytes, found));
     if (found != random)
@@ -195,12 +195,13 @@ Result<std::unique_ptr<NextContext>> Growth::open_on_file(const OpenContext &ope
 {
     std::unique_ptr<NextContext> none;
     if (open) {
-        const unsigned before = file_.holders().writing;
+        const LocalFile::Holders before = file_.holders();
         auto context = open();
         const LocalFile::Holders now = file_.holders();
-        if (context && now.writing == before + 1)
+        if (context && now.one_more_writes_than(before))
             return context;
-        if (context && now.all_seen && !may_reach_beyond() && file_.still_named())
+        if (context && before.all_seen && now.all_seen && !may_reach_beyond() &&
+            file_.still_named())
             return not_proven("the layer below opens another file than " + file_.path());
         log_debug(context ? "the name leads to another file than " + file_.path() + " did"
                           : context.error().what);

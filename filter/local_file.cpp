@@ -38,9 +38,15 @@ Errc to_errc(int cause)
     }
 }
 
-struct CloseDirectory {
-    void operator()(DIR *directory) const { ::closedir(directory); }
-};
+// A signal may come while a file system that is elsewhere is asked.
+int open_patiently(const std::string &path, int flags)
+{
+    for (;;) {
+        const int descriptor = ::open(path.c_str(), flags);
+        if (descriptor != -1 || errno != EINTR)
+            return descriptor;
+    }
+}
 
 // The mode of the open descriptor if it is one on a file at all.
 std::optional<int> access_mode(int descriptor)
@@ -81,10 +87,10 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
 
     constexpr int flags = O_CLOEXEC | O_NOCTTY;
     int why_not_writable = 0;
-    int descriptor = ::open(path.c_str(), O_RDWR | flags);
+    int descriptor = open_patiently(path, O_RDWR | flags);
     if (descriptor == -1) {
         why_not_writable = errno;
-        descriptor = ::open(path.c_str(), O_RDONLY | flags);
+        descriptor = open_patiently(path, O_RDONLY | flags);
     }
     if (descriptor == -1)
         return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
@@ -186,32 +192,51 @@ bool LocalFile::still_named() const
 void LocalFile::count_holder(int descriptor, Holders &holders) const
 {
     struct stat status;
-    if (descriptor == descriptor_ || ::fstat(descriptor, &status) == -1 || !is_same(status))
+    if (descriptor == descriptor_)
+        return;
+    if (::fstat(descriptor, &status) == -1) {
+        holders.all_seen &= errno == EBADF;  // else a file system that is away, for example
+        return;
+    }
+    if (!is_same(status))
         return;
     if (const std::optional<int> mode = access_mode(descriptor))
         ++(*mode == O_RDONLY ? holders.reading : holders.writing);
 }
 
-// /proc lists them, and takes a descriptor for it, which may be the very thing that
-// is missing: then the numbers that a descriptor can have are tried, one after the
-// other, if these are not millions. (Not at once: 20,000 of them take 20 ms.)
+// As /proc lists them. False, and errno says why, if the list cannot be had, or breaks off.
+bool LocalFile::count_listed(Holders &holders) const
+{
+    DIR *directory = ::opendir("/proc/self/fd");
+    if (directory == nullptr)
+        return false;
+    errno = 0;
+    while (const dirent *entry = ::readdir(directory)) {
+        char *rest;
+        const long descriptor = std::strtol(entry->d_name, &rest, 10);
+        if (*rest == '\0')
+            count_holder(static_cast<int>(descriptor), holders);
+        errno = 0;
+    }
+    const int cause = errno;
+    ::closedir(directory);
+    errno = cause;
+    return cause == 0;
+}
+
+// The list takes a descriptor, which may be the very thing that is missing: then the
+// numbers that a descriptor can have are tried, one after the other, if these are not
+// millions. (Not at once: 20,000 of them take 20 ms.)
 LocalFile::Holders LocalFile::holders() const
 {
-    Holders holders;
-    if (const std::unique_ptr<DIR, CloseDirectory> directory(::opendir("/proc/self/fd"));
-        directory) {
-        while (const dirent *entry = ::readdir(directory.get())) {
-            char *rest;
-            const long descriptor = std::strtol(entry->d_name, &rest, 10);
-            if (*rest == '\0')
-                count_holder(static_cast<int>(descriptor), holders);
-        }
-        return holders;
-    }
+    Holders listed;
+    if (count_listed(listed))
+        return listed;
     log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
     constexpr rlim_t few = 1 << 16;
     rlimit limit;
     const rlim_t end = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
+    Holders holders;
     holders.all_seen = end <= few;
     for (int descriptor = 0; descriptor < static_cast<int>(std::min(end, few)); ++descriptor)
         count_holder(descriptor, holders);

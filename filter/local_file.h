@@ -56,6 +56,12 @@ public:
     struct Holders {
         unsigned reading = 0, writing = 0;
         bool all_seen = true;  // false: there may be more
+
+        // False, too, if that is not certain.
+        bool one_more_writes_than(const Holders &before) const
+        {
+            return before.all_seen && writing == before.writing + 1;
+        }
     };
     Holders holders() const;
     enum class Held { no, for_reading, for_writing, unknown };
@@ -88,6 +94,7 @@ private:
     LocalFile(std::string path, int descriptor, int why_not_writable, const struct stat &status);
     bool is_same(const struct stat &other) const;
     void count_holder(int descriptor, Holders &holders) const;
+    bool count_listed(Holders &holders) const;
     Error failed(const std::string &what, int cause) const;
 
     const std::string path_;

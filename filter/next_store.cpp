@@ -65,9 +65,9 @@ Result<std::unique_ptr<NextStore>> NextStore::open(nbdkit_backend *backend, bool
                                                    bool serialised, const LocalFile *file)
 {
     std::unique_ptr<NextStore> store(new NextStore(backend, read_only, serialised));
-    const unsigned before = file ? file->holders().writing : 0;
+    const LocalFile::Holders before = file ? file->holders() : LocalFile::Holders();
     store->context_ = TRY(store->open_context());
-    if (file && file->holders().writing == before + 1)
+    if (file && file->holders().one_more_writes_than(before))
         store->opened_ = file;
     store->current_ = store->context_.get();
     store->size_ = store->context_->size();

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tests/support/random.h"
+#include "tests/unit/filter/failing_calls.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -204,6 +205,67 @@ BOOST_AUTO_TEST_CASE(B6_a_file_grows_without_a_new_descriptor)
     BOOST_CHECK(store->can_grow());
     BOOST_CHECK_EQUAL(served.file.content()[M - 1], 9);
     must(store->grow(9 * M));
+}
+
+// "Could not be found out" is not "is not so", whatever kept it from being found out: the
+// file does not grow now, or by another way, and grows when the trouble has passed.
+BOOST_AUTO_TEST_CASE(B6_what_cannot_be_found_out_now_ends_no_growth)
+{
+    struct Trouble {
+        Call call;
+        int cause;
+        unsigned nth;
+    };
+    for (const auto &[call, cause, nth] : {Trouble{Call::opendir, ENFILE, 1},
+                                           {Call::opendir, ENOMEM, 1},
+                                           {Call::opendir, EINTR, 1},
+                                           {Call::readdir, ENOMEM, 1},
+                                           {Call::readdir, ENOMEM, 4},
+                                           {Call::fstat, ESTALE, 1},
+                                           {Call::fstat, EIO, 1}})
+        BOOST_TEST_CONTEXT("call " << static_cast<int>(call) << ", errno " << cause << ", from the "
+                                   << nth << ". on")
+        {
+            Served served(200 * K);
+            const auto store = served.open();
+            {
+                const FailingCall failing(call, cause, nth);
+                if (const Result<void> grown = store->grow(M); !grown)
+                    BOOST_CHECK(grown.error().code != Errc::unsupported);
+                BOOST_CHECK(store->can_grow());
+            }
+            must(store->grow(2 * M));
+            // And from the first question on.
+            std::unique_ptr<NextStore> late;
+            {
+                const FailingCall failing(call, cause, nth);
+                late = served.open();
+                BOOST_CHECK(late->can_grow());
+            }
+            must(late->grow(4 * M));
+        }
+}
+
+// The layer serves a copy, and somebody has the file open. Wherever the first count was
+// cut short: a descriptor that only the second one saw is not the layer's.
+BOOST_AUTO_TEST_CASE(A4_an_old_descriptor_that_is_seen_late_is_not_a_new_one)
+{
+    for (unsigned missed = 1; missed < 30; ++missed) {
+        Served served(200 * K);
+        const TemporaryFile copy(0);
+        FakeFile bytes(copy.path(), true);
+        BOOST_REQUIRE_EQUAL(bytes.write(0, served.before), 0);
+        FakeLayer layer(bytes);
+        std::unique_ptr<NextStore> store;
+        {
+            const FailingCall failing(Call::fstat, ESTALE, 1, missed);
+            store = must(NextStore::open(layer.backend(), false, false, served.local.get()));
+        }
+        store->allow_growth(*served.local);
+        BOOST_CHECK(!store->grow(M));
+        served.check_untouched();
+        said();
+    }
 }
 
 // It was not seen to be this very file that the layer opened, or their bytes could not be

@@ -17,6 +17,7 @@
 
 #include "tests/support/must.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/filter/failing_calls.h"
 #include "tests/unit/filter/fake_nbdkit.h"
 
 using namespace qcow2;
@@ -35,6 +36,14 @@ BOOST_AUTO_TEST_CASE(what_is_no_file_is_refused)
     BOOST_REQUIRE_EQUAL(::mkfifo(pipe.c_str(), 0600), 0);
     BOOST_CHECK(LocalFile::open(pipe).error().code == Errc::invalid);
     ::unlink(pipe.c_str());
+}
+
+// A signal is no reason to take a file for one that may not be written.
+BOOST_AUTO_TEST_CASE(B6_an_open_that_a_signal_interrupts_is_tried_again)
+{
+    const TemporaryFile file(512);
+    const FailingCall failing(Call::open, EINTR, 1, 3);
+    BOOST_CHECK(must(LocalFile::open(file.path()))->writable());
 }
 
 // What a path was when it was checked is not what it is when it is opened.

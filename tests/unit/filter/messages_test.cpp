@@ -6,12 +6,15 @@
 #include <boost/test/unit_test.hpp>
 
 #include <fcntl.h>
+#include <sys/wait.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
 #include <vector>
 
+#include "tests/unit/filter/failing_calls.h"
 #include "tests/unit/filter/fake_nbdkit.h"
 
 using namespace qcow2;
@@ -128,6 +131,28 @@ BOOST_AUTO_TEST_CASE(a_warning_reads_right)
     log_to_nbdkit(LogLevel::debug, "nobody hears this");
     BOOST_TEST(output.text() == "nbdkit: qcow2bitmap: warning: 50% of it\n");
     BOOST_CHECK(said().empty());
+}
+
+// As a daemon, which forks. (A child here, which has another log than this process.)
+BOOST_AUTO_TEST_CASE(a_warning_in_syslog_has_the_priority_of_one)
+{
+    int ends[2];
+    BOOST_REQUIRE_EQUAL(::pipe(ends), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        log_to_nbdkit(LogLevel::warning, "50% of it");
+        const std::string found = std::to_string(system_log().priority) + " " + system_log().text;
+        ::_exit(::write(ends[1], found.data(), found.size()) == -1);
+    }
+    ::close(ends[1]);
+    char found[200] = {};
+    BOOST_CHECK_NE(::read(ends[0], found, sizeof found - 1), -1);
+    ::close(ends[0]);
+    int status;
+    BOOST_REQUIRE_EQUAL(::waitpid(child, &status, 0), child);
+    BOOST_TEST(status == 0);
+    BOOST_TEST(found ==
+               std::to_string(LOG_DAEMON | LOG_WARNING) + " qcow2bitmap: warning: 50% of it");
 }
 
 // The net under what is not quoted: no message makes lines of its own, or paints.
