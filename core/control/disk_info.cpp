@@ -79,6 +79,7 @@ Result<Json> describe_device(Host &host, Disk &disk)
         {"file", state.file},
         {"node-name", disk_name},
         {"ro", disk.why_read_only().has_value()},
+        {"active", true},  // QEMU 10 and newer must have it, and older ones ignore it
         {"drv", "qcow2"},
         {"backing_file_depth", 0},
         {"encrypted", false},

@@ -245,6 +245,7 @@ constinit const Type detect_zeroes = words("BlockdevDetectZeroesOptions", detect
 const Member in_block_device_info[] = {{"file", string},
                                        {"node-name", string, optional},
                                        {"ro", boolean},
+                                       {"active", boolean},
                                        {"drv", string},
                                        {"backing_file_depth", integer},
                                        {"encrypted", boolean},

@@ -46,7 +46,7 @@ version=$(cat "$top_srcdir/VERSION")
 grep -qF "qcow2bitmap $version." help.out || fail "$(cat help.out)"
 (as_server "${nbdkit_command[@]}" --filter="$FILTER" null --dump-plugin) >dump.out
 if [ "$(printf '%s\n' 1.42 "$(nbdkit --version | sed 's/[^0-9]*//')" | sort -V | head -n 1)" = 1.42 ]; then
-    same "$(grep '^qcow2bitmap_' dump.out)" "qcow2bitmap_version=$version"
+    same "$(grep '^qcow2bitmap_version=' dump.out)" "qcow2bitmap_version=$version"
 fi
 make_qcow2 version.qcow2 1M
 serve -v file version.qcow2

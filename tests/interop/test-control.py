@@ -118,6 +118,9 @@ def normal(answer):
     desc = answer.get("error", {}).get("desc", "")
     if desc.startswith("JSON parse error"):
         answer["error"]["desc"] = "JSON parse error"
+    # Since QEMU 9 or 10.
+    if "Transaction property" in desc:
+        answer["error"]["desc"] = desc.replace("Transaction property", "transaction property")
     if isinstance(answer.get("return"), dict):
         for name in [n for n in answer["return"] if n.startswith(("date-", "vm-clock-"))]:
             answer["return"][name] = "some time"
@@ -302,6 +305,7 @@ def queries(t):
             session.do("blockdev-snapshot-internal-sync", {"device": "disk", "name": "s"})
         nodes = [next(node for node in session.do("query-named-block-nodes")["return"] if node.get("node-name") == "disk")
                  for session in (qemu, ours)]
+        nodes[0].setdefault("active", True)  # since QEMU 10
         for node in nodes:
             node["dirty-bitmaps"].sort(key=lambda bitmap: bitmap["name"])
             # Of QEMU's own: not ours to tell.
