@@ -57,7 +57,7 @@ std::optional<std::string> find_wrong_in_request(const Json &request)
 std::optional<Json> take_member(Json &request, std::string_view name)
 {
     const auto found = request.find(name);
-    return found == request.end() ? std::optional<Json>() : std::move(*found);
+    return found == request.end() ? std::nullopt : std::optional<Json>(std::move(*found));
 }
 
 }  // namespace

@@ -205,7 +205,7 @@ BOOST_AUTO_TEST_CASE(a_backing_file) { run_all(3, {.made = QemuMade::backing}); 
 
 BOOST_AUTO_TEST_CASE(resized_and_reverted_of_what_qemu_made)
 {
-    run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::compressed});
+    run_all(1, {.steps = 30, .restructured = true, .made = QemuMade::compressed});
     run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::subclusters});
     run_all(1, {.steps = 25, .restructured = true, .made = QemuMade::backing});
 }

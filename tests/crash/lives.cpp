@@ -162,7 +162,6 @@ DiskDriver::Options Lives::driver_options() const
         options.accepted.push_back(Errc::no_space);
     if (may_fail())
         options.accepted.push_back(Errc::io);
-    options.fast_zero = false;
     return options;
 }
 

@@ -62,9 +62,7 @@ void DiskDriver::step(Range area)
     switch (random_.weighted(weights_)) {
     case 0: write(range, fua); break;
     case 1:
-        zero(range, {.may_unmap = random_.coin(),
-                     .fast = options_.fast_zero && random_.one_in(6),
-                     .fua = fua});
+        zero(range, {.may_unmap = random_.coin(), .fast = random_.one_in(6), .fua = fua});
         break;
     case 2: trim(range, fua); break;
     case 3: read(range); break;
@@ -122,7 +120,14 @@ void DiskDriver::change(Range range, bool fua, bool exact, Operation operation)
     GuestHistory::Change recorded = 0;
     if (history)
         recorded = history->begin(begun, offset, range.length(), reference_);
-    const Result<void> result = operation();
+    end_change(range, fua, exact, begun, recorded, operation());
+}
+
+// recorded: in the history, with what the reference has.
+void DiskDriver::end_change(Range range, bool fua, bool exact, std::uint64_t begun,
+                            GuestHistory::Change recorded, const Result<void> &result)
+{
+    GuestHistory *const history = clock_.history;
     if (!result) {
         accept(result.error());
         ++failures_;
@@ -133,7 +138,7 @@ void DiskDriver::change(Range range, bool fua, bool exact, Operation operation)
     if (!history)
         return;
     if (!known)
-        recorded = history->begin(begun, offset, range.length(), reference_);
+        recorded = history->begin(begun, GuestOffset(range.begin), range.length(), reference_);
     if (result && fua)
         history->end_durable(clock_.tick(), recorded);
     else
@@ -157,15 +162,26 @@ void DiskDriver::zero(Range range, ZeroFlags flags)
     const GuestOffset offset(range.begin);
     keep_old(range);
     if (flags.fast) {
-        const Result<void> result = disk_.zero(offset, range.length(), flags);
-        if (!result && result.error().code == Errc::unsupported)
-            return;
-        reference_.zero(offset, range.length());
-        change(range, flags.fua, true, [&] { return result; });
+        zero_fast(range, flags);
         return;
     }
     reference_.zero(offset, range.length());
     change(range, flags.fua, true, [&] { return disk_.zero(offset, range.length(), flags); });
+}
+
+// It is no change if it is refused, which is known only afterwards.
+void DiskDriver::zero_fast(Range range, ZeroFlags flags)
+{
+    const GuestOffset offset(range.begin);
+    const std::uint64_t begun = clock_.history ? clock_.tick() : 0;
+    const Result<void> result = disk_.zero(offset, range.length(), flags);
+    if (!result && result.error().code == Errc::unsupported)
+        return;
+    reference_.zero(offset, range.length());
+    GuestHistory::Change recorded = 0;
+    if (clock_.history)
+        recorded = clock_.history->begin(begun, offset, range.length(), reference_);
+    end_change(range, flags.fua, true, begun, recorded, result);
 }
 
 void DiskDriver::trim(Range range, bool fua)

@@ -36,7 +36,6 @@ public:
         // In steps of this: the ends of requests. 1, 512.
         std::uint64_t grain = 1;
         bool settle = true;
-        bool fast_zero = true;
         bool flush = true;
     };
 
@@ -86,6 +85,9 @@ private:
     Range draw(Range area);
     template <class Operation>
     void change(Range range, bool fua, bool exact, Operation operation);
+    void end_change(Range range, bool fua, bool exact, std::uint64_t begun,
+                    GuestHistory::Change recorded, const Result<void> &result);
+    void zero_fast(Range range, ZeroFlags flags);
     void keep_old(Range range);
     void learn(Range range);
     void accept(const Error &error) const;
