@@ -90,17 +90,23 @@ inline ImageSpec spec_for(const BitmapOperation &operation, Random &random)
         return div_ceil(align_down(spec.size, 512), std::uint64_t(1) << b);
     };
     const auto one = [&](std::uint32_t b) { return Range::of(random.below(granules(b)), 1); };
-    if (granules(bits + 2) == 0)
+    if (granules(bits + 2) < 2)
         spec.size = 100000;
+    // Each of "b0" and "off" lacks something that the other has, so that to merge them either
+    // way is a change.
+    const std::uint64_t coarse = random.below(granules(bits + 2) - 1);
+    const std::uint64_t elsewhere = random.between((coarse + 1) * 4, granules(bits) - 1);
     if (operation.name == std::string_view("steps and a snapshot"))
         spec.refcount_order = std::max(spec.refcount_order, 2u);  // it is counted by one more
-    spec.bitmaps = {
-        {.name = "b0", .granularity_bits = bits + 2, .set = {one(bits + 2)}, .extra_data = {}}};
+    spec.bitmaps = {{.name = "b0",
+                     .granularity_bits = bits + 2,
+                     .set = {Range::of(coarse, 1)},
+                     .extra_data = {}}};
     if (!operation.only) {
         spec.bitmaps.push_back({.name = "off",
                                 .granularity_bits = bits,
                                 .enabled = false,
-                                .set = {one(bits), one(bits)},
+                                .set = {Range::of(elsewhere, 1), one(bits)},
                                 .extra_data = {}});
         spec.bitmaps.push_back({.name = "torn",
                                 .granularity_bits = bits,
