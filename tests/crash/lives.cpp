@@ -133,7 +133,7 @@ void Lives::live(bool first)
     }
     FaultStore top(*store_, write_faults_);
     auto disk = must(Disk::open(top, disk_options));
-    BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
+    BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), words(disk->why_read_only()));
     const Result<void> begun = disk->begin_writing();
     if (!begun) {
         BOOST_REQUIRE_MESSAGE(may_be_full() || may_fail(), words(begun));

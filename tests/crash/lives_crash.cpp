@@ -131,7 +131,7 @@ void Lives::reopen(const StoreImage &image, const CrashWalk &walk)
     store_options.can_grow = !kind_.fixed;
     MemoryStore store(image, store_options);
     auto disk = must(Disk::open(store, reading_));
-    BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), disk->why_read_only()->what);
+    BOOST_REQUIRE_MESSAGE(!disk->why_read_only(), words(disk->why_read_only()));
     must(disk->begin_writing());
     DiskDriver::Options options;
     if (kind_.fixed)

@@ -80,7 +80,7 @@ public:
           memory_(built_.image, {.growth_step = 65536})
     {
         disk_ = must(Disk::open(memory_, {}));
-        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), disk_->why_read_only()->what);
+        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), words(disk_->why_read_only()));
         must(disk_->begin_writing());
     }
 

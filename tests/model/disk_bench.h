@@ -82,7 +82,7 @@ public:
         if (spec_.version >= 3 && random_.one_in(3))
             want_bitmap(disk_options);
         disk_ = must(Disk::open(*store_, disk_options));
-        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), disk_->why_read_only()->what);
+        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), words(disk_->why_read_only()));
         BOOST_REQUIRE_EQUAL(disk_->size(), reference().size());
         const Result<void> begun = disk_->begin_writing();
         if (!begun) {

@@ -48,7 +48,7 @@ public:
           store_(built_.image, options())
     {
         disk_ = must(Disk::open(store_, {}));
-        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), disk_->why_read_only()->what);
+        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), words(disk_->why_read_only()));
         must(disk_->begin_writing());
     }
 

@@ -85,7 +85,7 @@ private:
         }
         store_ = std::make_unique<MemoryStore>(image_, options);
         disk_ = must(Disk::open(*store_, {}));
-        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), disk_->why_read_only()->what);
+        BOOST_REQUIRE_MESSAGE(!disk_->why_read_only(), words(disk_->why_read_only()));
         must(disk_->begin_writing());
     }
 

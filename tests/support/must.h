@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -15,11 +16,16 @@
 
 namespace qcow2::test {
 
-// "ok", or the error in words.
+// "ok", or the error in words. (What Boost is to say if a check fails is made if it does not,
+// too.)
+inline std::string words(const std::optional<Error> &error)
+{
+    return error ? std::string(to_string(error->code)) + ": " + error->what : "ok";
+}
 template <class T>
 std::string words(const Result<T> &result)
 {
-    return result ? "ok" : std::string(to_string(result.error().code)) + ": " + result.error().what;
+    return words(result ? std::optional<Error>() : result.error());
 }
 
 template <class T>
