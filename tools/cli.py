@@ -52,6 +52,7 @@ def _parser():
                      "serves with the qcow2bitmap filter.", epilog="qcow2bitmap(1) says more.",
                      allow_abbrev=False)
     _add_general(parser, None)
+    parser.add_argument("--version", action="version", version=f"qcow2bitmap {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_management(commands)
     _add_bitmap(commands)
@@ -59,6 +60,18 @@ def _parser():
     _add_backup(commands)
     _add_folder(commands)
     return parser
+
+
+def _version():
+    """What is installed has the file beside this one; the source tree has it further up."""
+    here = os.path.dirname(os.path.realpath(__file__))
+    for folder in (here, os.path.dirname(here)):
+        try:
+            with open(os.path.join(folder, "VERSION"), encoding="ascii") as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            pass
+    return "of unknown version"
 
 
 def _add_general(parser, default):

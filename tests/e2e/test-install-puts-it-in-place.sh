@@ -37,7 +37,7 @@ completion=$tmp/root$(expanded '$(datadir)')/bash-completion/completions/qcow2bi
 same "$(find "$tmp/root" ! -type d | LC_ALL=C sort)" "$({
     printf '%s\n' "$installed" "$program" "$completion"
     printf "$tmp/root$man1dir/%s.1\n" nbdkit-qcow2bitmap-filter qcow2bitmap
-    for i in "$top_srcdir"/tools/*.py; do
+    for i in "$top_srcdir"/tools/*.py VERSION; do
         echo "$tmp/root$(expanded '$(datadir)')/qcow2bitmap/${i##*/}"
     done
 } | LC_ALL=C sort)"
@@ -80,6 +80,10 @@ same "$(find root -name __pycache__)" ""
 cp -r root moved
 ln -s "$tmp/moved${program#"$tmp/root"}" link
 same "$(./link verify backups)" "backups: 0 backups, all sound"
+version="qcow2bitmap $(cat "$top_srcdir/VERSION")"
+same "$("$program" --version)" "$version"
+same "$(./link --version)" "$version"
+same "$("$PYTHON" -IB "$top_srcdir/tools" --version)" "$version"
 
 # completed WORD...: what is offered for the last of them.
 completed()
