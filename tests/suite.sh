@@ -13,36 +13,25 @@
 #               `make check`; the unit tests among them are run
 #   TESTS       as for `make check`
 #   CONFIGURE   arguments of configure, "CXXFLAGS=-O0" for those in a hurry
-#   CHROOTS     the folder where chroots are kept: /var/tmp/qcow2bitmap-suites.
-#               One that is there is used again, packages and all.
+#   CHROOTS     the folder where chroots are kept (chroot.sh). One that is there is used
+#               again, packages and all.
 #   FRESH       yes: it is made anew
 #   KEEP        yes: what was built there is not built again where it is no older
-#   MIRROR      http://deb.debian.org/debian
 #   RESULTS     the folder for logs and the table: tests/suites in the build tree
 #
-# It works as root, in name spaces of its own: what it mounts and starts is gone
-# when it ends. The last lines are a row for a table (RESULTS/table.md has those
+# It works as root. The last lines are a row for a table (RESULTS/table.md has those
 # of all runs) and the sum: N passed, N failed, N skipped.
 
 set -u -o pipefail
 
-suite=${SUITE:?which one? make check-suite SUITE=sid}
-arch=${ARCH:-$(dpkg --print-architecture)}
+. "$(dirname "$0")/chroot.sh"
 steps=${STEPS:-demo check}
 compilers=${COMPILERS-}
-chroots=${CHROOTS:-/var/tmp/qcow2bitmap-suites}
-mirror=${MIRROR:-http://deb.debian.org/debian}
 results=${RESULTS:-suites}
 root=$chroots/$suite-$arch
 
 cd "$(dirname "$0")/.." || exit 1
 case $results in /*) ;; *) results=$OLDPWD/$results ;; esac
-
-say() { echo "suite $suite, $arch: $*"; }
-die() { say "$*" >&2; exit 1; }
-
-[ "$(id -u)" -eq 0 ] || die "only the superuser can make a chroot"
-command -v debootstrap >/dev/null || die "debootstrap is missing"
 
 # --- In the chroot: these functions are sent there.
 
@@ -120,18 +109,6 @@ in_chroot()
 
 # --- Outside.
 
-make_chroot()
-{
-    [ "${FRESH:-no}" = no ] || rm -rf "$root"
-    [ ! -f "$root/etc/made" ] || return 0
-    say "debootstrap"
-    rm -rf "$root"
-    mkdir -p "$chroots"
-    debootstrap --variant=minbase --arch="$arch" "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
-        { tail -n 20 "$root.log" >&2; die "debootstrap failed; all of it: $root.log"; }
-    : >"$root/etc/made"
-}
-
 # The files that git knows or would add; all of them where there is no git.
 copy_tree()
 {
@@ -147,29 +124,16 @@ copy_tree()
     fi | tar -xf - -C "$root/src"
 }
 
-# What is mounted here nobody else sees, and it goes with the last process.
-export root
-enter='
-mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev" &&
-mount --rbind /sys "$root/sys" && mount --make-rslave "$root/sys" &&
-mount -t proc proc "$root/proc" &&
-cp /etc/resolv.conf "$root/etc/resolv.conf" &&
-exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
-    chroot "$root" bash -c "$0"
-'
-
-make_chroot
-# A mirror may stand still, as snapshots of Debian do: what it signed has run out then.
-echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90stands-still"
+[ "${FRESH:-no}" = no ] || rm -rf "$root"
+make_chroot "$root"
 copy_tree || die "the sources cannot be copied"
 mkdir -p "$results"
 log=$results/$suite-$arch.log
 began=$SECONDS
-# shellcheck disable=SC2016
-unshare --mount --pid --fork --kill-child bash -c "$enter" "
+enter_chroot "$root" "
 $(declare -f versions run_step try_compiler in_chroot)
 suite=$suite steps='$steps' compilers='$compilers' configure='${CONFIGURE-}' TESTS='${TESTS-}'
-in_chroot" </dev/null 2>&1 | tee "$log"
+in_chroot" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 
 passed=0 failed=0 skipped=0
