@@ -95,15 +95,15 @@ use_packages()
         set -eu
         apt-get -q -y --no-install-recommends install libnbd-bin python3-libnbd >/dev/null
         sh /packages/serve
-        mkdir /use && cd /use
+        mkdir -p /use/saved && cd /use
         qemu-img create -q -f qcow2 disk.qcow2 64M
         nbdkit -f -U disk.sock --filter=qcow2bitmap file disk.qcow2 qcow2-control=disk.qmp &
         server=$!
         while [ ! -S disk.qmp ]; do sleep 0.1; done
         nbdsh -u "nbd+unix:///?socket=disk.sock" -c "h.pwrite(b\"a\" * 65536, 0, 0)"
-        qcow2bitmap backup disk.qmp saved
+        qcow2bitmap -s disk.qmp backup saved
         nbdsh -u "nbd+unix:///?socket=disk.sock" -c "h.pwrite(b\"b\" * 65536, 1 << 20, 0)"
-        qcow2bitmap backup disk.qmp saved
+        qcow2bitmap -s disk.qmp backup saved
         kill $server && wait $server
         qcow2bitmap restore saved restored.qcow2
         qemu-img compare -f qcow2 -F qcow2 disk.qcow2 restored.qcow2

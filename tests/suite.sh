@@ -7,7 +7,8 @@
 #
 #   SUITE       trixie, sid, ...; what debootstrap knows
 #   ARCH        amd64, i386, ...; that of this machine
-#   STEPS       targets of make, in this order: "demo check"
+#   STEPS       targets of make, in this order: "demo check". Empty: the chroot is made, with
+#               all packages, and no more
 #   COMPILERS   "g++-13 clang++-19": no steps, but for each of them an empty
 #               folder, configure --enable-werror, make, and the programs of
 #               `make check`; the unit tests among them are run
@@ -25,7 +26,7 @@
 set -u -o pipefail
 
 . "$(dirname "$0")/chroot.sh"
-steps=${STEPS:-demo check}
+steps=${STEPS-demo check}
 compilers=${COMPILERS-}
 results=${RESULTS:-suites}
 root=$chroots/$suite-$arch
@@ -100,6 +101,7 @@ in_chroot()
         done
         return
     fi
+    [ -n "$steps" ] || { ./bootstrap --packages-only; return; }
     ./bootstrap -- $configure || return
     for step in $steps; do
         run_step "$step"
@@ -135,6 +137,7 @@ $(declare -f versions run_step try_compiler in_chroot)
 suite=$suite steps='$steps' compilers='$compilers' configure='${CONFIGURE-}' TESTS='${TESTS-}'
 in_chroot" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
+[ -n "$steps$compilers" ] || exit "$status"
 
 passed=0 failed=0 skipped=0
 if [ -n "$compilers" ]; then

@@ -46,13 +46,15 @@ void run_all(unsigned smoke, const Kind &kind)
         return;
     }
     Figures figures;
-    for (const std::uint64_t seed : seeds(smoke))
+    const std::vector<std::uint64_t> drawn = seeds(smoke);
+    for (const std::uint64_t seed : drawn)
         run(seed, kind, figures);
     std::printf("%s: %llu crash states, %llu structural changes\n",
                 boost::unit_test::framework::current_test_case().full_name().c_str(),
                 static_cast<unsigned long long>(figures.states),
                 static_cast<unsigned long long>(figures.changes));
-    BOOST_TEST((figures.states >= states_min * smoke || std::getenv("QCOW2_SEED")));
+    const bool some = std::getenv("QCOW2_SEED") || drawn.size() < smoke;  // no average
+    BOOST_TEST((figures.states >= states_min * smoke || some));
     BOOST_TEST((figures.changes > 0u || !(kind.restructured || kind.bitmaps_change)));
 }
 
