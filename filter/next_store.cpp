@@ -9,6 +9,7 @@
 
 #include "core/base/arith.h"
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "filter/local_file.h"
 
 namespace qcow2 {
@@ -245,6 +246,7 @@ Result<void> NextStore::flush_retired()
         }
         if (!first)
             return {};
+        RARE("a context that was replaced is flushed, and closed");
         TRY(first->flush());
         std::unique_ptr<NextContext> flushed;
         {

@@ -25,12 +25,13 @@ case $name in
     *)
         base=$name
         command=(env MALLOC_PERTURB_="$perturb" "$builddir/${name%@*}")
-        case $name in *@*) export QCOW2_PART=${name#*@} ;; esac ;;
+        case $name in *@*) export QCOW2_PART=${name#*@} ;; esac
+        export QCOW2_RARE=$PWD/$base.rare ;;
 esac
 log=$base.log
 report=$base.report
 mkdir -p "$(dirname "$base")"
-rm -f "$report" "$base.trs"
+rm -f "$report" "$base.trs" "$base.rare"
 
 export srcdir builddir top_srcdir top_builddir
 export FILTER SANITIZER_PRELOAD PYTHON CXX PROJECT_CXXFLAGS

@@ -41,6 +41,7 @@
 #include <set>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 
 namespace qcow2 {
 
@@ -96,6 +97,7 @@ Result<bool> Arming::arm(Range bytes, bool may_give_up)
             const Unlocked meanwhile(queue_);
             result = run(*mine);
         } catch (...) {
+            RARE("there is no memory to arm bits");
             finish(*mine, Error(Errc::io, "out of memory"));  // short: needs none
             end_turn();
             throw;
@@ -193,8 +195,10 @@ Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &
             continue;
         Result<void> placed = write.bitmap->stored.place(write.image, writes);
         if (!placed && placed.error().code == Errc::no_space) {
-            if (!may_give_up)
+            if (!may_give_up) {
+                RARE("data are placed before a bitmap is given up (B7)");
                 return false;
+            }
             placed = give_up(*write.bitmap);
         }
         TRY(std::move(placed));
@@ -206,6 +210,7 @@ Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &
 // durable: where the bitmap is valid no tail is all ones.
 Result<void> Arming::give_up(EnabledBitmap &bitmap)
 {
+    RARE("a bitmap is given up for lack of room (B7)");
     TRY(give_up_(bitmap));
     bitmap.lost = true;
     bitmap.stored.mark_given_up();
@@ -219,6 +224,7 @@ Result<void> Arming::make_last_clusters()
     for (const auto &bitmap : bitmaps_) {
         Result<void> made = bitmap->stored.make_last();
         if (!made && made.error().code == Errc::no_space) {
+            RARE("there is no room for the last bits of a bitmap (B7)");
             without_room.say("bitmap " + quote(bitmap->name) +
                              ": there is no room for its last bits (" + made.error().what +
                              "); a change of the disk that needs them costs the bitmap, "

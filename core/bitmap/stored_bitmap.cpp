@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -188,7 +189,8 @@ Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
 {
     const auto taken = take_zeroed();
     if (!taken && taken.error().code == Errc::no_space && !has_tail(entry)) {
-        set_entry(entry, {.data = {}, .all_ones = true});  // B7
+        RARE("bits become all ones for lack of room (B7)");
+        set_entry(entry, {.data = {}, .all_ones = true});
         return {};
     }
     const HostRun run = TRY(std::move(taken));

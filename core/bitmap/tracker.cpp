@@ -7,6 +7,7 @@
 
 #include "core/base/log.h"
 #include "core/base/notice.h"
+#include "core/base/rare.h"
 #include "core/bitmap/directory.h"
 #include "core/bitmap/recoverable.h"
 #include "core/format/findings.h"
@@ -198,6 +199,7 @@ Result<bool> Tracker::has_room()
     if (!taken)
         return taken.error().code == Errc::no_space ? Result<bool>(false) : taken.error();
     const Geometry &geometry = image_.geometry();
+    RARE("a bitmap that was given up finds room again (B7)");
     const auto written = image_.store().write(geometry.offset_of(taken->run.first).value,
                                               Buffer(geometry.cluster_size()));
     image_.allocator().give_back(taken->run);

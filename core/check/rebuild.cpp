@@ -3,6 +3,7 @@
 
 #include "core/check/rebuild.h"
 
+#include "core/base/rare.h"
 #include "core/check/header_sector.h"
 #include "core/format/refcount_block.h"
 
@@ -93,6 +94,7 @@ Result<void> Rebuild::place()
         const auto inside = TRY(place_inside());
         if (!inside)
             return grown;
+        RARE("the new refcounts find room inside the file");
         layout_ = *inside;
     }
     if (layout_.table << geometry().cluster_bits > limits::refcount_table_bytes_max)

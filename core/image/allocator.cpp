@@ -39,6 +39,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 
 namespace qcow2 {
@@ -174,6 +175,7 @@ Result<void> Allocator::grow_refcount_table()
     const std::uint64_t clusters = refcounts_.growth_clusters();
     if (clusters == 0)
         return Error(Errc::no_space, "the refcount table has reached 8 MiB, QEMU's limit");
+    RARE("the refcount table moves to a longer one");
     const HostCluster end = refcounts_.reach_end() + clusters;
     TRY(grow_store(end));
     not_fresh_before(end);
@@ -201,9 +203,11 @@ Result<void> Allocator::raise_all(const std::deque<HostRun> &runs)
         }
     }
     Result<void> result = refcounts_.write_back();
-    if (!result)
+    if (!result) {
+        RARE("refcounts that could not be written are lowered again");
         for (const HostRun &run : runs)
             lower_locked(run);
+    }
     return result;
 }
 
@@ -276,6 +280,7 @@ Result<HostRun> Allocator::make_room_at_end(std::uint64_t count)
         }
         const HostCluster used_end = TRY(refcounts_.used_end(begin + count));
         if (used_end > first) {
+            RARE("a run at the end moves behind clusters that are counted there");
             first = used_end;
             continue;
         }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 
 namespace qcow2 {
 
@@ -284,6 +285,7 @@ Result<void> DataPath::name(GuestCluster first, HostRun run)
         const auto named = mapping_.update(first + done, run.count - done, to_run);
         if (!named) {
             // The rest leaks: it may be a kept cluster that has a name.
+            RARE("clusters leak whose names could not be changed");
             log_warning("clusters at " + hex(geometry_.offset_of(run.first + done).value) +
                         " may have leaked: " + named.error().what);
             return named.error();

@@ -4,6 +4,7 @@
 #include "core/image/guarded_store.h"
 
 #include "core/base/arith.h"
+#include "core/base/rare.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -27,6 +28,7 @@ std::optional<Error> GuardedStore::first_cause()
 
 void GuardedStore::fail(Error cause)
 {
+    RARE("nothing is written any more (W5)");
     Locked lock(mutex_);
     if (!first_cause_)
         first_cause_ = std::move(cause);
@@ -93,8 +95,10 @@ Result<void> GuardedStore::before_crossing(std::uint64_t offset, std::uint64_t l
 
 Result<void> GuardedStore::leave_old_end()
 {
-    if (old_end_ != 0)
+    if (old_end_ != 0) {
+        RARE("growth is made durable before a write across the old end of the file (W8)");
         TRY(flush().in("flush before a write across the old end of the file"));
+    }
     old_end_ = 0;
     return {};
 }

@@ -5,9 +5,17 @@
 
 #include <algorithm>
 
+#include "core/base/arith.h"
+#include "core/base/rare.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
+
+Result<void> CountedClusters::pad_last()
+{
+    RARE("the last cluster of the file is padded for the guest");
+    return bytes_.grow(align_up(bytes_.size(), cluster_size_));
+}
 
 Result<Allocator::Taken> DataFileClusters::take(GuestCluster first, std::uint64_t count)
 {

@@ -12,7 +12,6 @@
 
 #pragma once
 
-#include "core/base/arith.h"
 #include "core/base/byte_store.h"
 #include "core/format/geometry.h"
 #include "core/image/allocator.h"
@@ -60,8 +59,7 @@ public:
     // The last cluster of the image may be cut short, and named.
     Result<void> reach(std::uint64_t end) override
     {
-        const std::uint64_t size = bytes_.size();
-        return end > size ? bytes_.grow(align_up(size, cluster_size_)) : Result<void>();
+        return end > bytes_.size() ? pad_last() : Result<void>();
     }
     Result<void> write_clusters(std::uint64_t offset, Bytes bytes) override
     {
@@ -74,6 +72,8 @@ public:
     bool have_places() const override { return false; }
 
 private:
+    Result<void> pad_last();
+
     Allocator &allocator_;
     const std::uint64_t cluster_size_;
 };

@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/base/notice.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -209,6 +210,7 @@ Result<void> Image::change(Operation operation)
     // (If the file was not to grow before that, it may now.)
     if (!result && (store_.growth_is_held() ||
                     (result.error().code == Errc::no_space && mapping_.has_released()))) {
+        RARE("a flush makes room, and the change is tried again");
         TRY(flush());
         result = operation();
     }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
@@ -187,6 +188,7 @@ Result<void> ImageHeader::commit(const Change &change)
 Result<void> ImageHeader::commit_plan(const Plan &plan)
 {
     if (!plan.step.empty()) {  // H3
+        RARE("what follows the header goes by way of the gap behind it (H3)");
         TRY(write_changes(plan.step, plan.behind, plan.step.size() / sector));
         return write_sectors(plan.step, 0, 1);
     }

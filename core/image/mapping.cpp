@@ -39,6 +39,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/l2_table.h"
 #include "core/format/limits.h"
@@ -218,6 +219,7 @@ void Mapping::put_out_of_reach(HostOffset place, std::uint8_t *entry)
     const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
     if (host.value < store_.size() || host >= out_of_reach_from(compressed, geometry_))
         return;
+    RARE("a name that leads behind the end is put out of reach (W7)");
     cache_.before_change(place);
     store_be64(entry, put_l2_entry_out_of_reach(raw, geometry_));
     store_.hold_growth();

@@ -42,6 +42,7 @@
 
 #include "core/base/arith.h"
 #include "core/base/log.h"
+#include "core/base/rare.h"
 
 namespace qcow2 {
 
@@ -246,6 +247,7 @@ void TableCache::unseal(const Sealed &sealed, bool written)
         piece->writing = false;
         piece->sealed = Buffer();
         if (!written && !piece->dirty) {
+            RARE("a table that could not be written is dirty again");
             set_dirty(*piece);  // keeps the pin
         } else {
             pieces_.unpin(*piece);

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/refcount_block.h"
 #include "core/format/table_entry.h"
@@ -57,6 +58,7 @@ Result<std::vector<HostOffset>> take_scattered(Image &image, Aside &aside, std::
     }
     if (run.error().code != Errc::no_space || count == 1)
         return run.error();
+    RARE("new clusters are taken in pieces for lack of a run");
     clusters = TRY(take_scattered(image, aside, count / 2));
     const auto rest = TRY(take_scattered(image, aside, count - count / 2));
     clusters.insert(clusters.end(), rest.begin(), rest.end());

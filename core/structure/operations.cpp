@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/structure/bitmap_clusters.h"
 #include "core/structure/new_bitmap_data.h"
 #include "core/structure/new_bitmap_directory.h"
@@ -235,6 +236,7 @@ Result<void> recover_given_up(Image &image)
     Result<void> done = recover_and_add(image, Recoverable::given_up, {});
     if (done || done.error().code != Errc::no_space)
         return done;
+    RARE("bitmaps that were given up are recovered in place (B7)");
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     return TRY(recover_in_place(image, directory, Recoverable::given_up)) != 0 ? Result<void>()
                                                                                : done;

@@ -36,6 +36,7 @@
 #include <unordered_set>
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 #include "core/structure/new_refcounts.h"
@@ -63,6 +64,7 @@ Result<void> SnapshotOperation::run()
         const Result<void> done = change_aside(changes);
         if (done || done.error().code != Errc::no_space)
             return done;
+        RARE("a snapshot changes in place for lack of room");
         log_debug("in place: " + done.error().what);
     }
     // What was taken aside is room again.

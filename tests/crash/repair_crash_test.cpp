@@ -63,6 +63,45 @@ void judge(const StoreImage &image, const CheckReport &before, const ReferenceDi
     BOOST_REQUIRE_EQUAL(clean_stop_verdict(store.image(), reference), "");
 }
 
+enum class Room { drawn, inside };  // inside: of a store that cannot grow, in the file
+
+void repair_and_cut(std::uint64_t seed, Damage kind, Room room)
+{
+    SEEDED(seed);
+    Random random(seed);
+    const ImageSpec spec = random_spec(random, 0, 1 << 20);
+    BOOST_TEST_INFO_SCOPE(spec.text());
+    const BuiltImage built = build_image(spec);
+    MemoryStore ill(built.image);
+    BOOST_TEST_INFO_SCOPE(damage(ill, random, kind));
+    const bool dirty = spec.version >= 3 && random.one_in(2);
+    if (dirty)
+        make_dirty(ill);
+    const bool in_place = kind != Damage::structure && random.one_in(4) && room == Room::drawn;
+    if (room == Room::inside)
+        must(ill.grow(ill.size() + 100 * spec.geometry().cluster_size()));
+    const CheckReport before = must(check(ill));
+    StoreOptions options;
+    options.discarded = Discarded::garbage;
+    if (in_place || room == Room::inside) {
+        options.can_grow = false;
+        options.size_limit = ill.size();
+    }
+
+    CrashStore store(Life::of(ill.image()), options);
+    const RepairKind by =
+        kind <= Damage::shares && seed % 2 == 0 ? RepairKind::leaks : RepairKind::all;
+    BOOST_REQUIRE(must(repair(store, by)).after.sound());
+    CrashWalk walk(store);
+    const std::uint64_t step = walk.events() / 40 + 1;
+    for (std::uint64_t event = 0; event <= walk.events(); event += step) {
+        walk.advance_to(event);
+        for (unsigned mode = 0; mode < crash_modes; ++mode)
+            judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference,
+                  in_place, dirty);
+    }
+}
+
 }  // namespace
 
 BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
@@ -70,39 +109,15 @@ BOOST_DATA_TEST_CASE(a_power_cut_at_any_moment_of_a_repair_makes_nothing_worse,
                                  Damage::structure}),
                      kind)
 {
-    for (const std::uint64_t seed : seeds(12)) {
-        SEEDED(seed);
-        Random random(seed);
-        const ImageSpec spec = random_spec(random, 0, 1 << 20);
-        BOOST_TEST_INFO_SCOPE(spec.text());
-        const BuiltImage built = build_image(spec);
-        MemoryStore ill(built.image);
-        BOOST_TEST_INFO_SCOPE(damage(ill, random, kind));
-        const bool dirty = spec.version >= 3 && random.one_in(2);
-        if (dirty)
-            make_dirty(ill);
-        const CheckReport before = must(check(ill));
-        const bool fixed = kind != Damage::structure && random.one_in(4);
-        StoreOptions options;
-        options.discarded = Discarded::garbage;
-        if (fixed) {
-            options.can_grow = false;
-            options.size_limit = ill.size();
-        }
+    for (const std::uint64_t seed : seeds(12))
+        repair_and_cut(seed, kind, Room::drawn);
+}
 
-        CrashStore store(Life::of(ill.image()), options);
-        const RepairKind by =
-            kind <= Damage::shares && seed % 2 == 0 ? RepairKind::leaks : RepairKind::all;
-        BOOST_REQUIRE(must(repair(store, by)).after.sound());
-        CrashWalk walk(store);
-        const std::uint64_t step = walk.events() / 40 + 1;
-        for (std::uint64_t event = 0; event <= walk.events(); event += step) {
-            walk.advance_to(event);
-            for (unsigned mode = 0; mode < crash_modes; ++mode)
-                judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference,
-                      fixed, dirty);
-        }
-    }
+BOOST_DATA_TEST_CASE(nor_where_the_room_for_it_is_inside_the_file,
+                     data::make({Damage::shares, Damage::bits, Damage::structure}), kind)
+{
+    for (const std::uint64_t seed : seeds(6))
+        repair_and_cut(seed, kind, Room::inside);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -5,7 +5,9 @@
 // that the linker takes it for programs that have none of their own.
 //
 // With QCOW2_PART=2of3 in the environment the program runs the second of each three of its
-// cases: what takes long is run on several cores.
+// cases: what takes long is run on several cores. With QCOW2_RARE=FILE it writes there which of
+// the branches that are marked as rare (core/base/rare.h) it has been in: a line for each,
+// "been" or "never" and what it is.
 
 #define BOOST_TEST_NO_MAIN
 #include <boost/test/tree/traverse.hpp>
@@ -14,6 +16,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+
+#include "core/base/rare.h"
+
+// The linker's names of the list's two ends; of an empty list, too.
+extern "C" {
+[[gnu::weak]] extern const qcow2::RareBranch __start_qcow2_rare[];
+[[gnu::weak]] extern const qcow2::RareBranch __stop_qcow2_rare[];
+}
 
 namespace {
 
@@ -49,6 +59,23 @@ bool prepare()
     return true;
 }
 
+void tell_rare_branches(const char *path)
+{
+    std::FILE *const file = std::fopen(path, "w");
+    if (!file)
+        return;
+    for (const qcow2::RareBranch *branch = __start_qcow2_rare; branch != __stop_qcow2_rare;
+         ++branch)
+        std::fprintf(file, "%s\t%s\n", *branch->been ? "been" : "never", branch->what);
+    std::fclose(file);
+}
+
 }  // namespace
 
-int main(int argc, char **argv) { return ut::unit_test_main(prepare, argc, argv); }
+int main(int argc, char **argv)
+{
+    const int status = ut::unit_test_main(prepare, argc, argv);
+    if (const char *path = std::getenv("QCOW2_RARE"))
+        tell_rare_branches(path);
+    return status;
+}

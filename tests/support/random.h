@@ -10,8 +10,9 @@
 //     }
 //
 // runs twenty fixed seeds; with QCOW2_SEED=n in the environment that one only;
-// with QCOW2_SOAK=n twenty times n drawn ones; with QCOW2_EVERY=n every n-th of them. A failure inside prints the
-// seed and the command that repeats it, also where the process dies of it.
+// with QCOW2_SOAK=n twenty times n drawn ones; with QCOW2_EVERY=n every n-th of them.
+// A failure inside prints the seed and the command that repeats it, also where the
+// process dies of it.
 // With QCOW2_LOG in the environment the engine's log goes to stderr.
 
 #pragma once
