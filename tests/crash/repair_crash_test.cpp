@@ -5,6 +5,9 @@
 // is no worse than before, by core/check; the guest's bytes are there; and a
 // second repair ends what the first began.
 
+#include <algorithm>
+#include <map>
+
 #include <boost/test/data/monomorphic.hpp>
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
@@ -48,6 +51,29 @@ void make_dirty(MemoryStore &store)
     must(store.write(79, byte));
 }
 
+// What was wrong before the repair. Refcounts of clusters behind the end of the file are leaks
+// only when the file gets there, whoever made it longer: so it is asked of a file of this size.
+class Before {
+public:
+    explicit Before(const StoreImage &image) : image_(image) {}
+
+    const CheckReport &at(std::uint64_t size)
+    {
+        size = std::max(size, image_.size);
+        auto known = reports_.find(size);
+        if (known == reports_.end()) {
+            MemoryStore store(image_);
+            must(store.grow(size));
+            known = reports_.emplace(size, must(check(store))).first;
+        }
+        return known->second;
+    }
+
+private:
+    const StoreImage image_;
+    std::map<std::uint64_t, CheckReport> reports_;  // by size
+};
+
 void judge(const StoreImage &image, const CheckReport &before, const ReferenceDisk &reference,
            bool in_place_with_bits, bool was_dirty)
 {
@@ -80,7 +106,7 @@ void repair_and_cut(std::uint64_t seed, Damage kind, Room room)
     const bool in_place = kind != Damage::structure && random.one_in(4) && room == Room::drawn;
     if (room == Room::inside)
         must(ill.grow(ill.size() + 100 * spec.geometry().cluster_size()));
-    const CheckReport before = must(check(ill));
+    Before before(ill.image());
     StoreOptions options;
     options.discarded = Discarded::garbage;
     if (in_place || room == Room::inside) {
@@ -96,9 +122,10 @@ void repair_and_cut(std::uint64_t seed, Damage kind, Room room)
     const std::uint64_t step = walk.events() / 40 + 1;
     for (std::uint64_t event = 0; event <= walk.events(); event += step) {
         walk.advance_to(event);
-        for (unsigned mode = 0; mode < crash_modes; ++mode)
-            judge(walk.power_cut(random, static_cast<CrashMode>(mode)), before, built.reference,
-                  in_place, dirty);
+        for (unsigned mode = 0; mode < crash_modes; ++mode) {
+            const StoreImage left = walk.power_cut(random, static_cast<CrashMode>(mode));
+            judge(left, before.at(left.size), built.reference, in_place, dirty);
+        }
     }
 }
 
