@@ -79,7 +79,9 @@ Result<Json> describe_device(Host &host, Disk &disk)
         {"file", state.file},
         {"node-name", disk_name},
         {"ro", disk.why_read_only().has_value()},
-        {"active", true},  // QEMU 10 and newer must have it, and older ones ignore it
+        // QEMU has these two since 10, always; the file and a backing file are no nodes of ours.
+        {"active", true},
+        {"children", Json::array()},
         {"drv", "qcow2"},
         {"backing_file_depth", 0},
         {"encrypted", false},

@@ -240,6 +240,9 @@ const Member in_image_info[] = {{"filename", string},
 constinit const Type image_info = object("ImageInfo", in_image_info);
 const Member in_cache_info[] = {{"writeback", boolean}, {"direct", boolean}, {"no-flush", boolean}};
 constinit const Type cache_info = object("BlockdevCacheInfo", in_cache_info);
+const Member in_child[] = {{"child", string}, {"node-name", string}};
+constinit const Type child = object("BlockdevChild", in_child);
+constinit const Type children = array("[BlockdevChild]", child);
 constexpr std::string_view detect_zeroes_words[] = {"off", "on", "unmap"};
 constinit const Type detect_zeroes = words("BlockdevDetectZeroesOptions", detect_zeroes_words);
 const Member in_block_device_info[] = {{"file", string},
@@ -247,6 +250,7 @@ const Member in_block_device_info[] = {{"file", string},
                                        {"ro", boolean},
                                        {"active", boolean},
                                        {"drv", string},
+                                       {"children", children},
                                        {"backing_file_depth", integer},
                                        {"encrypted", boolean},
                                        {"detect_zeroes", detect_zeroes},
