@@ -12,7 +12,7 @@
 #   COMPILERS   "g++-13 clang++-19": no steps, but for each of them an empty
 #               folder, configure --enable-werror, make, and the programs of
 #               `make check`; the unit tests among them are run
-#   TESTS       as for `make check`
+#   TESTS       as for `make check`; QCOW2_EVERY as for its programs (tests/support/random.h)
 #   CONFIGURE   arguments of configure, "CXXFLAGS=-O0" for those in a hurry
 #   CHROOTS     the folder where chroots are kept (chroot.sh). One that is there is used
 #               again, packages and all.
@@ -135,6 +135,7 @@ began=$SECONDS
 enter_chroot "$root" "
 $(declare -f versions run_step try_compiler in_chroot)
 suite=$suite steps='$steps' compilers='$compilers' configure='${CONFIGURE-}' TESTS='${TESTS-}'
+export QCOW2_EVERY='${QCOW2_EVERY-}'
 in_chroot" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 [ -n "$steps$compilers" ] || exit "$status"
