@@ -25,6 +25,7 @@ mkdir -p "$folder"
 cp "$work"/*.deb "$work"/*.changes "$work"/*.buildinfo "$folder"
 if command -v lintian >/dev/null; then
     # It is said of a first upload to Debian, where somebody has asked for a package: not of this.
-    lintian --suppress-tags initial-upload-closes-no-bugs --fail-on error,warning "$folder"/*.changes && echo "lintian: nothing to say"
+    lintian --suppress-tags initial-upload-closes-no-bugs --fail-on error,warning \
+        "$folder"/*.changes && echo "lintian: nothing to say"
 fi
 ls -l "$folder"/*.deb
