@@ -38,11 +38,13 @@ Errc to_errc(int cause)
     }
 }
 
-// A signal may come while a file system that is elsewhere is asked.
-int open_patiently(const std::string &path, int flags)
+// open: returns a descriptor, or -1 and sets errno. A signal may come while a file system that
+// is elsewhere is asked.
+template <class Open>
+int patiently(Open open)
 {
     for (;;) {
-        const int descriptor = ::open(path.c_str(), flags);
+        const int descriptor = open();
         if (descriptor != -1 || errno != EINTR)
             return descriptor;
     }
@@ -87,10 +89,10 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
 
     constexpr int flags = O_CLOEXEC | O_NOCTTY;
     int why_not_writable = 0;
-    int descriptor = open_patiently(path, O_RDWR | flags);
+    int descriptor = patiently([&] { return ::open(path.c_str(), O_RDWR | flags); });
     if (descriptor == -1) {
         why_not_writable = errno;
-        descriptor = open_patiently(path, O_RDONLY | flags);
+        descriptor = patiently([&] { return ::open(path.c_str(), O_RDONLY | flags); });
     }
     if (descriptor == -1)
         return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
@@ -126,11 +128,11 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
         return static_cast<int>(::syscall(SYS_openat2, directory, rest.c_str(), &how, sizeof how));
     };
     int why_not_writable = writable ? 0 : EROFS;
-    int descriptor = open();
+    int descriptor = patiently(open);
     if (descriptor == -1 && writable && (errno == EACCES || errno == EPERM || errno == EROFS)) {
         why_not_writable = errno;
         how.flags = (how.flags & ~static_cast<decltype(how.flags)>(O_ACCMODE)) | O_RDONLY;
-        descriptor = open();
+        descriptor = patiently(open);
     }
     if (descriptor == -1)
         return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
@@ -139,7 +141,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
 
 Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &directory)
 {
-    int descriptor = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | O_EXCL, 0600);
+    int descriptor = patiently(
+        [&] { return ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | O_EXCL, 0600); });
     // Not every file system makes files without a name (nor does an old kernel): then it has one
     // for a moment.
     if (descriptor == -1 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
