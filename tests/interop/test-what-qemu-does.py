@@ -7,7 +7,6 @@
 # same; if a newer one fails here, then this is what it does otherwise.
 
 import struct
-import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -66,7 +65,7 @@ def bitmaps(t):
     stored = image.bitmaps()
     same((stored["b0"].flags, stored["off"].flags), (AUTO, 0), "flags after a clean end")
     same((image.dirty(stored["b0"]), image.dirty(stored["off"])), ([(64 * KiB, 128 * KiB)], []), "bits")
-    same(by_map(t, path, "off"), [], "-B of one that is disabled")
+    same(dirty_by_qemu_nbd(t, path, "off"), [], "-B of one that is disabled")
 
     # Of one that is in use nothing can be had, and nothing is lost by looking.
     with open(path, "r+b") as file:
@@ -85,19 +84,11 @@ def bitmaps(t):
     check(path)
 
 
-def by_map(t, path, name):
+def dirty_by_qemu_nbd(t, path, name):
     """As an export of qemu-nbd -B shows it."""
-    socket = t.path("nbd.sock")
-    server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-f", "qcow2", "-B", name, "-k", socket, path])
-    try:
-        while not os.path.exists(socket):
-            expect(server.poll() is None, "qemu-nbd did not start")
-            time.sleep(0.01)
-        extents = told("nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{name}", f"nbd+unix:///?socket={socket}")
-        return [(e["offset"], e["offset"] + e["length"]) for e in extents if e["type"] & 1]
-    finally:
-        server.kill()
-        server.wait()
+    context = f"qemu:dirty-bitmap:{name}"
+    with QemuNbd(t, path, [name], read_only=True) as server:
+        return [(begin, end) for begin, end, flags in extents(server.connect(context), context) if flags & 1]
 
 
 @case
