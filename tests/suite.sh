@@ -25,6 +25,7 @@
 
 set -u -o pipefail
 
+# shellcheck source=tests/chroot.sh
 . "$(dirname "$0")/chroot.sh"
 steps=${STEPS-demo check}
 compilers=${COMPILERS-}
@@ -88,7 +89,6 @@ try_compiler()
 in_chroot()
 {
     local compiler step
-    export DEBIAN_FRONTEND=noninteractive LC_ALL=C
     cd /src || return
     if [ -n "$compilers" ]; then
         ./bootstrap --no-configure || return

@@ -4,12 +4,13 @@
 // RARE("a bitmap is given up for lack of room (B7)");
 //
 // Marks a branch that hardly ever runs, and must be right when it does. Each test program
-// says which of its marked branches it has been in, and rare/test-rare-branches holds that
-// the tests together have been in all of them: one that no test reaches any more is found
-// when it gets lost, not when it is needed.
+// says which of its marked branches it has been in (tests/support/main.cpp), and
+// unit/test-rare-branches holds that the crash and fault tests together have been in all of
+// the engine's: one that they reach no more is found when it gets lost, not when it is needed.
 //
-// It costs a store of one byte, where it stands. Not in a template or an inline function: the
-// list of the branches is a section of the program, and these have sections of their own.
+// Any thread. It costs a store of one byte, where it stands. Not in a template or an inline
+// function: the list of the branches is a section of the program, and these have sections of
+// their own.
 
 #pragma once
 

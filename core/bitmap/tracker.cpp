@@ -199,12 +199,13 @@ Result<bool> Tracker::has_room()
     if (!taken)
         return taken.error().code == Errc::no_space ? Result<bool>(false) : taken.error();
     const Geometry &geometry = image_.geometry();
-    RARE("a bitmap that was given up finds room again (B7)");
     const auto written = image_.store().write(geometry.offset_of(taken->run.first).value,
                                               Buffer(geometry.cluster_size()));
     image_.allocator().give_back(taken->run);
     if (!written && written.error().code != Errc::no_space)
         return written.error();
+    if (written)
+        RARE("a bitmap that was given up finds room again (B7)");
     return written.has_value();
 }
 

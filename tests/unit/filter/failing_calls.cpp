@@ -78,10 +78,13 @@ extern "C" {
 
 int open(const char *path, int flags, ...)
 {
-    std::va_list arguments;
-    va_start(arguments, flags);
-    const mode_t mode = va_arg(arguments, mode_t);
-    va_end(arguments);
+    mode_t mode = 0;
+    if ((flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE) {
+        std::va_list arguments;
+        va_start(arguments, flags);
+        mode = va_arg(arguments, mode_t);
+        va_end(arguments);
+    }
     static const auto real_one = real<int(const char *, int, ...)>("open", "open64");
     return fails(Call::open) ? -1 : real_one(path, flags, mode);
 }
