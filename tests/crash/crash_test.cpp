@@ -80,15 +80,11 @@ BOOST_AUTO_TEST_CASE(a_refcount_table_that_grows)
     run_all(3, {.cluster_bits = 9, .length_max = 20000, .table_grows = true});
 }
 
-// W8. Small, so that what is at the end is soon written to.
+// W8. The first write goes there.
 BOOST_AUTO_TEST_CASE(a_file_that_ends_inside_a_sector)
 {
-    run_all(6,
+    run_all(20,
             {.cluster_bits = 12, .steps = 20, .length_max = 40000, .ends_inside_a_sector = true});
-    if (std::getenv("QCOW2_SEED"))
-        return;
-    Figures figures;
-    run(166638321359801, {}, figures);  // found by make soak
 }
 
 BOOST_AUTO_TEST_CASE(threads) { run_all(5, {.threads = 3, .steps = 40}); }

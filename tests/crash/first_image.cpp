@@ -72,6 +72,17 @@ void without_room_for_bits(ImageSpec &spec)
     spec.bitmaps[0].set = {{1, 3}};
 }
 
+// The guest has data there, and all of its sector. A bitmap's barrier makes the growth of
+// the file durable with its bits.
+void with_an_end_inside_a_sector(ImageSpec &spec, std::uint64_t size_max, bool bitmaps)
+{
+    spec.size = size_max;
+    if (!bitmaps)
+        spec.bitmaps.clear();
+    spec.unpadded_end = true;
+    spec.clusters[spec.clusters.empty() ? 0 : spec.clusters.rbegin()->first] = Preset::data;
+}
+
 void with_granularities(ImageSpec &spec)
 {
     if (spec.version == 2)
@@ -99,7 +110,8 @@ ImageSpec spec_of(Random &random, const Kind &kind)
         with_a_table_that_grows(spec, random);
     if (kind.size != 0)
         spec.size = kind.size;
-    spec.unpadded_end |= kind.ends_inside_a_sector;
+    if (kind.ends_inside_a_sector)
+        with_an_end_inside_a_sector(spec, size_max, random.coin());
     if (kind.restructured)
         spec.size = align_up(spec.size, 512);
     // Threads change nothing else than snapshots: 1 bit would forbid them all.
@@ -130,8 +142,8 @@ Beginning Beginning::of(Random &random, const Kind &kind, const ImageSpec &spec)
                 kind.made != QemuMade::backing};
     }
     BuiltImage built = build_image(spec);
-    return {std::move(built.image), std::move(built.reference), nullptr, spec.text(),
-            spec.version == 2,      spec.qemu_opens()};
+    return {std::move(built.image), std::move(built.reference), nullptr,     spec.text(),
+            spec.version == 2,      spec.qemu_opens(),          built.at_end};
 }
 
 }  // namespace qcow2::test

@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <thread>
 
+#include "core/base/arith.h"
 #include "core/base/log.h"
+#include "core/format/limits.h"
 
 namespace qcow2::test {
 
@@ -89,6 +91,10 @@ void Lives::one_step(DiskDriver &driver, int step)
         driver.step(Range::of(page * Kind::page_reach, Kind::window_bytes));
     } else if (kind_.failing_writes && kind_.on_close && random_.one_in(4)) {
         driver.settle();
+    } else if (beginning_.at_end && kind_.ends_inside_a_sector && step == 0) {
+        // W8: only until the file has grown, and its growth is durable.
+        const std::uint64_t sector = align_down(beginning_.at_end->value, limits::sector);
+        driver.write(Range::of(sector, limits::sector), false);
     } else {
         driver.step({0, current_.size()});
     }

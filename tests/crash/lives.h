@@ -64,6 +64,7 @@ struct Beginning {
     std::string text;
     bool version_2 = false;
     bool qemu_opens = true;
+    std::optional<GuestOffset> at_end = {};  // of the file, as BuiltImage has it
 
     static Beginning of(Random &random, const Kind &kind, const ImageSpec &spec);
 };

@@ -222,6 +222,7 @@ private:
             built.reference.preset(
                 guest + kept, Buffer(std::min(gone, built.reference.size() - guest.value - kept)));
         built.image.size = host.value + kept;
+        built.at_end = guest + kept;
     }
 
     void add_snapshot()

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,8 @@ struct BuiltImage {
     ReferenceDisk reference;  // data clusters hold payload of generation 0
     HeaderArea area;
     std::vector<BitmapDirectoryEntry> bitmaps;
+    // Where the guest has what the file ends with, if it ends inside a cluster of data.
+    std::optional<GuestOffset> at_end = {};
 };
 
 BuiltImage build_image(const ImageSpec &spec);
