@@ -4,7 +4,9 @@
 #include "core/structure/copied_bits.h"
 
 #include "core/base/log.h"
+#include "core/base/rare.h"
 #include "core/format/findings.h"
+#include "core/image/snapshots.h"
 
 namespace qcow2 {
 
@@ -38,9 +40,41 @@ Result<CopiedBits::Righted> CopiedBits::put_right(L2Table &table, const CountCha
     return righted;
 }
 
-// Those that go, and the new ones have `names_more` names besides the active one. Where a count
-// says that others name a table, too, bits that could be set stay clear: the next writer copies.
-// (It may be too high: the power went in the middle of a change in place.)
+// Snapshots that are damaged may name anything.
+Result<bool> CopiedBits::is_named_by_others(HostOffset table)
+{
+    if (!named_by_others_) {
+        RARE("a count of a table is asked for what it stands for (W6)");
+        std::unordered_set<HostOffset> named;
+        for (const Snapshot &snapshot : others_) {
+            const Result<Tree> tree =
+                Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot));
+            if (!tree && tree.error().code == Errc::corrupt)
+                return true;
+            if (!tree)
+                return tree.error();
+            for (const L1Entry &entry : tree->l1())
+                if (entry.present())
+                    named.insert(entry.l2_table());
+        }
+        named_by_others_ = std::move(named);
+    }
+    return named_by_others_->contains(table);
+}
+
+// A count may be too high: in a crash a table that was copied keeps what the disk no longer
+// names, and a snapshot that was applied makes it the disk's again. So what a count says is not
+// believed before the snapshots have been asked.
+Result<bool> CopiedBits::is_shared(HostOffset table, const CountChanges &changes,
+                                   std::int64_t names_more)
+{
+    const std::uint64_t ours = 1 + static_cast<std::uint64_t>(names_more);
+    const std::uint64_t names = TRY(count_to_come(table, changes));
+    return names != ours && (names < ours || TRY(is_named_by_others(table)));
+}
+
+// Those that go, and the new ones have `names_more` names besides the active one. Where others
+// name a table, too, bits that could be set stay clear: the next writer copies.
 Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &changes,
                                                           std::int64_t names_more)
 {
@@ -49,8 +83,7 @@ Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &ch
         const Righted righted = TRY(put_right(table, changes));
         if (!righted.any())
             return {};
-        const std::uint64_t names = TRY(count_to_come(active_.l1()[index].l2_table(), changes));
-        if (names == 1 + static_cast<std::uint64_t>(names_more))
+        if (!TRY(is_shared(active_.l1()[index].l2_table(), changes, names_more)))
             wrong.push_back(index);
         else if (righted.cleared)
             return finding(Finding::copied_flag_wrong, "the table is shared");

@@ -9,8 +9,12 @@
 
 #pragma once
 
+#include <optional>
+#include <span>
+#include <unordered_set>
 #include <vector>
 
+#include "core/format/snapshot_table.h"
 #include "core/structure/new_refcounts.h"
 #include "core/structure/tree.h"
 
@@ -18,9 +22,9 @@ namespace qcow2 {
 
 class CopiedBits {
 public:
-    // Both must outlive it. active: the disk's tree.
-    CopiedBits(Image &image, const Tree &active)
-        : image_(image), active_(active), geometry_(image.geometry())
+    // All must outlive it. active: the disk's tree. others: the snapshots in the file that stay.
+    CopiedBits(Image &image, const Tree &active, std::span<const Snapshot> others)
+        : image_(image), active_(active), others_(others), geometry_(image.geometry())
     {
     }
 
@@ -44,12 +48,16 @@ private:
     Result<std::uint64_t> count_to_come(HostOffset host, const CountChanges &changes);
     Result<bool> wanted(HostOffset host, const CountChanges &changes);
     Result<Righted> put_right(L2Table &table, const CountChanges &changes);
+    Result<bool> is_shared(HostOffset table, const CountChanges &changes, std::int64_t names_more);
+    Result<bool> is_named_by_others(HostOffset table);
     Result<std::vector<std::size_t>> wrong_tables(const CountChanges &changes,
                                                   std::int64_t names_more);
 
     Image &image_;
     const Tree &active_;
+    const std::span<const Snapshot> others_;
     const Geometry geometry_;
+    std::optional<std::unordered_set<HostOffset>> named_by_others_;  // L2 tables, once asked for
 };
 
 // Bits 63 under an inactive L1 table mean nothing, and may be any; before it becomes

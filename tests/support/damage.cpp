@@ -56,6 +56,21 @@ public:
         }
     }
 
+    // The tables of the disk alone, others of which may be a snapshot's, too.
+    void tables()
+    {
+        for (std::uint64_t i = 0; i < header_.l1_size; ++i) {
+            const std::uint64_t at = header_.l1_table_offset.value + i * 8;
+            const L1Entry l1(word(at));
+            if (!l1.present() || geometry_.refcount_order == 0 || random_.coin())
+                continue;
+            if (l1.own())
+                share(at, 1);
+            else
+                raise(geometry_.cluster_of(l1.l2_table()).value, 1);
+        }
+    }
+
     // Clusters of the guest, and L2 tables, that are ours alone and do not say so.
     void shares()
     {
@@ -204,6 +219,10 @@ private:
 std::string damage(MemoryStore &store, Random &random, Damage kind)
 {
     Vandal vandal(store, random);
+    if (kind == Damage::tables) {
+        vandal.tables();
+        return vandal.said();
+    }
     if (kind == Damage::shares)
         vandal.shares();
     vandal.counts(kind > Damage::shares);

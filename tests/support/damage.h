@@ -16,6 +16,7 @@
 namespace qcow2::test {
 
 enum class Damage {
+    tables,     // of L2 tables, and bits 63 in L1 clear there: what a crash may leave
     leaks,      // refcounts too high, by one or more
     shares,     // and bits 63 clear there, as if a snapshot had been: leaks, too
     counts,     // too low as well
@@ -25,7 +26,8 @@ enum class Damage {
 };
 inline std::ostream &operator<<(std::ostream &out, Damage kind)
 {
-    constexpr const char *words[] = {"leaks", "shares", "counts", "bits", "structure", "words"};
+    constexpr const char *words[] = {"tables", "leaks",     "shares", "counts",
+                                     "bits",   "structure", "words"};
     return out << words[static_cast<int>(kind)];
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/check/check.h"
 #include "core/disk.h"
+#include "tests/support/damage.h"
 #include "tests/support/image_builder.h"
 #include "tests/support/image_reader.h"
 #include "tests/support/must.h"
@@ -59,6 +60,8 @@ inline StoreImage image_with_snapshots(Random &random, ImageSpec &spec)
         must(disk->resize(align_up(random.between(512, 400000), 512)));
     write(3);
     must(disk->close());
+    if (random.coin())
+        damage(store, random, Damage::tables);
     return store.image();
 }
 
