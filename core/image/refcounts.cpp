@@ -166,6 +166,11 @@ Result<HostRun> Refcounts::find_free(HostCluster from, HostCluster end, std::uin
 
 Result<HostCluster> Refcounts::used_end(HostCluster end)
 {
+    return std::max(TRY(counted_end(end)), std::min(in_doubt_end_, end));
+}
+
+Result<HostCluster> Refcounts::counted_end(HostCluster end)
+{
     // (A file of holes may be far longer.)
     end = std::min(end, blocks_end());
     while (end > HostCluster(0)) {
@@ -248,7 +253,10 @@ Result<void> Refcounts::publish_block(std::uint64_t index, HostOffset offset, By
     std::uint8_t entry[8];
     store_be64(entry, offset.value);
     table_.resize(std::max<std::size_t>(table_.size(), index + 1));
+    const HostCluster in_doubt_before = in_doubt_end_;
+    in_doubt_end_ = std::max(in_doubt_end_, geometry_.cluster_of(offset) + 1);
     TRY(store_.write_durable(table_offset_.value + index * 8, entry));
+    in_doubt_end_ = in_doubt_before;
     table_[index] = offset;
     return {};
 }

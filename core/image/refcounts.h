@@ -49,7 +49,7 @@ public:
     // the first cluster that is not covered, which is then its `first`.
     Result<HostRun> find_free(HostCluster from, HostCluster end, std::uint64_t count_max);
 
-    // The end of the last cluster in use, at most `end`.
+    // The end of the last cluster in use, or perhaps in use, at most `end`.
     Result<HostCluster> used_end(HostCluster end);
 
     // Whether a cluster from this one on has a count. Reads what blocks there are
@@ -105,6 +105,7 @@ private:
     // The first cluster in [from, end) whose count is zero, or not; `end` if
     // there is none. All of [from, end) is counted by one block, which exists.
     Result<HostCluster> find(HostCluster from, HostCluster end, bool zero);
+    Result<HostCluster> counted_end(HostCluster end);
 
     ByteStore &store_;
     ImageHeader &header_;
@@ -114,6 +115,9 @@ private:
     HostOffset table_offset_;
     std::uint64_t table_entries_ = 0;
     std::vector<HostOffset> table_;  // up to its last block; 0: no block
+    // Behind the last block whose entry may be in the file: to write it has failed. The block
+    // is right as it stands there, counts itself alone, and is not to be cut off.
+    HostCluster in_doubt_end_;
 };
 
 }  // namespace qcow2
