@@ -58,7 +58,7 @@ MUTATIONS = [
     ("B2: a cluster of a bitmap has a name before it is durable",
      {"core/bitmap/arming.cpp": [("        TRY(image_.store().flush());\n        ++barriers_;\n        TRY(write_tables());",
        "        TRY(write_tables());")]},
-     ["bits_that_come_and_go", "bits_under_threads"]),
+     ["bits_that_have_no_room"]),
     ("B2: the name of a bitmap's cluster is believed before it is durable",
      {"core/bitmap/arming.cpp": [('    TRY(send(writes).in("bitmap table"));\n',
        "    for (const SmallWrite &write : writes)\n"

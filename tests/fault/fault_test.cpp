@@ -124,9 +124,12 @@ const std::vector<std::pair<const char *, Request>> requests = {
 BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
 {
     std::uint64_t struck = 0;
+    Sample sample;
     for (const BitmapKeeping &keeping : keepings)
         for (const auto &[request_name, request] : requests)
             for (const FaultKind &kind : fault_kinds) {
+                if (!sample.next())
+                    continue;
                 BOOST_TEST_INFO_SCOPE(keeping << ": " << request_name << " meets a fault of "
                                               << kind.name);
                 struck += for_each_fault(kind.fault, [&, &asked = request](FaultPlan &plan) {
@@ -137,7 +140,7 @@ BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
                 });
             }
     BOOST_TEST_MESSAGE(struck << " faults");
-    BOOST_TEST(struck > 1200u);
+    BOOST_TEST((struck > 1200u || !sample.all()));
 }
 
 // Opening writes nothing; begin_writing() makes a bitmap.

@@ -48,7 +48,15 @@ const char *program()
     return suite.argc > 0 ? suite.argv[0] : "the test program";
 }
 
+std::uint64_t every()
+{
+    const char *words = std::getenv("QCOW2_EVERY");
+    return words ? std::max<std::uint64_t>(std::strtoull(words, nullptr, 0), 1) : 1;
+}
+
 }  // namespace
+
+std::uint64_t Sample::step() { return every(); }
 
 std::vector<std::uint64_t> seeds(unsigned smoke)
 {
@@ -61,9 +69,7 @@ std::vector<std::uint64_t> seeds(unsigned smoke)
         for (std::uint64_t i = 0; i < count; ++i)
             list.push_back((std::uint64_t(device()) << 16) ^ device());
     } else {
-        const char *every = std::getenv("QCOW2_EVERY");
-        const std::uint64_t step = every ? std::strtoull(every, nullptr, 0) : 1;
-        for (std::uint64_t i = 1; i <= smoke; i += std::max<std::uint64_t>(step, 1))
+        for (std::uint64_t i = 1; i <= smoke; i += every())
             list.push_back(i);
     }
     return list;

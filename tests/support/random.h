@@ -30,6 +30,21 @@ namespace qcow2::test {
 
 std::vector<std::uint64_t> seeds(unsigned smoke);
 
+// Of a grid of cases, those that are tried: all of them; with QCOW2_EVERY=n one of n,
+// spread over the grid.
+class Sample {
+public:
+    bool all() const { return step_ == 1; }
+    // Whether the next one is.
+    bool next() { return (next_++ * 0x9e3779b97f4a7c15 >> 32) % step_ == 0; }
+
+private:
+    static std::uint64_t step();
+
+    const std::uint64_t step_ = step();
+    std::uint64_t next_ = 0;
+};
+
 // "repeat with: QCOW2_SEED=7 ./model --run_test=disk_model/random_steps"
 std::string how_to_repeat(std::uint64_t seed);
 
