@@ -65,8 +65,8 @@ struct DiskOptions {
     bool recover_all_dirty = false;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 210 GiB.
     std::uint64_t cache_bytes = 0;
-    // Who opens the files that the image names (backing files); nullptr: such
-    // an image is refused. Must outlive the disk. And the path of the image
+    // Opens the files that the image names (backing files); nullptr: such an
+    // image is refused. Must outlive the disk. And the path of the image
     // itself, what names in it are relative to; empty if it is no local file.
     FileOpener *files = nullptr;
     std::string path;

@@ -89,7 +89,7 @@ Result<void> Disk::change_structure(const Restructuring &operation)
         done = give_back_after(operation(*image_));
     } catch (...) {
         // The file may have changed all the same. If it cannot be opened either,
-        // that is kept, and told to who comes next.
+        // the error is kept, and the next request gets it.
         [[maybe_unused]] const auto opened = open_anew();
         throw;
     }

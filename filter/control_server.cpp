@@ -24,9 +24,9 @@ namespace qcow2 {
 namespace {
 
 constexpr std::size_t receive_bytes = 64 << 10;
-// Who has so much to read already is not asked what else he wants.
+// A client that has so much to read already is not asked what else it wants.
 constexpr std::size_t answers_max = 64 << 10;
-// Who lets so many bytes of events wait is dropped.
+// A client that lets so many bytes of events wait is dropped.
 constexpr std::size_t events_max = 256 << 10;
 // How long nobody is accepted where the process has no descriptor left.
 constexpr int pause_ms = 1000;
@@ -195,7 +195,7 @@ void ControlServer::wait_for_io()
             timeout = 0;
         const short wanted = static_cast<short>((client->is_heard() ? POLLIN : 0) |
                                                 (client->output.empty() ? 0 : POLLOUT));
-        // Of one from whom nothing is wanted it is not told that he is gone, either.
+        // From a client of which nothing is wanted poll() does not tell that it is gone, either.
         watched.push_back({wanted == 0 ? -1 : client->descriptor, wanted, 0});
     }
     ::poll(watched.data(), watched.size(), timeout);
@@ -285,7 +285,7 @@ void ControlServer::advance(Client &client)
     }
 }
 
-// Who cannot be told what he should know is dropped.
+// A client that cannot be told what it should know is dropped.
 void ControlServer::say(Client &client, const std::string &line)
 {
     if (client.is_deaf)

@@ -25,9 +25,9 @@ public:
     IdleThread(Disk &disk, std::chrono::milliseconds quiet);
     // Returns when the thread has ended.
     ~IdleThread();
-    // Lets the thread do it now, and returns when it has tried. For who is a
-    // connection that ends: nbdkit does not let that one sleep any more, and
-    // layers that want to sleep fail it (delay, rate).
+    // Lets the thread do it now, and returns when it has tried. For a connection
+    // that ends: nbdkit does not let that one sleep any more, and layers that want
+    // to sleep fail it (delay, rate).
     void settle_now();
     IdleThread(const IdleThread &) = delete;
     IdleThread &operator=(const IdleThread &) = delete;

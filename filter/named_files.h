@@ -7,7 +7,7 @@
 // An image may come from anybody, so the names in it are not trusted: the path
 // is resolved first (no "..", no symbolic link that leads out), compared with
 // the directories, and then opened from the directory without following any
-// link, so that nothing changes by somebody who is faster.
+// link, so that nobody can put another file there in between.
 
 #pragma once
 

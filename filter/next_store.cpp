@@ -214,7 +214,7 @@ Result<void> NextStore::flush(NextContext &context)
 {
     if (!can_flush_ || read_only_)
         return {};
-    // Who waits for another's flush is inside, too: his writes went through a
+    // A request that waits for another's flush is inside, too: its writes went through a
     // context that this one stands for, or through the same.
     return flushes_.run([&]() -> Result<void> {
         if (flush_failed_.load())

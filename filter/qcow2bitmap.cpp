@@ -98,7 +98,8 @@ int filter_get_ready(int thread_model)
 
 int filter_after_fork(nbdkit_backend *backend)
 {
-    // A failure is told by the exit code; nbdkit would not end by ours.
+    // A failure becomes the exit code, which unload() sets: an error would make nbdkit exit with
+    // its own.
     run([&] { return the_image().after_fork(backend); });
     return 0;
 }
@@ -158,7 +159,7 @@ void filter_close(void *handle)
 {
     run([&]() -> Result<void> {
         const std::unique_ptr<Connection> gone(&connection(handle));
-        gone->served.reset();  // before the engine may let go of the disk
+        gone->served.reset();  // before the engine may close the disk
         the_image().leave(gone->name);
         return {};
     });

@@ -114,8 +114,8 @@ Result<void> ServedImage::open(nbdkit_backend *backend, bool read_only)
     return {};
 }
 
-// qcow2-create=: an image that is there already is left as it is, and what is
-// there and no image is told by who opens it.
+// qcow2-create=: an image that is there already is left as it is. A file that is there
+// and no image is an error later, when it is opened.
 Result<void> ServedImage::create()
 {
     // Our own descriptor, if it is the layer's file, knows where holes are.
@@ -140,7 +140,7 @@ Result<void> ServedImage::repair_if_dirty(ByteStore &store, DiskOptions options)
 {
     const auto needed = needs_repair(store);
     if (!needed || !*needed)
-        return {};  // what is no image is told by who opens it
+        return {};  // a file that is no image is an error when it is opened
     options.repaired_first = true;
     if (TRY(Disk::open(store, options))->why_read_only())
         return {};

@@ -65,7 +65,7 @@ public:
     Result<void> get_ready(const ModulesBelow &below, int thread_model) EXCLUDES(mutex_);
     Result<void> after_fork(nbdkit_backend *backend) EXCLUDES(mutex_);
     Result<void> connect(nbdkit_backend *backend, bool read_only) EXCLUDES(mutex_);
-    // What the client is served, by its name. It is let go of before leave().
+    // What the client is served, by its name. The caller destroys it before leave().
     Result<std::unique_ptr<Export>> enter(bool read_only, std::string_view export_name)
         EXCLUDES(mutex_);
     void leave(const std::string &export_name) EXCLUDES(mutex_);
@@ -146,7 +146,7 @@ private:
     unsigned clients_ GUARDED_BY(mutex_) = 0;
     std::map<std::string, unsigned> clients_of_ GUARDED_BY(mutex_);  // by the name of their export
     unsigned visitors_ GUARDED_BY(mutex_) = 0;  // of clients_, the control channel
-    unsigned leaving_ GUARDED_BY(mutex_) = 0;   // who waits for idle_, and is no client any more
+    unsigned leaving_ GUARDED_BY(mutex_) = 0;   // no clients any more, but wait for idle_
     bool read_only_said_ GUARDED_BY(mutex_) = false;
     bool announced_ GUARDED_BY(mutex_) = false;
     std::optional<int> exit_code_

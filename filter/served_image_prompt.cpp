@@ -95,7 +95,8 @@ Result<void> ServedImage::get_ready(const ModulesBelow &below, int thread_model)
 }
 
 // As the user that the server will be: what that one may not open would be refused to each
-// client. (Maintenance at the prompt is for who asks for it. And of fd= no name is opened.)
+// client. (Maintenance at the prompt is done as the user that runs it. And of fd= no name is
+// opened.)
 Result<void> ServedImage::look_at_file_as_server()
 {
     const bool by_name =
@@ -147,7 +148,7 @@ DiskOptions ServedImage::disk_options()
 Result<void> ServedImage::check_image()
 {
     const bool asked = server_asked_for_read_only();
-    // Who asks for a snapshot knows that it is read-only.
+    // Somebody who asks for a snapshot knows that it is read-only.
     read_only_said_ = config_.disk.snapshot.has_value();
     const bool for_reading = asked || (!file_->writable() && !below_.overlay);
     const std::string path = shell_word(file_->path());

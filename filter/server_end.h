@@ -3,7 +3,7 @@
 //
 // ServerEnd: whether nbdkit has been told to end (SIGTERM, for instance). It tells no filter,
 // and waits for the connection for which an image is being opened or repaired, however long
-// that takes. So who does that says so by a Scope, and is stopped at its next read or write.
+// that takes. So the thread that does this has a Scope, and is stopped at its next read or write.
 
 #pragma once
 

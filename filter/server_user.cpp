@@ -85,8 +85,8 @@ ServerUser::Scope::~Scope()
         restore();
 }
 
-// The user first, for only he may change the groups. That it fails is not to be thought of:
-// nothing may go on as somebody else.
+// The user first, for only that one may change the groups. If it fails the process ends:
+// nothing may go on as another user.
 void ServerUser::Scope::restore()
 {
     acting_as.clear();

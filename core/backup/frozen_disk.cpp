@@ -29,8 +29,8 @@ Result<void> FrozenDisk::check_range(std::uint64_t offset, std::uint64_t length)
     return standing_->check();
 }
 
-// The last thing that is done is to look whether it is still true: who overwrites what he could
-// not keep says so first.
+// The last thing that is done is to look whether the frozen disk is still true: a change that
+// overwrites what it could not keep says so first.
 Result<void> FrozenDisk::read(GuestOffset offset, MutableBytes bytes)
 {
     TRY(check_range(offset.value, bytes.size()));

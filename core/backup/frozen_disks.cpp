@@ -8,36 +8,36 @@
 // copies them to the scratch. What a frozen disk shows of a block is what it has kept, or what
 // the live disk has, as nobody has changed it since.
 //
-// A reader looks twice. Between his look whether a block is kept and his read of the live disk
-// a change may keep the block and go down, and then he has read the new bytes, or a part of
-// them. So he looks again. A change keeps first and goes down then: if he has met any of its
-// bytes, it is kept at his second look, and he reads it from the scratch. (That second look is
-// at the list as it is then: the change may have kept it for a disk that was frozen after his
-// first.) In the same way who gives up a frozen disk says so before his change goes down, and a
-// reader looks last of all whether the disk is still true (F3). Readers lock nothing and claim
-// nothing.
+// A reader looks twice. Between its look whether a block is kept and its read of the live disk
+// a change may keep the block and go down, and then it has read the new bytes, or a part of
+// them. So it looks again. A change keeps first and goes down then: if the reader has met any of
+// its bytes, the block is kept at the second look, and is read from the scratch. (That look is
+// at the list as it is then: the change may have kept the block for a disk that was frozen after
+// the first look.) In the same way a change that gives up a frozen disk says so before it goes
+// down, and a reader looks last of all whether the disk is still true (F3). Readers lock nothing
+// and claim nothing.
 //
 // A change claims. Two changes of one block must not both copy it: the second would copy what
-// the first has written. So who finds a block that is needed claims it (a range lock), and looks
-// once more: if somebody has kept it meanwhile, it may change. Who waits for a claim too long, as
-// its holder is stuck in a scratch that does not answer, breaks all who need the block, and goes
-// down, without the claim. Whatever the holder has copied by then is marked or not: if it is
-// marked before the others are given up, it was read before, and is right, and nobody is
-// given up; if it is marked afterwards, nobody is left who would believe it.
+// the first has written. So a change that finds a block needed claims it (a range lock), and
+// looks once more: if another has kept it meanwhile, it may change. A change that waits for a
+// claim too long, as its holder is stuck in a scratch that does not answer, breaks all frozen
+// disks that need the block, and goes down without the claim. Whatever the holder has copied by
+// then is marked or not: if it is marked before the others are given up, it was read before, and
+// is right, and none is given up; if it is marked afterwards, none is left that would believe it.
 //
 // Newest first. Of several frozen disks the newest that needs a block keeps it, and no other:
 // an older one that has not kept the block saw it unchanged up to the instant of the newer
 // one, so what the newer one has kept is what the older one shows, too. So the question of a
 // change goes from the newest to the oldest: where one has kept the block, all older ones have
 // it; else the first that is true and needs it keeps it. The question of a reader goes the other
-// way, from his disk to the newest, and the first who has kept the block is right: he kept it
-// at the first change after his instant, and all before that were kept by those nearer to the
-// reader.
+// way, from its own disk to the newest, and the first that has kept the block is right: it kept
+// it at the first change after its instant, and all before that were kept by those nearer to
+// the reader's.
 //
 // So the keeping of one that has ended, or is broken, must stay as long as there is an older
 // one that is true (thaw.cpp): what it has kept is not only its own. Nothing more is kept in
 // it. If it broke because its scratch was full or failed, the next older one that needs the
-// block is asked, who has a scratch and a limit of his own.
+// block is asked, which has a scratch and a limit of its own.
 //
 // What cannot be read. If the live disk has no bytes of a block any more (a bad sector, a name
 // that leads nowhere), the frozen one had none either: a reader has met the error before the
@@ -73,7 +73,7 @@ struct Similar {
 };
 
 // What the live disk says of the first of these blocks, and how many from there on are alike.
-// An error of it is that of data, too, and who reads them meets it.
+// Where that fails they count as data, and a reader of them meets the error.
 Similar similar(LiveDisk &inside, const Keeping &keeping, Range blocks)
 {
     const Range bytes = keeping.bytes_of(blocks);
@@ -208,7 +208,8 @@ std::uint64_t FrozenDisks::keep_claimed(LiveDisk &inside, Range blocks, Parts pa
     return blocks.end;
 }
 
-// Keeps the first of these blocks for the one who needs them; how many. None: he is broken.
+// Keeps the first of these blocks for the frozen disk that needs them; how many. None: that
+// disk is broken.
 std::uint64_t FrozenDisks::keep_some(LiveDisk &inside, Keeping &keeping, Range blocks,
                                      std::uint64_t &copied)
 {

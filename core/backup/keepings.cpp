@@ -64,7 +64,8 @@ Keepings::Source Keepings::source(const Standing &of, Range blocks) const
     return {From::live, blocks.length()};
 }
 
-// From the next older one on; who has kept it himself needs nobody, and nobody behind him.
+// From the next older one on. One that has kept the block itself needs no other, and neither
+// do those behind it.
 Keepings::Reliance Keepings::reliance(std::size_t number, Range blocks) const
 {
     for (++number; number < list_.size(); ++number) {

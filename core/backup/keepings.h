@@ -76,8 +76,8 @@ public:
     // nullptr: it is not there any more.
     const Keeping *find(const Standing &of) const;
 
-    // Who has to keep the blocks before they may change: nullptr if nobody. They need not lie
-    // inside any frozen disk.
+    // The keeping that has to keep the blocks before they may change; nullptr: none. They need
+    // not lie inside any frozen disk.
     struct Need {
         Keeping *keeping = nullptr;
         std::uint64_t blocks = 0;
@@ -133,7 +133,7 @@ public:
     }
 
     // The list that `change` makes of the current one. What was current is given back: where
-    // the caller lets go of it, what is in it alone ends.
+    // the caller destroys it, what is in it alone ends.
     template <class Change>
     std::shared_ptr<const Keepings> put(Change change) EXCLUDES(mutex_)
     {
@@ -148,7 +148,7 @@ public:
 
 private:
     Mutex mutex_{Rank::keepings};
-    mutable Gate looking_{Rank::looking};  // who is inside waits for nobody
+    mutable Gate looking_{Rank::looking};  // a thread inside waits for nobody
     std::shared_ptr<Keepings> owner_ GUARDED_BY(mutex_);
     std::atomic<Keepings *> current_;
 };

@@ -29,7 +29,7 @@ void Standing::give_up(const char *what, const std::string &details) noexcept
         if (listener_)
             listener_(*broken());
     } catch (const std::bad_alloc &) {
-        // Who reads it hears of it.
+        // Its readers get the error.
     }
 }
 

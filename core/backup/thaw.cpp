@@ -10,10 +10,10 @@
 // where there are many such keepings, two that are neighbours become one, so that the number of
 // files does not grow with the number of backups.
 //
-// None of this waits for anything that a guest waits for, but for one moment: who has claimed
-// blocks (frozen_disks.cpp) may be about to keep something in what has just ended. When all
-// claims of that moment have been let go, it is quiet: nothing comes to it any more, and nobody
-// who changes the disk has a list that it is in only for that. So the file of a scratch, which
+// None of this waits for anything that a guest waits for, but for one moment: a change that has
+// claimed blocks (frozen_disks.cpp) may be about to keep something in what has just ended. When
+// all claims of that moment have been released, it is quiet: nothing comes to it any more, and
+// no change of the disk still has a list in which it stands. So the file of a scratch, which
 // takes time to be given back, is closed here, and not by a change.
 
 #include "core/backup/frozen_disks.h"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// Cycles: work that one does for all who wait for it (group commit). One cycle
-// runs at a time. Who asks while one is under way needs the next, for this one
-// may have begun too early for him; all who wait share it.
+// Cycles: work that one thread does for all that wait for it (group commit). One
+// cycle runs at a time. A thread that asks while one is under way needs the next,
+// for this one may have begun too early; all that wait share it.
 //
 // Any thread. No lock is held while the work is done.
 

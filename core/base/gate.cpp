@@ -3,32 +3,32 @@
 //
 // A gate is the kernel's SRCU (sleepable read-copy-update) with a door in front.
 //
-// Who passes counts himself in, and later out. The counters are many, a lane for each
+// A thread that passes counts itself in, and later out. The counters are many, a lane for each
 // processor, so that no two of them write to one cache line; and each lane has two, one for
 // each of two generations. The ticket tells which one was taken, since a thread may be on
 // another processor when it leaves.
 //
 // drain() turns the generation over, so that newcomers count in the other half, and waits
-// until the old half is zero in all lanes. It looks at them one after the other, while people
+// until the old half is zero in all lanes. It looks at them one after the other, while threads
 // come and go. That is no snapshot, and need not be one: into the old half nobody comes any
-// more, so a lane that was seen empty stays empty. But somebody may have read the generation
-// just before it was turned over, and count himself in just after. Therefore enter() reads it
-// again, after it has counted, and leaves and tries again if it has changed. So whoever passes
-// was counted in what was then the current generation, and any drain that turns it over later
-// waits for him.
+// more, so a lane that was seen empty stays empty. But a thread may have read the generation
+// just before it was turned over, and count itself in just after. Therefore enter() reads it
+// again, after it has counted, and leaves and tries again if it has changed. So every thread
+// that passes was counted in what was then the current generation, and any drain that turns it
+// over later waits for it.
 //
 // Two generations are enough, as drains go one at a time: before a half is used again the
 // drain that turned it over has waited until nobody was in it.
 //
-// close() shuts the door and drains. Who finds it shut counts himself out again and sleeps.
+// close() shuts the door and drains. A thread that finds it shut counts itself out and sleeps.
 // open() counts all sleepers in, in their name, before it opens the door, and they wake up
 // with a ticket that is theirs already. So a gate that is closed again at once waits for them,
-// and who closes it again and again starves nobody.
+// and a thread that closes it again and again starves nobody.
 //
-// Who leaves tells the one who waits only if there is one: he takes the counter down and then
-// looks at the flag, and the one who waits has set the flag before he looks at the counters.
-// All atomics are sequentially consistent, as each such argument ("either he sees my flag or I
-// see his count") needs one order for all. tests/unit/base/gate_schedules_test.cpp goes
+// leave() wakes the thread that drains only if there is one: it takes the counter down and then
+// looks at the flag; drain() sets the flag before it looks at the counters. All atomics are
+// sequentially consistent, as each such argument ("either drain() sees my count or I see its
+// flag") needs one order for all. tests/unit/base/gate_schedules_test.cpp goes
 // through the schedules of a few threads, one by one.
 
 #include "core/base/gate.h"
@@ -80,7 +80,7 @@ unsigned Gate::enter()
 
 void Gate::leave(unsigned ticket)
 {
-    // Either the one who waits sees our zero, or we see that he waits.
+    // Either drain() sees our zero, or we see that it waits.
     if (--inside(ticket) == 0 && waiting_.load()) {
         Locked lock(mutex_);
         changed_.notify_all();

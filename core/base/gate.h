@@ -66,7 +66,7 @@ private:
     Mutex mutex_;
     Condition changed_;
     bool draining_ GUARDED_BY(mutex_) = false;
-    // Who opens lets in all who are kept waiting, with this ticket.
+    // open() lets in all threads that are kept waiting, with this ticket.
     std::uint64_t kept_waiting_ GUARDED_BY(mutex_) = 0;
     std::uint64_t openings_ GUARDED_BY(mutex_) = 0;
     unsigned let_in_ GUARDED_BY(mutex_) = 0;

@@ -4,7 +4,7 @@
 // Lanes: places to count in for threads that would get into each other's way in
 // one. A counter that every request changes makes its cache line travel from
 // processor to processor; here each processor has a line to itself, as long as
-// there are no more of them than lanes. Who wants the sum looks at all.
+// there are no more of them than lanes. The sum is over all of them.
 //
 // Any thread. What it is counted in is the caller's: a thread may be moved to
 // another processor at any time, so who counts up in a lane remembers it and

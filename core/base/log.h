@@ -26,7 +26,7 @@ void log_debug(const std::string &line);
 void log_warning(const std::string &line);
 
 // Warnings of which an image can cause any number in one act: the first of them, and
-// that there are more. (They are all there for who looks for details: as debug lines.)
+// that there are more. (All of them are there as debug lines.)
 class FewWarnings {
 public:
     static constexpr std::size_t most = 20;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// RangeLock: ranges that somebody has to himself. Two ranges that overlap are
+// RangeLock: ranges that one thread has to itself. Two ranges that overlap are
 // never held at once; others do not meet.
 //
-// Who came first goes first: a range waits for every earlier one that it
+// First come, first served: a range waits for every earlier one that it
 // overlaps, held or still waiting, so nobody starves. That is why a thread may
-// hold one range of a RangeLock at a time: a second one could wait for
-// somebody who waits for the first. An empty range overlaps nothing.
+// hold one range of a RangeLock at a time: a second one could wait for a
+// thread that waits for the first. An empty range overlaps nothing.
 //
 // Any thread. The mutex inside is held for the length of a list walk only, not
 // while the range is held.

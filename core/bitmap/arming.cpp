@@ -9,15 +9,15 @@
 // come here at all. DirtyBits chooses the width of regions, and keeps for each bit what it is
 // to say (precise) and what the file is known to say (durable).
 //
-// Not for long: one barrier is shared by all who wait (group commit). Who comes while a batch
-// is under way joins the one that waits, and one of those leads it: gathers the pages of all
-// ranges, writes them, waits for the barrier, and calls the bits durable.
+// Not for long: all changes that wait share one barrier (group commit). A change that comes
+// while a batch is under way joins the next batch. One of these changes leads it: it gathers
+// the pages of all ranges, writes them, waits for the barrier, and calls the bits durable.
 //
 // The turn, turn_, is what B3 says: of one sector at most one write is in flight. What a write
 // holds was gathered at one moment, without a lock that keeps changes out. Two of them in
 // flight for one sector could land in either order, and the older one would take out bits that
-// are called durable because of the newer one. Therefore all who write bits have the turn,
-// arming, cooling and storing alike, and an arming keeps it until its barrier has succeeded.
+// are called durable because of the newer one. Therefore every writer of bits holds the turn,
+// arming, cooling and storing alike, and an arming holds it until its barrier has succeeded.
 //
 // A cluster of the bitmap that is not there yet gets its name when its bits are durable: the
 // bits, a flush, then the entry of the table, then a barrier for that. Where there is no room
@@ -25,14 +25,14 @@
 //
 // Taking bits out (arming_cooling.cpp) needs no barrier: if the write is lost the file says
 // too much, as it did before. But a change may come at that very moment and rely on the
-// bits. It sets precise and then looks at durable; who cools takes durable away and then
+// bits. It sets precise and then looks at durable; cooling takes durable away and then
 // looks at precise; so one of them sees the other. Cooling does a few pages a turn, and
 // then lets a waiting batch go first: a mutex is not fair, and what waits there is a
 // guest's write.
 //
-// How much may be extra is bounded for each bitmap. Whoever arms keeps the bound, after his
-// barrier, when those who shared it have gone on: he takes out as little as is enough, first
-// where nothing came lately.
+// How much may be extra is bounded for each bitmap. The change that led a batch keeps the
+// bound, after the barrier, when those that shared it have gone on: it takes out as little as is
+// enough, first where nothing came lately.
 
 #include "core/bitmap/arming.h"
 
@@ -73,10 +73,10 @@ EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirect
 {
 }
 
-// Who finds nobody at it does it for all who have come so far. There is one
-// batch that waits, so whoever is not done and does not wait leads his own.
-// (Not Cycles: a batch that failed stays failed for all of it, whatever a later one
-// says, for the changes of both rely on their own bits.)
+// A change joins the batch that waits, of which there is one. As long as another batch runs it
+// sleeps; the first that then finds its batch not done leads it, for all that have joined.
+// (Not Cycles: a batch that failed stays failed for all of it, whatever a later one says, for
+// the changes of both rely on their own bits.)
 Result<bool> Arming::arm(Range bytes, bool may_give_up)
 {
     Locked lock(queue_);

@@ -6,24 +6,23 @@
 // B2  Every granule of a change is durably set in the file, in every enabled
 //     bitmap, before the change goes down. So the change that touches a granule
 //     first waits for a barrier. That it may be seldom, the *region* around the
-//     granule (16 MiB of the disk) is armed: all its bits are set in the file. Who
-//     comes while a barrier is under way shares the next one (group commit).
+//     granule (16 MiB of the disk) is armed: all its bits are set in the file. Changes
+//     that come while a barrier is under way share the next one (group commit).
 //     Armings near each other widen the region, to the double each time.
-// B3  Of one sector of a bitmap at most one write is in flight: who writes has
-//     the turn, an arming until its barrier has succeeded. Only then are the
-//     bits called durable.
+// B3  Of one sector of a bitmap at most one write is in flight: every writer holds
+//     the turn (turn_), an arming until its barrier has succeeded. Only then are
+//     the bits called durable.
 // B7  No room for a bitmap's cluster: its table entry becomes all ones. The last
 //     one, which cannot, is made before the first change. If even that was not
-//     to be had, the bitmap is given up: marked in_use. Not before who changes
-//     something has said that his data have their place.
+//     to be had, the bitmap is given up: marked in_use. Not before the change
+//     has said that its data have their place.
 // B8  store() makes the file exact.
 //
 // cool() takes the bits of regions to which nothing came lately out again. A
 // crash therefore reports too much: the regions in use. How much that can be
 // is bounded by extra_bytes_max for each bitmap.
 //
-// What it does is told by log_detail(), each barrier by a line, and the sums by
-// log_debug().
+// It logs each barrier with log_detail(), and the sums with log_debug().
 //
 // Any thread; store(): nobody else is inside.
 
@@ -79,8 +78,8 @@ public:
     // they are durable. False: there is no room for those of some bitmap, and it
     // was not to be given up for that.
     Result<bool> arm(Range bytes, bool may_give_up) EXCLUDES(queue_, turn_);
-    // A step of it, of some pages; who wants to arm meanwhile waits for no more. False: there
-    // was nothing left.
+    // One step of cooling, of some pages; a change that has to arm waits for no more than that.
+    // False: there was nothing left.
     Result<bool> cool(Cooling &cooling) EXCLUDES(turn_, queue_);
     // Brings the file to exactly the precise bits of these bitmaps, durably. in_use: they
     // are marked, so changes have relied on bits that are in memory alone.

@@ -36,8 +36,8 @@ Result<bool> Arming::cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool a
     return true;
 }
 
-// A mutex is not fair: who takes it again at once keeps others out. A batch that is
-// under way, or waits for the turn, is let through.
+// A mutex is not fair: a thread that takes it again at once keeps others out. So a batch
+// that is under way, or waits for the turn, goes first.
 void Arming::let_others_arm()
 {
     Locked lock(queue_);

@@ -14,20 +14,20 @@
 //
 // A change goes down only when all its bits are durable (B2), or the bitmap is
 // marked in_use (B1). mark() makes them precise *first* and looks *then*
-// whether they are durable; who takes a durable bit away looks *afterwards*
-// whether it has become precise, and puts it back. So one of the two sees the
-// other, and no lock is needed. (All these operations are in one total order:
+// whether they are durable; the thread that takes a durable bit away looks
+// *afterwards* whether it has become precise, and puts it back. So one of the two
+// sees the other, and no lock is needed. (All these operations are in one total order:
 // memory_order_seq_cst.)
 //
-// mark() may be called from any thread. All else is for the one who has the
-// turn (Arming): of one sector of a bitmap at most one write is in flight (B3).
+// mark() may be called from any thread. All else is for the thread that holds the
+// turn (Arming::turn_): of one sector of a bitmap at most one write is in flight (B3).
 // What is to be written is always built from precise *or* durable, so it has
 // every bit on which a change that is under way relies.
 //
 // A sector that is not there has no bit. Any thread makes one, and none goes
-// away before the end. Who has the turn may miss one that mark() is just making:
-// nothing in it is durable, so that change will ask for the turn itself. Sectors
-// with a durable bit he sees all: such a bit came with the page, or in a turn.
+// away before the end. The holder of the turn may miss one that mark() is just
+// making: nothing in it is durable, so that change will ask for the turn itself. It
+// sees all sectors with a durable bit: such a bit came with the page, or in a turn.
 
 #pragma once
 
@@ -95,7 +95,7 @@ public:
     // std::bad_alloc: it says what it said.
     void replace_precise(const SparseBits &bits);
 
-    // --- Who has the turn.
+    // --- For the holder of the turn.
 
     std::uint64_t pages() const { return pages_; }
     // The first page, from this one on, that is in memory; pages() if there is none.
@@ -160,7 +160,7 @@ private:
     };
     struct Page {
         Slots<Sector, page_sectors> sectors;
-        // Who has the turn:
+        // The holder of the turn alone:
         unsigned armings = 0;     // lately: the more, the wider
         std::uint64_t extra = 0;  // bits
         std::uint8_t unsure = 0;  // sectors that were sent, and may be there or not

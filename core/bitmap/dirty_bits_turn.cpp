@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// DirtyBits: what the one does who has the turn: he arms pages, cools and settles them, and
-// takes note of what is durable.
+// DirtyBits: what the holder of the turn does: it arms pages, cools and settles them, and
+// notes what is durable.
 
 #include <bit>
 

@@ -48,7 +48,7 @@ struct EnabledBitmap {
     const std::uint64_t granularity;  // bytes
     StoredBitmap stored;
     DirtyBits bits;
-    std::uint64_t next_to_cool = 0;  // page; who has the turn (Arming)
+    std::uint64_t next_to_cool = 0;  // page; under the turn (Arming)
     // Given up: marked in_use, for there was no room to keep it true (B7).
     std::atomic<bool> lost{false};
     // Set and taken away while nobody else is inside; nullptr: no backup.

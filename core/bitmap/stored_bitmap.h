@@ -7,7 +7,7 @@
 // (B3), or while the bitmap is marked in_use (B1). What is to be written is
 // gathered as SmallWrites, because many of them may share one flush.
 //
-// load() may be called from any thread, all else by the one who has the turn
+// load() may be called from any thread, all else by the holder of the turn
 // (Arming).
 
 #pragma once

@@ -37,7 +37,7 @@ Result<LostNames> find_lost_names(ByteStore &store);
 // written.
 Result<LostNames> put_lost_names_out_of_reach(ByteStore &store);
 
-// The second half of it, for who has walked. The walk has to be done again then.
+// The second half of it, after a walk. The walk has to be done again then.
 Result<void> put_lost_names_out_of_reach(ByteStore &store, const ImageWalk &walk);
 
 }  // namespace qcow2

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// StoredRefcounts: the refcounts as the file says them. Blocks are told by who
-// reads the table. Read only; one thread.
+// StoredRefcounts: the refcounts as the file says them. The reader of the refcount
+// table tells it where blocks are. Read only; one thread.
 
 #pragma once
 

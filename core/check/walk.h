@@ -83,8 +83,8 @@ public:
         return offset.value < file_size_ && !__builtin_add_overflow(offset.value, bytes, &end) &&
                (end <= file_size_ || end - file_size_ < geometry_.cluster_size());
     }
-    // Whether what is named there has these clusters for itself, so that who writes
-    // it changes nothing else.
+    // Whether what is named there has these clusters for itself, so that writing it
+    // changes nothing else.
     bool is_apart(HostOffset offset, std::uint64_t bytes) const;
     // Whether it is a refcount block and nothing else: only such a one is written as one.
     bool block_is_sound(HostOffset block) const

@@ -6,7 +6,7 @@
 //
 // The reserve. refill() raises the refcounts of a whole chunk of free clusters, 1 to 64 MiB,
 // writes them, and keeps the chunk in memory as runs that anybody may take from. It does not
-// flush: who takes a cluster must flush anyway before he names it, for the bytes in it (W2),
+// flush: a caller that takes a cluster must flush before it names it, for the bytes in it (W2),
 // and that flush makes the refcounts durable as well. A crash leaks what is left of the chunk,
 // so it begins small, doubles with each refill, and is small again after each settling, which
 // gives the reserve back. Clusters for tables that must lie side by side (take_contiguous) do

@@ -62,8 +62,8 @@ public:
     void lower(HostRun run) EXCLUDES(mutex_);
 
     Result<std::uint64_t> refcount(HostCluster cluster) EXCLUDES(mutex_);
-    // The parts of the run that are used once, by whom the caller is about to
-    // let go: nobody else can begin to use them meanwhile.
+    // The parts of the run that are used once, by the name that the caller is about
+    // to take away: nobody else can begin to use them meanwhile.
     std::vector<HostRun> last_references(HostRun run) EXCLUDES(mutex_);
 
     // Gives the reserve back and writes refcounts; the caller flushes.
@@ -75,8 +75,8 @@ public:
     Result<std::uint64_t> used_end() EXCLUDES(mutex_);
 
     // From here on nothing was ever sent to the store; at first, the end of the
-    // file as it was found. Who opens the image anew tells it what the one
-    // before knew.
+    // file as it was found. When an image is opened anew, it is set to what the
+    // Image before it knew.
     HostCluster fresh_mark() const EXCLUDES(mutex_);
     void set_fresh_mark(HostCluster mark) EXCLUDES(mutex_);
 

@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Backing: what an image shows where it has nothing of its own. Read-only.
-// Who opens it, and what it is: open_image.cpp.
+// How it is opened, and what it can be: open_image.cpp.
 //
 // Any thread.
 

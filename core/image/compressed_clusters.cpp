@@ -52,8 +52,8 @@ Result<std::shared_ptr<const Buffer>> CompressedClusters::get(const Compressed &
     }
 }
 
-// Nobody waits for it any more. Without content it is forgotten, and who has
-// waited tries for himself.
+// The load is over, and nobody has to wait for it any more. Without content the cluster is
+// forgotten, and each request that has waited tries for itself.
 void CompressedClusters::loaded(const Compressed &compressed, std::shared_ptr<const Buffer> content)
 {
     Locked lock(mutex_);

@@ -3,7 +3,7 @@
 //
 // CompressedClusters: the content of compressed clusters, decompressed once
 // and kept for a while. Several requests for one cluster at the same time wait
-// for the one who does the work.
+// for the one that decompresses it.
 //
 // Nobody writes compressed data while the image is ours, and where they were
 // no other compressed data come: what is kept never gets old.

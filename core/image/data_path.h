@@ -3,13 +3,13 @@
 //
 // DataPath: moves the guest's bytes. It loops over runs of the mapping; what
 // may be read or overwritten in place takes one call below per run and no
-// exclusive lock. Only clusters that must be made, copied or let go of are
-// held in a range lock.
+// exclusive lock. Only clusters that must be made, copied or freed are held in a
+// range lock.
 //
 // Rules kept here: W1 (a cluster comes from Allocator::take(), counted), W2
 // (the bytes are written before the mapping is changed; a fresh cluster gets
 // the payload alone), W3 (reading and overwriting happen inside the readers'
-// gate, which Image::flush() drains before it lets clusters go).
+// gate, which Image::flush() drains before it frees clusters).
 //
 // Ranges lie inside the disk. Any thread.
 
@@ -118,7 +118,7 @@ private:
     std::shared_ptr<Backing> backing_;  // constant in use
     CompressedClusters compressed_;
     Gate readers_{Rank::readers};
-    RangeLock in_flight_{Rank::ranges};  // guest clusters being made or let go of
+    RangeLock in_flight_{Rank::ranges};  // guest clusters being made or freed
 };
 
 }  // namespace qcow2

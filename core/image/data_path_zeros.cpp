@@ -60,7 +60,7 @@ Result<void> DataPath::place_zeros(Range range)
 
 // Of the cluster (or subcluster) here a part is zeroed. Where nothing is mapped, and
 // all of it reads as zeros from the backing file, it is named as zeros: so it takes
-// no room, and later writes need not look there. Who writes to the rest of it
+// no room, and later writes need not look there. A write to the rest of it that comes
 // meanwhile maps it, and then it is left alone.
 Result<void> DataPath::name_zeros(std::uint64_t offset)
 {

@@ -83,13 +83,13 @@ Result<void> GuardedStore::grow_below(std::uint64_t size_min)
     return unless_lost(below_.grow(size_min));
 }
 
-// W8. Who is here has seen that the file goes further.
+// W8. The caller has seen that the file goes further.
 Result<void> GuardedStore::before_crossing(std::uint64_t offset, std::uint64_t length)
 {
     const std::uint64_t end = old_end_;
     if (end == 0 || offset >= end || offset + length <= end)
         return {};
-    Locked lock(old_end_mutex_);  // and who made it longer is done
+    Locked lock(old_end_mutex_);  // and the growth of the file is done
     return leave_old_end();
 }
 

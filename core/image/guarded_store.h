@@ -8,9 +8,9 @@
 //     flush begun after it has succeeded: a flush goes before the first write.
 // W5  A failed flush is final. It cannot be known what was lost, so nothing is
 //     sent down any more: reads go on, all else answers with the first cause.
-//     So is a header of which nobody knows what it says: fail(). One flush runs
-//     at a time, for of those who flush at once a kernel tells only one that
-//     bytes are lost; who waits shares the next.
+//     A header of which nobody knows what it says is final, too: fail(). One flush
+//     runs at a time, for of several flushes at once a kernel tells only one that
+//     bytes are lost; callers that wait share the next.
 // The last cluster of a file may be cut short (QEMU does not pad it) and in
 // use: before something is written behind the file's end, it is padded.
 // W7  The file does not grow as long as a name is known to lead behind its end and
@@ -93,7 +93,7 @@ private:
     std::atomic<bool> opened_{false};  // O1: the first flush has succeeded
     std::atomic<bool> failed_{false};
     std::atomic<std::uint64_t> holds_{0};
-    std::atomic<std::uint64_t> let_go_{0};  // for the one who writes back
+    std::atomic<std::uint64_t> let_go_{0};  // for the write-back
     // W8: an end inside a sector, from which the file has grown, and may end there
     // again. 0: none. Changes under the mutex.
     std::atomic<std::uint64_t> old_end_{0};

@@ -4,7 +4,7 @@
 // GuestClusters: where the clusters of the guest come from, and where their bytes are.
 //
 //   CountedClusters   in the image itself: each is taken from the allocator, counted, and
-//                     let go of when nothing names it any more;
+//                     freed when nothing names it any more;
 //   DataFileClusters  in an external data file: each guest cluster has its place, at its
 //                     own offset, and nobody counts it.
 //

@@ -43,7 +43,7 @@ namespace qcow2 {
 struct ImageOptions {
     // For L2 tables and refcount blocks; 0: enough for 210 GiB.
     std::uint64_t cache_bytes = 0;
-    // Who opens the files that the image names, and where it stands itself.
+    // What opens the files that the image names, and where the image stands itself.
     ChainPlace place;
     // It will only be read.
     bool read_only = false;

@@ -41,7 +41,7 @@ bool stands_for_itself(const Buffer &old, const Buffer &cluster, const HeaderAre
     return true;
 }
 
-// Who has no memory has failed.
+// A step that has no memory has failed, as one that returns an error.
 template <class Step>
 Result<void> without_throwing(Step step)
 {

@@ -18,8 +18,8 @@
 //
 // Why sealed copies: requests go on meanwhile. An entry that changes after the first flush
 // names bytes of which nothing is known to be durable; were it written with the others, the
-// second flush could make the name durable before what it names. So who changes a sealed piece
-// keeps a copy of what it was (TableCache), and the change waits for the next write-back.
+// second flush could make the name durable before what it names. So a change of a sealed piece
+// first keeps a copy of what it was (TableCache), and waits for the next write-back.
 //
 // Why two flushes, and not one: a device may make writes durable in any order until a flush
 // returns. Between bytes and names, and between names and refcounts that fall, the order
@@ -34,8 +34,8 @@
 // write-back. (If it was a flush, GuardedStore refuses all writes from then on, W5.) Nothing
 // is lost by that: a piece that was written, and is written again, says the same or more.
 //
-// One write-back at a time. Who calls flush() while one is under way cannot share it, for his
-// change may have come after its seal: all who wait share the next (Cycles).
+// One write-back at a time. A flush() that comes while one is under way cannot share it, for the
+// caller's change may have come after its seal: all that wait share the next (Cycles).
 
 #include <algorithm>
 #include <utility>
@@ -93,7 +93,7 @@ Result<void> Image::write_back()
     return {};
 }
 
-// The mapping lets go of no metadata. If that is a mistake, or an L2 table was
+// The mapping releases no metadata. If it does by mistake, or an L2 table was
 // shared and its refcount too low, the last name stays: at worst it leaks.
 void Image::give_back_released(HostRun run)
 {

@@ -7,10 +7,10 @@
 // follows an L1 entry to an L2 entry sees both as of one moment. Three things make that
 // harder, and faster, than it sounds.
 //
-// The lock is let go of while a piece is read from the file (TableCache::get). Then all that
+// The lock is released while a piece is read from the file (TableCache::get). Then all that
 // was known under it may have changed, the L1 entry, too. So load() is a loop: it looks up the
 // L1 entry, and if the piece is not in its window, gets it and begins again. It ends when
-// entry and piece were seen without letting go in between. A Window is the piece that was seen
+// entry and piece were seen without a release in between. A Window is the piece that was seen
 // last; its bytes are good while nobody else gets the lock, so it lives on the stack of one
 // map() and is thrown away whenever load() has to get another piece.
 //
@@ -25,8 +25,9 @@
 // is the Lookaside: one word for each of many clusters, read without the lock. It may say
 // nothing, but never anything untrue of the moment when it is read: put() happens under the
 // lock under which the entry was read, and forget() under the lock under which the entry is
-// changed, before that change is over. Who reads the word just before lands on a cluster whose
-// name is about to go; that is the reader for whom the write-back waits (DataPath::drain, W3).
+// changed, before that change is over. A reader that reads the word just before lands on a
+// cluster whose name is about to go; that is the reader for which the write-back waits
+// (DataPath::drain, W3).
 //
 // Images lie, and files are cut. An entry that leads behind the end of the file is an error
 // for whoever reads it. But if the file grows it would lead somewhere, and no one could tell
@@ -181,7 +182,7 @@ void Mapping::encode(const ClusterMapping &mapping, std::uint8_t *entry) const
 }
 
 // The cluster's entry, decoded, from the window if it is there. Else the lock
-// is let go of while a table is read.
+// is released while a table is read.
 Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
 {
     for (;;) {

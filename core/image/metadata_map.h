@@ -2,8 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // MetadataMap: which host clusters hold metadata. Images lie: before a guest's
-// bytes are written through a pointer from the file, before a cluster is let go
-// of, and before one with refcount 0 is taken, this is asked.
+// bytes are written through a pointer from the file, before a cluster is freed,
+// and before one with refcount 0 is taken, this map is asked.
 //
 // It knows what was named when the image was opened (header, L1, refcount
 // structures, active L2 tables, snapshot table, L1 and L2 tables of snapshots,
@@ -48,8 +48,8 @@ public:
 private:
     // A bit for all clusters whose numbers are alike modulo filter_bits; never
     // cleared. Where there is none there is no metadata: so most requests take
-    // no lock. Who asks while a cluster is being added may see either, with the
-    // lock as without it.
+    // no lock. A caller that asks while a cluster is being added may see either, with
+    // the lock as without it.
     static constexpr std::uint64_t filter_bits = 1 << 20;
     static constexpr std::uint64_t word_bits = 64;
     static constexpr std::uint64_t filter_words = filter_bits / word_bits;

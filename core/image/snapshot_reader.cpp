@@ -129,7 +129,7 @@ Result<std::vector<Extent>> SnapshotReader::block_status(GuestOffset offset, std
                                });
 }
 
-// Who has gone is forgotten on the way.
+// Readers that have ended are forgotten on the way.
 std::shared_ptr<SnapshotReader> ServedSnapshots::find(const Snapshot &snapshot)
 {
     std::erase_if(readers_, [](const auto &reader) { return reader.expired(); });

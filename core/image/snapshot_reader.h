@@ -7,8 +7,8 @@
 // It needs nothing of the image that is open but its backing file, for nothing that it
 // reads changes as long as the snapshot is there:
 // * its L1 table is named by nobody else, and never written;
-// * its L2 tables, and what they name, are counted for it. Who shares them makes a copy
-//   before he changes anything (Mapping::make_table, DataPath). Bits 63 alone come and
+// * its L2 tables, and what they name, are counted for it. A writer that shares them copies
+//   them before it changes anything (Mapping::make_table, DataPath). Bits 63 alone come and
 //   go in place, and to a reader they mean nothing;
 // * no count falls to 0, so that nothing is used again or punched out of the file;
 // * where names lead behind the end of the file they lead behind it for ever: here the
@@ -69,7 +69,8 @@ public:
     // not_found.
     Result<std::shared_ptr<SnapshotReader>> open(ByteStore &store, Image &image,
                                                  std::string_view id_or_name) EXCLUDES(mutex_);
-    // busy: somebody reads it. What is not found is left to who looks for it, too.
+    // busy: somebody reads it. A snapshot that is not there is no error here: the operation
+    // on it finds that out.
     Result<void> check_unused(Image &image, std::string_view id_or_name) EXCLUDES(mutex_);
 
 private:

@@ -14,11 +14,11 @@
 // Three things make it harder than a map with a list.
 //
 // No I/O under the mutex. load() puts the piece into the map first, marked loading, and then
-// lets go of the mutex to read. Who looks for the same piece finds the mark and waits; so a
-// piece is read once, however many want it. When the mutex is back anything may have happened:
-// the piece may have been forgotten, by somebody who reuses its clusters. So get() does not
-// return what it has loaded but looks it up again. For the same reason the span that get()
-// returns is good only until the mutex is let go of.
+// releases the mutex to read. A thread that looks for the same piece finds the mark and waits;
+// so a piece is read once, however many want it. When the mutex is back anything may have
+// happened: the piece may have been forgotten, because its clusters are used for something else.
+// So get() does not return what it has loaded but looks it up again. For the same reason the span
+// that get() returns is good only until the mutex is released.
 //
 // A change during a write-back. The write-back must write what was sealed, and nothing newer:
 // for a newer entry nothing is known to be durable (image_write_back.cpp). The bytes are not
@@ -183,7 +183,7 @@ void TableCache::forget(HostOffset offset, std::uint64_t length)
 }
 
 // Pieces that are dirty or being written are pinned and stay; a few others stay
-// beside them, so that what was just loaded is there for the one who wants it.
+// beside them, so that a piece that was just loaded is still there for its request.
 void TableCache::evict()
 {
     while (pieces_.size() > pieces_max_ && pieces_.unpinned() > unpinned_min) {

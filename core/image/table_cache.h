@@ -6,7 +6,7 @@
 // A piece is piece_bytes of the file at a multiple of piece_bytes. Clean
 // pieces go when there are more, with the dirty ones, than the capacity allows;
 // dirty ones stay until they were written. Bytes are touched under the cache's mutex only; a
-// span from get() is good until the mutex is let go, or get() is called again.
+// span from get() is good until the mutex is released, or get() is called again.
 //
 // Writing back takes three steps, so that no I/O happens under the mutex:
 // seal() notes what is dirty, write() puts it into the store as it was then,

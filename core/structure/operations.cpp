@@ -67,7 +67,7 @@ void say_what_is_gone(const BitmapDirectory &directory)
                      " was out of date, could not be made valid again, and is gone");
 }
 
-// H4: what an extension names that is out of date is not let go of.
+// H4: clusters that an extension names which is out of date are not freed.
 Result<void> recover(Image &image, Aside &aside, BitmapDirectory &directory, Recoverable which)
 {
     const BitmapDirectory old = directory;
