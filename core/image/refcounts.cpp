@@ -253,10 +253,8 @@ Result<void> Refcounts::publish_block(std::uint64_t index, HostOffset offset, By
     std::uint8_t entry[8];
     store_be64(entry, offset.value);
     table_.resize(std::max<std::size_t>(table_.size(), index + 1));
-    const HostCluster in_doubt_before = in_doubt_end_;
     in_doubt_end_ = std::max(in_doubt_end_, geometry_.cluster_of(offset) + 1);
     TRY(store_.write_durable(table_offset_.value + index * 8, entry));
-    in_doubt_end_ = in_doubt_before;
     table_[index] = offset;
     return {};
 }

@@ -115,8 +115,9 @@ private:
     HostOffset table_offset_;
     std::uint64_t table_entries_ = 0;
     std::vector<HostOffset> table_;  // up to its last block; 0: no block
-    // Behind the last block whose entry may be in the file: to write it has failed. The block
-    // is right as it stands there, counts itself alone, and is not to be cut off.
+    // Behind the last block that was made. Its entry may be in the file also if the write of
+    // that has failed: then the block is right as it stands there, counts nothing but perhaps
+    // itself, and is not to be cut off.
     HostCluster in_doubt_end_;
 };
 

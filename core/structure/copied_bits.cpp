@@ -3,8 +3,10 @@
 
 #include "core/structure/copied_bits.h"
 
+#include "core/base/arith.h"
 #include "core/base/log.h"
 #include "core/base/rare.h"
+#include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/image/snapshots.h"
 
@@ -40,37 +42,49 @@ Result<CopiedBits::Righted> CopiedBits::put_right(L2Table &table, const CountCha
     return righted;
 }
 
-// Snapshots that are damaged may name anything.
-Result<bool> CopiedBits::is_named_by_others(HostOffset table)
+// A snapshot that cannot be followed may name anything.
+Result<void> CopiedBits::ask_others()
 {
-    if (!named_by_others_) {
-        RARE("a count of a table is asked for what it stands for (W6)");
-        std::unordered_set<HostOffset> named;
-        for (const Snapshot &snapshot : others_) {
-            const Result<Tree> tree =
-                Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot));
-            if (!tree && tree.error().code == Errc::corrupt)
-                return true;
-            if (!tree)
-                return tree.error();
-            for (const L1Entry &entry : tree->l1())
-                if (entry.present())
-                    named.insert(entry.l2_table());
-        }
-        named_by_others_ = std::move(named);
+    std::unordered_set<HostOffset> ours;
+    for (const L1Entry &entry : active_.l1())
+        if (entry.present())
+            ours.insert(entry.l2_table());
+    const auto visit = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
+        const auto entry = decode_l1_entry(raw, geometry_);
+        if (!entry)
+            others_may_name_any_ = true;
+        else if (entry->present() && ours.contains(entry->l2_table()))
+            named_by_others_.insert(entry->l2_table());
+        return {};
+    };
+    TableBuffer buffer;
+    for (const Snapshot &snapshot : others_) {
+        const std::uint64_t place = snapshot.l1_table_offset.value;
+        if (snapshot.finding == Finding::snapshot_l1_wrong ||
+            !fits(place, std::uint64_t(snapshot.l1_size) * 8, image_.store().size()))
+            others_may_name_any_ = true;
+        else
+            TRY(for_each_entry(image_.store(), buffer, place, snapshot.l1_size, 8, visit)
+                    .in(words_for(snapshot) + ", L1 table at " + hex(place)));
     }
-    return named_by_others_->contains(table);
+    others_asked_ = true;
+    return {};
 }
 
-// A count may be too high: in a crash a table that was copied keeps what the disk no longer
-// names, and a snapshot that was applied makes it the disk's again. So what a count says is not
-// believed before the snapshots have been asked.
+// What a count says is not believed. It may be too high: in a crash a table that was copied
+// keeps the count of a name that is gone, and a snapshot that is applied makes it the disk's
+// again. It may be too low where the image is damaged. The snapshots know who names a table.
 Result<bool> CopiedBits::is_shared(HostOffset table, const CountChanges &changes,
                                    std::int64_t names_more)
 {
+    if (!others_asked_)
+        TRY(ask_others());
     const std::uint64_t ours = 1 + static_cast<std::uint64_t>(names_more);
     const std::uint64_t names = TRY(count_to_come(table, changes));
-    return names != ours && (names < ours || TRY(is_named_by_others(table)));
+    if (names > ours)
+        RARE("the count of a table is higher than what names it (W6)");
+    return names < ours || named_by_others_.contains(table) ||
+           (names > ours && others_may_name_any_);
 }
 
 // Those that go, and the new ones have `names_more` names besides the active one. Where others

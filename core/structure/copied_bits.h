@@ -9,7 +9,6 @@
 
 #pragma once
 
-#include <optional>
 #include <span>
 #include <unordered_set>
 #include <vector>
@@ -22,7 +21,7 @@ namespace qcow2 {
 
 class CopiedBits {
 public:
-    // All must outlive it. active: the disk's tree. others: the snapshots in the file that stay.
+    // All must outlive it. active: the disk's tree. others: the snapshots that stay in the file.
     CopiedBits(Image &image, const Tree &active, std::span<const Snapshot> others)
         : image_(image), active_(active), others_(others), geometry_(image.geometry())
     {
@@ -49,7 +48,7 @@ private:
     Result<bool> wanted(HostOffset host, const CountChanges &changes);
     Result<Righted> put_right(L2Table &table, const CountChanges &changes);
     Result<bool> is_shared(HostOffset table, const CountChanges &changes, std::int64_t names_more);
-    Result<bool> is_named_by_others(HostOffset table);
+    Result<void> ask_others();
     Result<std::vector<std::size_t>> wrong_tables(const CountChanges &changes,
                                                   std::int64_t names_more);
 
@@ -57,7 +56,9 @@ private:
     const Tree &active_;
     const std::span<const Snapshot> others_;
     const Geometry geometry_;
-    std::optional<std::unordered_set<HostOffset>> named_by_others_;  // L2 tables, once asked for
+    bool others_asked_ = false;
+    std::unordered_set<HostOffset> named_by_others_;  // of the disk's tables
+    bool others_may_name_any_ = false;                // one of them cannot be followed
 };
 
 // Bits 63 under an inactive L1 table mean nothing, and may be any; before it becomes

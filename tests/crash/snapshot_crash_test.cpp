@@ -16,7 +16,7 @@ namespace data = boost::unit_test::data;
 
 BOOST_AUTO_TEST_SUITE(snapshot_crash)
 
-// Whatever a crash has left: the next change works, and puts right which bits 63 were clear.
+// Whatever a crash has left: the next change works, and sets the bits 63 that were left clear.
 void goes_on_with_room(const StoreImage &image, Random &random)
 {
     const SnapshotOperation &next =

@@ -56,7 +56,7 @@ public:
         }
     }
 
-    // The tables of the disk alone, others of which may be a snapshot's, too.
+    // The tables of the disk alone, some of which a snapshot may name, too.
     void tables()
     {
         for (std::uint64_t i = 0; i < header_.l1_size; ++i) {

@@ -10,6 +10,8 @@
 #include "core/format/refcount_block.h"
 #include "core/format/table_entry.h"
 #include "tests/support/image_builder.h"
+#include "tests/support/image_reader.h"
+#include "tests/support/must.h"
 
 namespace qcow2::test {
 
@@ -24,6 +26,11 @@ inline StoreImage cut(StoreImage image, std::uint64_t size)
 class Patient {
 public:
     explicit Patient(const ImageSpec &spec) : built_(build_image(spec)), store_(built_.image) {}
+    // What a Disk has left.
+    explicit Patient(const StoreImage &image)
+        : built_{image, ReferenceDisk(0), area_of(image), {}}, store_(image)
+    {
+    }
 
     MemoryStore &store() { return store_; }
     const ReferenceDisk &reference() const { return built_.reference; }
@@ -93,6 +100,12 @@ public:
     std::uint64_t snapshots() const { return header().snapshots_offset.value; }
 
 private:
+    static HeaderArea area_of(const StoreImage &image)
+    {
+        ImageView view(image);
+        return must(ImageReader::open(view)).area();
+    }
+
     BuiltImage built_;
     MemoryStore store_;
 };

@@ -34,7 +34,7 @@ std::vector<std::uint64_t> seeds(unsigned smoke);
 // spread over the grid.
 class Sample {
 public:
-    bool all() const { return step_ == 1; }
+    std::uint64_t one_of() const { return step_; }
     // Whether the next one is.
     bool next() { return (next_++ * 0x9e3779b97f4a7c15 >> 32) % step_ == 0; }
 
