@@ -141,11 +141,13 @@ void expect_bits(ByteStore &store)
 
 // Without memory for the first thing, the second, ..., until there is enough. After
 // that the request is repeated, and clusters are taken, but no L2 table is made: that
-// would write the L1 table anew.
+// would write the L1 table anew. (With QCOW2_EVERY some are left out; fewer than elsewhere, for
+// each is a way of its own out of the engine.)
 void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Before before = {})
 {
     before.options.region_bytes = 4 * cs;
-    for (std::uint64_t nth = 1; nth < 20000; ++nth) {
+    const std::uint64_t step = (Sample().one_of() + 1) / 2;
+    for (std::uint64_t nth = 1; nth < 20000; nth += step) {
         BOOST_TEST_INFO_SCOPE("no memory for thing " << nth);
         MemoryStore memory(build_image(memory_spec()).image, {.growth_step = 4096});
         Spared store(memory);
