@@ -126,9 +126,7 @@ Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
                        "snapshot table at " + hex(header.snapshots_offset.value));
     const auto all = [&](auto note) -> Result<void> {
         for (const Snapshot &snapshot : table.snapshots)
-            if (snapshot.finding != Finding::snapshot_l1_wrong &&
-                fits(snapshot.l1_table_offset.value, std::uint64_t(snapshot.l1_size) * 8,
-                     store_.size()))
+            if (has_l1_table(snapshot, store_))
                 TRY(note(snapshot).in(words_for(snapshot) + ", L1 table at " +
                                       hex(snapshot.l1_table_offset.value)));
         return {};

@@ -166,7 +166,7 @@ Result<HostRun> Refcounts::find_free(HostCluster from, HostCluster end, std::uin
 
 Result<HostCluster> Refcounts::used_end(HostCluster end)
 {
-    return std::max(TRY(counted_end(end)), std::min(in_doubt_end_, end));
+    return std::max(TRY(counted_end(end)), std::min(made_end_, end));
 }
 
 Result<HostCluster> Refcounts::counted_end(HostCluster end)
@@ -253,7 +253,7 @@ Result<void> Refcounts::publish_block(std::uint64_t index, HostOffset offset, By
     std::uint8_t entry[8];
     store_be64(entry, offset.value);
     table_.resize(std::max<std::size_t>(table_.size(), index + 1));
-    in_doubt_end_ = std::max(in_doubt_end_, geometry_.cluster_of(offset) + 1);
+    made_end_ = std::max(made_end_, geometry_.cluster_of(offset) + 1);
     TRY(store_.write_durable(table_offset_.value + index * 8, entry));
     table_[index] = offset;
     return {};

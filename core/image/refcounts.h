@@ -115,10 +115,10 @@ private:
     HostOffset table_offset_;
     std::uint64_t table_entries_ = 0;
     std::vector<HostOffset> table_;  // up to its last block; 0: no block
-    // Behind the last block that was made. Its entry may be in the file also if the write of
-    // that has failed: then the block is right as it stands there, counts nothing but perhaps
-    // itself, and is not to be cut off.
-    HostCluster in_doubt_end_;
+    // Behind the last block that make_block() has made. Its entry may be in the file even if the
+    // write of it has failed: then the block is right as it stands there, counts nothing but
+    // perhaps itself, and is not to be cut off.
+    HostCluster made_end_;
 };
 
 }  // namespace qcow2

@@ -64,6 +64,12 @@ Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry)
     return {};
 }
 
+bool has_l1_table(const Snapshot &snapshot, const ByteStore &store)
+{
+    return snapshot.finding != Finding::snapshot_l1_wrong &&
+           fits(snapshot.l1_table_offset.value, std::uint64_t(snapshot.l1_size) * 8, store.size());
+}
+
 std::string next_snapshot_id(const SnapshotTable &table)
 {
     std::uint64_t largest = 0;

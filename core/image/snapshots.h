@@ -30,6 +30,9 @@ Result<const Snapshot *> find_snapshot(const SnapshotTable &table, std::string_v
 // Whether it can be followed: its finding, or a disk that no L1 table reaches.
 Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry);
 
+// Whether its L1 table is where it can be: if not it is not to be followed.
+bool has_l1_table(const Snapshot &snapshot, const ByteStore &store);
+
 // The ID that a new one gets, as QEMU: one more than the largest number.
 std::string next_snapshot_id(const SnapshotTable &table);
 

@@ -3,7 +3,8 @@
 
 #include "core/structure/copied_bits.h"
 
-#include "core/base/arith.h"
+#include <optional>
+
 #include "core/base/log.h"
 #include "core/base/rare.h"
 #include "core/base/table_reader.h"
@@ -42,9 +43,9 @@ Result<CopiedBits::Righted> CopiedBits::put_right(L2Table &table, const CountCha
     return righted;
 }
 
-// A snapshot that cannot be followed may name anything.
-Result<void> CopiedBits::ask_others()
+Result<CopiedBits::Shared> CopiedBits::shared_with(std::span<const Snapshot> others)
 {
+    Shared shared;
     std::unordered_set<HostOffset> ours;
     for (const L1Entry &entry : active_.l1())
         if (entry.present())
@@ -52,52 +53,51 @@ Result<void> CopiedBits::ask_others()
     const auto visit = [&](std::uint64_t, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto entry = decode_l1_entry(raw, geometry_);
         if (!entry)
-            others_may_name_any_ = true;
+            shared.perhaps_any = true;
         else if (entry->present() && ours.contains(entry->l2_table()))
-            named_by_others_.insert(entry->l2_table());
+            shared.tables.insert(entry->l2_table());
         return {};
     };
     TableBuffer buffer;
-    for (const Snapshot &snapshot : others_) {
-        const std::uint64_t place = snapshot.l1_table_offset.value;
-        if (snapshot.finding == Finding::snapshot_l1_wrong ||
-            !fits(place, std::uint64_t(snapshot.l1_size) * 8, image_.store().size()))
-            others_may_name_any_ = true;
+    for (const Snapshot &snapshot : others)
+        if (has_l1_table(snapshot, image_.store()))
+            TRY(for_each_entry(image_.store(), buffer, snapshot.l1_table_offset.value,
+                               snapshot.l1_size, 8, visit)
+                    .in(words_for(snapshot) + ", L1 table at " +
+                        hex(snapshot.l1_table_offset.value)));
         else
-            TRY(for_each_entry(image_.store(), buffer, place, snapshot.l1_size, 8, visit)
-                    .in(words_for(snapshot) + ", L1 table at " + hex(place)));
-    }
-    others_asked_ = true;
-    return {};
+            shared.perhaps_any = true;
+    return shared;
 }
 
 // What a count says is not believed. It may be too high: in a crash a table that was copied
 // keeps the count of a name that is gone, and a snapshot that is applied makes it the disk's
 // again. It may be too low where the image is damaged. The snapshots know who names a table.
-Result<bool> CopiedBits::is_shared(HostOffset table, const CountChanges &changes,
-                                   std::int64_t names_more)
+Result<bool> CopiedBits::is_shared(HostOffset table, const Shared &shared,
+                                   const CountChanges &changes, std::int64_t names_more)
 {
-    if (!others_asked_)
-        TRY(ask_others());
     const std::uint64_t ours = 1 + static_cast<std::uint64_t>(names_more);
     const std::uint64_t names = TRY(count_to_come(table, changes));
     if (names > ours)
         RARE("the count of a table is higher than what names it (W6)");
-    return names < ours || named_by_others_.contains(table) ||
-           (names > ours && others_may_name_any_);
+    return names < ours || shared.tables.contains(table) || (names > ours && shared.perhaps_any);
 }
 
 // Those that go, and the new ones have `names_more` names besides the active one. Where others
 // name a table, too, bits that could be set stay clear: the next writer copies.
 Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &changes,
-                                                          std::int64_t names_more)
+                                                          std::int64_t names_more,
+                                                          std::span<const Snapshot> others)
 {
     std::vector<std::size_t> wrong;
+    std::optional<Shared> shared;  // asked for by the first table that is wrong
     TRY(active_.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
         const Righted righted = TRY(put_right(table, changes));
         if (!righted.any())
             return {};
-        if (!TRY(is_shared(active_.l1()[index].l2_table(), changes, names_more)))
+        if (!shared)
+            shared = TRY(shared_with(others));
+        if (!TRY(is_shared(active_.l1()[index].l2_table(), *shared, changes, names_more)))
             wrong.push_back(index);
         else if (righted.cleared)
             return finding(Finding::copied_flag_wrong, "the table is shared");
@@ -107,9 +107,10 @@ Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &ch
 }
 
 Result<std::vector<L1Entry>> CopiedBits::move_wrong_tables(Aside &aside, CountChanges &changes,
-                                                           std::int64_t names_more)
+                                                           std::int64_t names_more,
+                                                           std::span<const Snapshot> others)
 {
-    const std::vector<std::size_t> wrong = TRY(wrong_tables(changes, names_more));
+    const std::vector<std::size_t> wrong = TRY(wrong_tables(changes, names_more, others));
     const std::vector<HostOffset> places = TRY(take_scattered(image_, aside, wrong.size()));
     std::vector<L1Entry> l1;
     for (const L1Entry &entry : active_.l1())

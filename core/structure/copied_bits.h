@@ -21,17 +21,18 @@ namespace qcow2 {
 
 class CopiedBits {
 public:
-    // All must outlive it. active: the disk's tree. others: the snapshots that stay in the file.
-    CopiedBits(Image &image, const Tree &active, std::span<const Snapshot> others)
-        : image_(image), active_(active), others_(others), geometry_(image.geometry())
+    // Both must outlive it. active: the disk's tree.
+    CopiedBits(Image &image, const Tree &active)
+        : image_(image), active_(active), geometry_(image.geometry())
     {
     }
 
     // The L1 table as it is to be, with the L2 tables whose bits change written aside.
     // changes: of the counts; the tables that come and go are added. names_more: of the new
-    // tables, besides the disk's.
+    // tables, besides the disk's. others: the snapshots that stay in the file.
     Result<std::vector<L1Entry>> move_wrong_tables(Aside &aside, CountChanges &changes,
-                                                   std::int64_t names_more);
+                                                   std::int64_t names_more,
+                                                   std::span<const Snapshot> others);
 
     // In the tables where they are, durably. L1 entries go by the same rule.
     Result<void> put_right_in_place(const CountChanges &changes);
@@ -47,18 +48,21 @@ private:
     Result<std::uint64_t> count_to_come(HostOffset host, const CountChanges &changes);
     Result<bool> wanted(HostOffset host, const CountChanges &changes);
     Result<Righted> put_right(L2Table &table, const CountChanges &changes);
-    Result<bool> is_shared(HostOffset table, const CountChanges &changes, std::int64_t names_more);
-    Result<void> ask_others();
+    // What snapshots name of the disk's tables.
+    struct Shared {
+        std::unordered_set<HostOffset> tables;
+        bool perhaps_any = false;  // a snapshot cannot be followed
+    };
+    Result<Shared> shared_with(std::span<const Snapshot> others);
+    Result<bool> is_shared(HostOffset table, const Shared &shared, const CountChanges &changes,
+                           std::int64_t names_more);
     Result<std::vector<std::size_t>> wrong_tables(const CountChanges &changes,
-                                                  std::int64_t names_more);
+                                                  std::int64_t names_more,
+                                                  std::span<const Snapshot> others);
 
     Image &image_;
     const Tree &active_;
-    const std::span<const Snapshot> others_;
     const Geometry geometry_;
-    bool others_asked_ = false;
-    std::unordered_set<HostOffset> named_by_others_;  // of the disk's tables
-    bool others_may_name_any_ = false;                // one of them cannot be followed
 };
 
 // Bits 63 under an inactive L1 table mean nothing, and may be any; before it becomes

@@ -60,8 +60,6 @@ private:
                           : ImageHeader::Change([](HeaderArea &) {});
     }
 
-    std::span<const Snapshot> others() const { return table_.snapshots; }
-
     const NewSnapshot &wanted_;
     const SwitchCompanion &companion_;
     std::optional<Tree> shared_;  // of the disk's tree, what the snapshot is to name
@@ -118,7 +116,7 @@ Result<void> CreateSnapshot::change_aside(CountChanges &changes)
 {
     Aside aside(image_);
     const std::vector<L1Entry> l1 =
-        TRY(CopiedBits(image_, *active_, others()).move_wrong_tables(aside, changes, 1));
+        TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 1, table_.snapshots));
     const HostOffset table = TRY(write_snapshot(aside, l1));
     const HostOffset l1_place = TRY(move_l1(aside, l1));
     aside.replace(old_snapshot_table());
@@ -136,7 +134,7 @@ Result<void> CreateSnapshot::change_in_place(const CountChanges &changes)
     const HostOffset table = TRY(write_snapshot(aside, active_->l1()));
     aside.replace(old_snapshot_table());
     const ImageHeader::Change more = TRY(prepare_more(aside));
-    CopiedBits bits(image_, *active_, others());
+    CopiedBits bits(image_, *active_);
     const auto steps = [&]() -> Result<void> {
         TRY(bits.put_right_in_place(changes));  // W6
         TRY(raise_counts(image_, changes));     // W1
@@ -167,8 +165,6 @@ private:
     Result<void> change_aside(CountChanges &changes) override;
     Result<void> change_in_place(const CountChanges &changes) override;
 
-    std::span<const Snapshot> others() const { return snapshots_; }
-
     const std::string_view id_or_name_;
     std::optional<Tree> gone_;
 };
@@ -195,7 +191,7 @@ Result<void> DeleteSnapshot::change_aside(CountChanges &changes)
     Aside aside(image_);
     const HostOffset table = TRY(write_snapshots(aside));
     const std::vector<L1Entry> l1 =
-        TRY(CopiedBits(image_, *active_, others()).move_wrong_tables(aside, changes, 0));
+        TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 0, snapshots_));
     const HostOffset l1_place = TRY(move_l1(aside, l1));
     return commit_with_counts(image_, aside, changes, [&](HeaderArea &area) {
         name_snapshots(area.header, table);
@@ -211,7 +207,7 @@ Result<void> DeleteSnapshot::change_in_place(const CountChanges &changes)
     lower_counts(image_, changes);  // W3
     Result<void> bits = image_.settle();
     if (bits)
-        bits = CopiedBits(image_, *active_, others()).put_right_in_place(CountChanges());  // W6
+        bits = CopiedBits(image_, *active_).put_right_in_place(CountChanges());  // W6
     if (!bits)
         log_warning("bits 63 of the disk could not be put right: " + bits.error().what);
     return {};

@@ -152,11 +152,11 @@ MUTATIONS = [
     ("W6: bit 63 is set while the refcount is not 1 yet",
      {"core/structure/snapshot_change.cpp": [("    gone_ = TRY(tree_of(snapshot));\n",
        "    gone_ = TRY(tree_of(snapshot));\n    CountChanges early;\n    TRY(gone_->count_names(-1, early));\n"
-       "    TRY(CopiedBits(image_, *active_, others()).put_right_in_place(early));\n")]},
+       "    TRY(CopiedBits(image_, *active_).put_right_in_place(early));\n")]},
      ["snapshot_crash/W6_in_place*", "resized_and_reverted_without_room"]),
     ("W6: a table is shared if its count says so",
-     {"core/structure/copied_bits.cpp": [("    return names < ours || named_by_others_.contains(table) ||\n"
-       "           (names > ours && others_may_name_any_);\n", "    return names != ours;\n")]},
+     {"core/structure/copied_bits.cpp": [("    return names < ours || shared.tables.contains(table) || (names > ours && shared.perhaps_any);\n",
+       "    return names != ours;\n")]},
      ["snapshot_crash/H1_it_takes*"]),
     ("W7: a file that was cut grows before what it has lost is put out of reach",
      {"core/disk.cpp": [('        TRY(put_lost_names_out_of_reach(image_->store()).in("the end of the file is missing"));\n', "")]},

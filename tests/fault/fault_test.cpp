@@ -140,7 +140,7 @@ BOOST_AUTO_TEST_CASE(each_request_survives_each_fault)
                 });
             }
     BOOST_TEST_MESSAGE(struck << " faults");
-    BOOST_TEST(struck > 1200u / sample.one_of());
+    BOOST_TEST(struck > 1200u / every());
 }
 
 // Opening writes nothing; begin_writing() makes a bitmap.

@@ -146,7 +146,7 @@ void expect_bits(ByteStore &store)
 void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Before before = {})
 {
     before.options.region_bytes = 4 * cs;
-    const std::uint64_t step = (Sample().one_of() + 1) / 2;
+    const std::uint64_t step = (every() + 1) / 2;
     for (std::uint64_t nth = 1; nth < 20000; nth += step) {
         BOOST_TEST_INFO_SCOPE("no memory for thing " << nth);
         MemoryStore memory(build_image(memory_spec()).image, {.growth_step = 4096});

@@ -48,15 +48,13 @@ const char *program()
     return suite.argc > 0 ? suite.argv[0] : "the test program";
 }
 
+}  // namespace
+
 std::uint64_t every()
 {
     const char *words = std::getenv("QCOW2_EVERY");
     return words ? std::max<std::uint64_t>(std::strtoull(words, nullptr, 0), 1) : 1;
 }
-
-}  // namespace
-
-std::uint64_t Sample::step() { return every(); }
 
 std::vector<std::uint64_t> seeds(unsigned smoke)
 {

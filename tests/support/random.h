@@ -30,18 +30,17 @@ namespace qcow2::test {
 
 std::vector<std::uint64_t> seeds(unsigned smoke);
 
-// Of a grid of cases, those that are tried: all of them; with QCOW2_EVERY=n one of n,
-// spread over the grid.
+// The n of QCOW2_EVERY, or 1.
+std::uint64_t every();
+
+// Of a grid of cases, one of every(), spread over the grid.
 class Sample {
 public:
-    std::uint64_t one_of() const { return step_; }
-    // Whether the next one is.
-    bool next() { return (next_++ * 0x9e3779b97f4a7c15 >> 32) % step_ == 0; }
+    // Whether the next case is tried.
+    bool next() { return (next_++ * 0x9e3779b97f4a7c15 >> 32) % every_ == 0; }
 
 private:
-    static std::uint64_t step();
-
-    const std::uint64_t step_ = step();
+    const std::uint64_t every_ = every();
     std::uint64_t next_ = 0;
 };
 
