@@ -46,17 +46,15 @@ void run_all(unsigned smoke, const Kind &kind)
         return;
     }
     Figures figures;
-    const std::vector<std::uint64_t> drawn = seeds(smoke);
-    for (const std::uint64_t seed : drawn)
+    for (const std::uint64_t seed : seeds(smoke))
         run(seed, kind, figures);
     std::printf("%s: %llu crash states, %llu structural changes\n",
                 boost::unit_test::framework::current_test_case().full_name().c_str(),
                 static_cast<unsigned long long>(figures.states),
                 static_cast<unsigned long long>(figures.changes));
-    // The bound is for the seeds that are always the same: those drawn are no average.
-    const bool some =
-        std::getenv("QCOW2_SEED") || std::getenv("QCOW2_SOAK") || drawn.size() < smoke;
-    BOOST_TEST((figures.states >= states_min * smoke || some));
+    if (!seeds_are_fixed())
+        return;
+    BOOST_TEST(figures.states >= states_min * smoke);
     BOOST_TEST((figures.changes > 0u || !(kind.restructured || kind.bitmaps_change)));
 }
 
@@ -143,8 +141,8 @@ BOOST_AUTO_TEST_CASE(bits_that_have_no_room)
 {
     heard.times_given_up = heard.times_taken_back = 0;
     run_all(6, {.cluster_bits = 12, .length_max = 9000, .fixed = true, .no_room_for_bits = true});
-    BOOST_TEST(heard.times_given_up > 0u);
-    BOOST_TEST(heard.times_taken_back > 0u);
+    BOOST_TEST((heard.times_given_up > 0u || !seeds_are_fixed()));
+    BOOST_TEST((heard.times_taken_back > 0u || !seeds_are_fixed()));
 }
 
 BOOST_AUTO_TEST_CASE(a_store_that_cannot_grow) { run_all(3, {.fixed = true}); }

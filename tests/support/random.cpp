@@ -56,6 +56,11 @@ std::uint64_t every()
     return words ? std::max<std::uint64_t>(std::strtoull(words, nullptr, 0), 1) : 1;
 }
 
+bool seeds_are_fixed()
+{
+    return !std::getenv("QCOW2_SEED") && !std::getenv("QCOW2_SOAK") && every() == 1;
+}
+
 std::vector<std::uint64_t> seeds(unsigned smoke)
 {
     if (const char *one = std::getenv("QCOW2_SEED"))
