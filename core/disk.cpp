@@ -44,19 +44,19 @@ std::optional<std::string> missing_in(ByteStore &store, const Image &image)
     if (!image.counts_behind_end())
         return std::nullopt;
     const std::string ends =
-        "the file ends at " + hex(store.size()) + ", before what is counted in it";
+        formatted("the file ends at {:#x}, before what is counted in it", store.size());
     const auto lost = find_lost_names(store);
     if (!lost)
-        return ends + ", and what is missing cannot be told: " + lost.error().what;
+        return formatted("{}, and what is missing cannot be told: {}", ends, lost.error().what);
     if (lost->count == 0) {
-        log_debug(ends + "; nothing is named there");
+        log_debug("{}; nothing is named there", ends);
         return std::nullopt;
     }
-    return ends + ": it was cut, or copied in part. " + std::to_string(lost->count) +
-           (lost->count == 1 ? " name leads" : " names lead") + " behind its end, the first is " +
-           lost->first +
-           ". What was there is lost: to read or write it is an error, and stays one when the file "
-           "grows. Only a whole copy of the file has it";
+    return formatted(
+        "{}: it was cut, or copied in part. {}{} behind its end, the first is {}. What was "
+        "there is lost: to read or write it is an error, and stays one when the file grows. Only a "
+        "whole copy of the file has it",
+        ends, lost->count, lost->count == 1 ? " name leads" : " names lead", lost->first);
 }
 
 }  // namespace
@@ -177,9 +177,9 @@ std::vector<ReportLine> Disk::report(bool how_much) const
     std::vector<ReportLine> lines = report_bitmaps(*image_, how_much, will_recover);
     if (options_.size_min != 0 && options_.size_min < image_->disk_size())
         lines.push_back(
-            {LogLevel::debug, "the disk has " + std::to_string(image_->disk_size()) +
-                                  " bytes; qcow2-resize=" + std::to_string(options_.size_min) +
-                                  " leaves a larger one as it is"});
+            {LogLevel::debug,
+             formatted("the disk has {} bytes; qcow2-resize={} leaves a larger one as it is",
+                       image_->disk_size(), options_.size_min)});
     return lines;
 }
 
@@ -277,7 +277,7 @@ Result<void> Disk::cool_bitmaps(Cooling cooling)
 void Disk::cool_beforehand(Cooling cooling)
 {
     if (const Result<void> cooled = cool_bitmaps(std::move(cooling)); !cooled)
-        log_debug("bitmaps: " + cooled.error().what);
+        log_debug("bitmaps: {}", cooled.error().what);
 }
 
 Result<void> Disk::settle_alone()

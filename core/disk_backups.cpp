@@ -51,11 +51,11 @@ Result<std::unique_ptr<Scratch>> Backups::prepare(const BackupRequest &request, 
 {
     if (!is_good_id(request.id))
         return Error(Errc::invalid,
-                     "the ID of a backup has 1 to 255 letters, digits, '.', '_' and '-', not " +
-                         quote(request.id));
+                     "the ID of a backup has 1 to 255 letters, digits, '.', '_' and '-', not {}",
+                     quote(request.id));
     for (auto bitmap = request.bitmaps.begin(); bitmap != request.bitmaps.end(); ++bitmap)
         if (std::find(request.bitmaps.begin(), bitmap, *bitmap) != bitmap)
-            return Error(Errc::invalid, words_for_bitmap(*bitmap) + " is named twice");
+            return Error(Errc::invalid, "{} is named twice", words_for_bitmap(*bitmap));
     if (request.incremental && request.bitmaps.empty())
         return Error(Errc::invalid,
                      "an incremental backup needs a bitmap that says what has changed");
@@ -70,7 +70,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
                                                      std::unique_ptr<Scratch> scratch)
 {
     if (find(request.id))
-        return Error(Errc::exists, "backup " + quote(request.id) + " is running already");
+        return Error(Errc::exists, "backup {} is running already", quote(request.id));
     const auto backup = std::make_shared<Backup>();
     backup->id = request.id;
     backup->incremental = request.incremental;
@@ -82,8 +82,8 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     for (const std::string &name : request.bitmaps) {
         EnabledBitmap *bitmap = tracker.tracked(name);
         if (!bitmap)
-            return Error(Errc::not_found,
-                         words_for_bitmap(name) + " is not there, or not kept true");
+            return Error(Errc::not_found, "{} is not there, or not kept true",
+                         words_for_bitmap(name));
         TRY(check_not_busy(name));
         bitmaps.push_back(bitmap);
         const FrozenBitmap &frozen = backup->bitmaps.emplace_back(TRY(freeze(*bitmap)));
@@ -97,7 +97,7 @@ Result<std::shared_ptr<const Backup>> Backups::begin(const BackupRequest &reques
     if (!backup->whole)
         freeze.needed = needed_for(backup->bitmaps);
     freeze.on_broken = [id = request.id](const std::string &reason) {
-        log_warning("backup " + quote(id) + " is broken: " + reason);
+        log_warning("backup {} is broken: {}", quote(id), reason);
         notify({Notice::Kind::backup_broken, id, reason});
     };
     // The last that can fail. This is the instant.
@@ -126,9 +126,10 @@ Result<void> Backups::rotate(const Backup &backup, Tracker &tracker)
         if (rotates(rotation))
             tracker.tracked(rotation.bitmap)->bits.replace_precise(rotation.since->bits);
         else
-            log_warning(words_for_bitmap(rotation.bitmap) + " is not rotated by backup " +
-                        quote(backup.id) +
-                        ": it could not be followed all the time, and keeps all its bits");
+            log_warning(
+                "{} is not rotated by backup {}: it could not be followed all the time, and keeps "
+                "all its bits",
+                words_for_bitmap(rotation.bitmap), quote(backup.id));
     return {};
 }
 
@@ -205,9 +206,9 @@ Result<void> Backups::check_not_busy(const std::string &bitmap) const
     for (const Running &running : running_)
         for (const Rotation &rotation : running.rotations)
             if (rotation.bitmap == bitmap)
-                return Error(Errc::busy, words_for_bitmap(bitmap) + " is in use by backup " +
-                                             quote(running.backup->id) +
-                                             "; it can be changed when that has ended");
+                return Error(Errc::busy,
+                             "{} is in use by backup {}; it can be changed when that has ended",
+                             words_for_bitmap(bitmap), quote(running.backup->id));
     return {};
 }
 

@@ -42,7 +42,7 @@ Result<Disk::NewBackup> Disk::prepare_backup(const std::vector<DiskStep> &steps)
     if (why_read_only_)
         return *why_read_only_;
     if (backups_.find(backup.request->id))
-        return Error(Errc::exists, "backup " + quote(backup.request->id) + " is running already");
+        return Error(Errc::exists, "backup {} is running already", quote(backup.request->id));
     for (const std::string &name : backup.request->bitmaps) {
         TRY(backups_.check_not_busy(name));
         if (EnabledBitmap *bitmap = tracker_->tracked(name))
@@ -75,13 +75,13 @@ Result<void> Disk::plan_backup(BitmapChanges &bitmaps, const BackupRequest &requ
         const BitmapDirectoryEntry *entry = bitmaps.find(name);
         const std::string words = words_for_bitmap(name);
         if (entry && !entry->enabled())
-            return Error(Errc::busy, words + " is disabled: it does not see what changes");
+            return Error(Errc::busy, "{} is disabled: it does not see what changes", words);
         if (!entry && request.incremental)
-            return Error(Errc::not_found, "there is no " + words + " that says what has changed");
+            return Error(Errc::not_found, "there is no {} that says what has changed", words);
         if (entry && !entry->in_use())
             continue;
         if (request.incremental)
-            return Error(Errc::busy, words + " is inconsistent: it cannot say what has changed");
+            return Error(Errc::busy, "{} is inconsistent: it cannot say what has changed", words);
         NewBitmap bitmap{.name = name, .all_dirty = true};
         if (entry) {
             bitmap.granularity_bits = entry->granularity_bits;
@@ -99,7 +99,7 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
         Passage passage(gate_);
         ended = backups_.find(id);
         if (!ended)
-            return Error(Errc::not_found, "no backup " + quote(std::string(id)) + " is running");
+            return Error(Errc::not_found, "no backup {} is running", quote(id));
         if (success)
             for (const FrozenBitmap &frozen : ended->bitmaps)
                 if (EnabledBitmap *bitmap = tracker_ ? tracker_->tracked(frozen.name) : nullptr)
@@ -108,10 +108,10 @@ Result<void> Disk::end_backup(std::string_view id, bool success)
     {
         Exclusive alone(gate_);
         if (!backups_.find(id))
-            return Error(Errc::not_found, "backup " + quote(std::string(id)) + " has just ended");
+            return Error(Errc::not_found, "backup {} has just ended", quote(id));
         if (const auto reason = ended->disk->broken(); success && reason)
-            return Error(Errc::busy, "backup " + quote(std::string(id)) +
-                                         " is broken, and cannot succeed: " + *reason);
+            return Error(Errc::busy, "backup {} is broken, and cannot succeed: {}", quote(id),
+                         *reason);
         if (success) {
             TRY(readable());
             TRY(backups_.rotate(*ended, *tracker_));
@@ -150,7 +150,7 @@ std::shared_ptr<const Backup> Disk::backup(std::string_view id) const
 Result<void> Disk::check_no_backup(const std::string &what) const
 {
     const Backup *running = backups_.first_true();
-    return running ? Error(Errc::busy, what + " while backup " + quote(running->id) + " is running")
+    return running ? Error(Errc::busy, "{} while backup {} is running", what, quote(running->id))
                    : Result<void>();
 }
 

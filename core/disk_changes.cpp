@@ -163,8 +163,8 @@ Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step,
     for (const std::string &name : changed_by(bitmap_step)) {
         TRY(backups_.check_not_busy(name));
         if (std::ranges::find(taken, name) != taken.end())
-            return Error(Errc::busy,
-                         words_for_bitmap(name) + " is in use by the backup that begins");
+            return Error(Errc::busy, "{} is in use by the backup that begins",
+                         words_for_bitmap(name));
     }
     return bitmaps.add(bitmap_step);
 }
@@ -188,14 +188,14 @@ Result<void> Disk::open_bitmaps_anew(const std::vector<std::optional<std::size_t
 {
     auto tracker = TRY(make_tracker(*image_, store_, options_));
     if (const Result<void> opened = tracker->open_after(*tracker_, kept); !opened) {
-        log_debug("bitmaps could not be opened over the open image: " + opened.error().what);
+        log_debug("bitmaps could not be opened over the open image: {}", opened.error().what);
         return open_anew();
     }
     tracker_ = std::move(tracker);
     backups_.attach(*tracker_);
     why_read_only_ = why_read_only_of(*image_, *tracker_);
     if (why_read_only_)
-        log_warning("the disk is served read-only from now on: " + why_read_only_->what);
+        log_warning("the disk is served read-only from now on: {}", why_read_only_->what);
     else if (serving_)
         make_room_for_bits();
     return {};

@@ -17,8 +17,8 @@ Result<void> Disk::check_range(Range range) const
 {
     TRY(readable());
     if (range.end > image_->disk_size() || range.begin > range.end)  // it goes round
-        return Error(Errc::invalid, "the request ends at " + hex(range.end) + ", the disk at " +
-                                        hex(image_->disk_size()));
+        return Error(Errc::invalid, "the request ends at {:#x}, the disk at {:#x}", range.end,
+                     image_->disk_size());
     return {};
 }
 

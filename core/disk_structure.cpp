@@ -27,7 +27,7 @@ namespace {
 Result<std::uint64_t> whole_sectors(std::uint64_t size)
 {
     if (size > static_cast<std::uint64_t>(INT64_MAX) - limits::sector)
-        return Error(Errc::invalid, "no disk can have " + std::to_string(size) + " bytes");
+        return Error(Errc::invalid, "no disk can have {} bytes", size);
     return align_up(size, limits::sector);
 }
 
@@ -49,7 +49,7 @@ void Disk::look_for_free()
     if (why_read_only_)
         return;
     if (const Result<void> looked = image_->allocator().look_for_free(); !looked)
-        log_debug("a look for free clusters: " + looked.error().what);
+        log_debug("a look for free clusters: {}", looked.error().what);
 }
 
 Result<void> Disk::restructure(const Restructuring &operation)
@@ -101,7 +101,7 @@ Result<void> Disk::change_structure(const Restructuring &operation)
 Result<void> Disk::give_back_after(Result<void> done)
 {
     if (const auto settled = image_->settle(); !settled)
-        log_debug("after a change of the structure: " + settled.error().what);
+        log_debug("after a change of the structure: {}", settled.error().what);
     return done;
 }
 
@@ -139,7 +139,7 @@ Result<void> Disk::open_what_is_there()
     if (cause)
         image_->store().fail(*cause);
     if (why_read_only_)
-        log_warning("the disk is served read-only from now on: " + why_read_only_->what);
+        log_warning("the disk is served read-only from now on: {}", why_read_only_->what);
     if (why_read_only_ || cause)
         return {};
     TRY(image_->begin_writing());
@@ -158,7 +158,7 @@ void Disk::make_room_for_bits()
     if (made && settled_)
         made = image_->settle();
     if (!made)
-        log_debug("a place for the last bits of bitmaps: " + made.error().what);
+        log_debug("a place for the last bits of bitmaps: {}", made.error().what);
 }
 
 Result<void> Disk::check_resize(std::uint64_t size) const
@@ -201,8 +201,7 @@ Result<void> Disk::resize_alone(std::uint64_t size)
             resize.apply(area);
             bitmaps.apply(area);
         }));
-        log_debug("the disk had " + std::to_string(image.disk_size()) + " bytes, and has " +
-                  std::to_string(size));
+        log_debug("the disk had {} bytes, and has {}", image.disk_size(), size);
         resize.finish();
         return {};
     });

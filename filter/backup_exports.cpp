@@ -20,12 +20,12 @@ constexpr std::uint32_t preferred = Qcow2File::cluster_size;
 
 std::string the_disk_of(const ServedBackup &backup)
 {
-    return "the disk as it was when backup " + quote(backup.id) + " began";
+    return formatted("the disk as it was when backup {} began", quote(backup.id));
 }
 
 std::string the_changes_of(const ServedBackup &backup, std::size_t bitmap)
 {
-    return "what bitmap " + quote(backup.source->bitmaps()[bitmap].name) + " has dirty";
+    return formatted("what bitmap {} has dirty", quote(backup.source->bitmaps()[bitmap].name));
 }
 
 class FrozenDiskExport final : public Export {
@@ -50,7 +50,7 @@ public:
 
     static std::string description_of(const ServedBackup &backup)
     {
-        return the_disk_of(backup) + ", read-only";
+        return formatted("{}, read-only", the_disk_of(backup));
     }
 
 private:
@@ -80,8 +80,8 @@ public:
 
     static std::string description_of(const ServedBackup &backup, std::size_t bitmap)
     {
-        return the_disk_of(backup) + "; block status tells " + the_changes_of(backup, bitmap) +
-               ", read-only";
+        return formatted("{}; block status tells {}, read-only", the_disk_of(backup),
+                         the_changes_of(backup, bitmap));
     }
 
 private:
@@ -116,11 +116,12 @@ public:
     static std::string description_of(const ServedBackup &backup, std::optional<std::size_t> dirty)
     {
         if (!dirty)
-            return "the bytes of a qcow2 file: " + the_disk_of(backup) + ", read-only";
+            return formatted("the bytes of a qcow2 file: {}, read-only", the_disk_of(backup));
         const std::string over =
-            backup.backing_file.empty() ? "" : ", over " + quote(backup.backing_file);
-        return "the bytes of a qcow2 file: " + the_changes_of(backup, *dirty) +
-               ", as it was when backup " + quote(backup.id) + " began" + over + ", read-only";
+            backup.backing_file.empty() ? "" : formatted(", over {}", quote(backup.backing_file));
+        return formatted(
+            "the bytes of a qcow2 file: {}, as it was when backup {} began{}, read-only",
+            the_changes_of(backup, *dirty), quote(backup.id), over);
     }
 
 private:
@@ -190,9 +191,9 @@ Result<BackupExports::What> BackupExports::find(const ServedBackup &backup, std:
     if (rest.starts_with(named))
         return is_dirty(rest.substr(named.size())) ? Result<What>(what) : none;
     if (rest == dirty_suffix && bitmaps.size() > 1)
-        return Error(Errc::invalid,
-                     "backup " + quote(backup.id) + " has several bitmaps: say which one, as in " +
-                         quote(std::string(prefix) + backup.id + "/dirty/" + bitmaps[0].name));
+        return Error(Errc::invalid, "backup {} has several bitmaps: say which one, as in {}",
+                     quote(backup.id),
+                     quote(std::string(prefix) + backup.id + "/dirty/" + bitmaps[0].name));
     if (rest == dirty_suffix && !bitmaps.empty()) {
         what.dirty = 0;
         return what;
@@ -200,9 +201,8 @@ Result<BackupExports::What> BackupExports::find(const ServedBackup &backup, std:
     if (!rest.empty())
         return none;
     if (!backup.whole)
-        return Error(Errc::invalid, "backup " + quote(backup.id) +
-                                        " keeps nothing but what is dirty: " +
-                                        quote(std::string(prefix) + backup.id + "/dirty"));
+        return Error(Errc::invalid, "backup {} keeps nothing but what is dirty: {}",
+                     quote(backup.id), quote(std::string(prefix) + backup.id + "/dirty"));
     return what;
 }
 
@@ -229,7 +229,7 @@ Result<std::unique_ptr<Export>> BackupExports::open(const std::vector<ServedBack
 {
     const What what = TRY(find(backups, name));
     if (const auto reason = what.backup->source->broken())
-        return Error(Errc::io, "backup " + quote(what.backup->id) + " is broken: " + *reason);
+        return Error(Errc::io, "backup {} is broken: {}", quote(what.backup->id), *reason);
     if (what.file)
         return std::unique_ptr<Export>(
             std::make_unique<FileExport>(*what.backup, what.dirty, TRY(file(what))));

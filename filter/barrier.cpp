@@ -12,7 +12,6 @@
 #include <string>
 
 #include "core/base/arith.h"
-#include "core/base/log.h"
 #include "filter/local_file.h"
 
 namespace qcow2 {
@@ -48,8 +47,8 @@ Result<bool> Barrier::make_durable(std::uint64_t offset, std::uint64_t length)
     const int failed = ::msync(mapped, size, MS_SYNC) == -1 ? errno : 0;
     ::munmap(mapped, size);
     if (failed != 0)
-        return Error(Errc::io, "making " + hex(length) + " bytes at " + hex(offset) +
-                                   " durable: " + std::strerror(failed));
+        return Error(Errc::io, "making {} bytes at {:#x} durable: {}", length, offset,
+                     std::strerror(failed));
     return true;
 }
 

@@ -52,8 +52,7 @@ Result<void> take_bitmap_sync(Config &config, const char *value)
 {
     const std::string_view word = value;
     if (word != "durable" && word != "on-close")
-        return invalid(std::string("bitmap-sync=") + value +
-                       ": the word must be durable or on-close");
+        return invalid(formatted("bitmap-sync={}: the word must be durable or on-close", value));
     config.disk.bitmap_sync = word == "durable" ? BitmapSync::durable : BitmapSync::on_close;
     return {};
 }
@@ -62,8 +61,7 @@ Result<void> take_bitmap_recover(Config &config, const char *value)
 {
     const std::string_view word = value;
     if (word != "keep" && word != "all-dirty")
-        return invalid(std::string("bitmap-recover=") + value +
-                       ": the word must be keep or all-dirty");
+        return invalid(formatted("bitmap-recover={}: the word must be keep or all-dirty", value));
     config.disk.recover_all_dirty = word == "all-dirty";
     return {};
 }
@@ -83,8 +81,8 @@ Result<void> take_qcow2_cache(Config &config, const char *value)
 Result<void> set_maintenance(Config &config, Maintenance maintenance)
 {
     if (config.maintenance)
-        return invalid(maintenance.key + ": one maintenance key at a time; there is " +
-                       config.maintenance->key + " already");
+        return invalid(formatted("{}: one maintenance key at a time; there is {} already",
+                                 maintenance.key, config.maintenance->key));
     config.maintenance = std::move(maintenance);
     return {};
 }
@@ -93,30 +91,29 @@ Result<void> take_bitmap_remove(Config &config, const char *value)
 {
     if (*value == '\0')
         return invalid("bitmap-remove=: the name of a bitmap is missing");
-    return set_maintenance(config,
-                           remove_maintenance(std::string("bitmap-remove=") + value, value));
+    return set_maintenance(config, remove_maintenance(formatted("bitmap-remove={}", value), value));
 }
 
 // Never by half a word: all bitmaps are lost.
 Result<void> take_bitmap_remove_all(Config &config, const char *value)
 {
-    const std::string key = std::string("bitmap-remove-all=") + value;
+    const std::string key = formatted("bitmap-remove-all={}", value);
     if (std::string_view(value) != "yes")
-        return invalid(key + ": the word must be yes");
+        return invalid(formatted("{}: the word must be yes", key));
     return set_maintenance(config, remove_maintenance(key, std::nullopt));
 }
 
 Result<void> take_qcow2_check(Config &config, const char *value)
 {
     const std::string_view word = value;
-    const std::string key = "qcow2-check=" + std::string(word);
+    const std::string key = formatted("qcow2-check={}", word);
     if (word == "report")
         return set_maintenance(config, check_maintenance(key, std::nullopt));
     if (word == "leaks")
         return set_maintenance(config, check_maintenance(key, RepairKind::leaks));
     if (word == "all")
         return set_maintenance(config, check_maintenance(key, RepairKind::all));
-    return invalid(key + ": the word must be report, leaks or all");
+    return invalid(formatted("{}: the word must be report, leaks or all", key));
 }
 
 Result<void> take_qcow2_control(Config &config, const char *value)
@@ -125,8 +122,8 @@ Result<void> take_qcow2_control(Config &config, const char *value)
         return invalid("qcow2-control=: the path of a socket is missing");
     const std::string path = TRY(absolute_path("qcow2-control", value));
     if (!config.control.empty())
-        return invalid(std::string("qcow2-control=") + value + ": there is one already, " +
-                       shell_word(config.control));
+        return invalid(formatted("qcow2-control={}: there is one already, {}", value,
+                                 shell_word(config.control)));
     config.control = path;
     return {};
 }
@@ -134,11 +131,10 @@ Result<void> take_qcow2_control(Config &config, const char *value)
 Result<void> take_qcow2_create(Config &config, const char *value)
 {
     const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-create", value, "a size")));
-    const std::string given = std::string("qcow2-create=") + value;
+    const std::string given = formatted("qcow2-create={}", value);
     TRY(check_disk_size(size).in(given));
     if (size < unlikely_size)
-        log_warning(given + ": a disk of less than 1M; was a suffix forgotten, as in " +
-                    std::to_string(size) + "G?");
+        log_warning("{}: a disk of less than 1M; was a suffix forgotten, as in {}G?", given, size);
     config.create_size = size;
     return {};
 }
@@ -147,7 +143,7 @@ Result<void> take_qcow2_discard(Config &config, const char *value)
 {
     const std::string_view word = value;
     if (word != "unmap" && word != "keep")
-        return invalid(std::string("qcow2-discard=") + value + ": the word must be unmap or keep");
+        return invalid(formatted("qcow2-discard={}: the word must be unmap or keep", value));
     config.disk.keep_clusters = word == "keep";
     return {};
 }
@@ -161,7 +157,7 @@ Result<void> take_qcow2_files(Config &config, const char *value)
 Result<void> take_qcow2_resize(Config &config, const char *value)
 {
     const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-resize", value, "a size")));
-    TRY(check_disk_size(size).in(std::string("qcow2-resize=") + value));
+    TRY(check_disk_size(size).in(formatted("qcow2-resize={}", value)));
     config.disk.size_min = size;
     return {};
 }
@@ -170,7 +166,7 @@ Result<void> take_qcow2_lock(Config &config, const char *value)
 {
     const int on = nbdkit_parse_bool(value);
     if (on == -1)
-        return invalid(std::string("qcow2-lock=") + value + ": must be on or off");
+        return invalid(formatted("qcow2-lock={}: must be on or off", value));
     config.lock = on == 1;
     if (!config.lock)
         config.named_files.do_not_lock();
@@ -189,7 +185,7 @@ Result<void> take_qcow2_revert(Config &config, const char *value)
 {
     if (*value == '\0')
         return invalid("qcow2-revert=: the ID or the name of a snapshot is missing");
-    return set_maintenance(config, revert_maintenance(std::string("qcow2-revert=") + value, value));
+    return set_maintenance(config, revert_maintenance(formatted("qcow2-revert={}", value), value));
 }
 
 Result<void> take_qcow2_scratch(Config &config, const char *value)
@@ -223,7 +219,7 @@ Result<void> take_qcow2_shrink(Config &config, const char *value)
     if (shrinking.to == 0)
         return wrong;
     return set_maintenance(config,
-                           shrink_maintenance(std::string("qcow2-shrink=") + value, shrinking));
+                           shrink_maintenance(formatted("qcow2-shrink={}", value), shrinking));
 }
 
 struct Key {
@@ -294,10 +290,9 @@ std::string make_help()
     constexpr std::size_t column = 30;
     std::string text;
     for (const Key &key : keys) {
-        std::string line(key.name);
-        line.append("=").append(key.value);
+        std::string line = formatted("{}={}", key.name, key.value);
         line.resize(std::max(line.size() + 1, column), ' ');
-        text.append(line).append(key.help).append("\n");
+        text += formatted("{}{}\n", line, key.help);
     }
     return text;
 }
@@ -326,10 +321,9 @@ Result<bool> take_key(Config &config, std::string_view key, const char *value)
     }
     // A typing error must not end in the plugin, which might take it.
     if (has_our_prefix(key))
-        return invalid("unknown parameter " + quote(key));
+        return invalid(formatted("unknown parameter {}", quote(key)));
     if (key == "dir" || key == "dirfd")
-        return invalid(std::string(key) +
-                       "=: this filter serves one image; name its file by file=");
+        return invalid(formatted("{}=: this filter serves one image; name its file by file=", key));
     if (key == "file")
         TRY(watch_file(config, value));
     if (key == "fd")
@@ -351,12 +345,9 @@ std::string advice_on(std::string_view key)
     }
     if (nearest.empty() && !has_our_prefix(key))
         return {};
-    std::string advice = "if " + quote(key) + " was meant for qcow2bitmap";
-    if (!nearest.empty())
-        advice.append(": did you mean ").append(nearest).append("=? It");
-    else
-        advice.append(": it");
-    return advice + " has these parameters:\n" + config_help();
+    return formatted("if {} was meant for qcow2bitmap: {} has these parameters:\n{}", quote(key),
+                     nearest.empty() ? "it" : formatted("did you mean {}=? It", nearest),
+                     config_help());
 }
 
 const char *config_help()

@@ -166,7 +166,7 @@ void ControlServer::look_at_leases_well()
         return {};
     });
     if (!done)
-        log_debug("control: " + done.error().what);
+        log_debug("control: {}", done.error().what);
 }
 
 // --- Input and output.
@@ -353,8 +353,9 @@ bool ControlServer::drop_silent()
             silent = client.get();
     if (!silent)
         return false;
-    log_debug("control: there are " + std::to_string(clients_max) +
-              " clients; the one that was silent the longest is dropped for another");
+    log_debug("control: there are {} clients; the one that was silent the longest is dropped for "
+              "another",
+              clients_max);
     clients_.erase(silent->id);
     return true;
 }

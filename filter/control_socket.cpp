@@ -37,12 +37,12 @@ private:
 
 Error failed(const std::string &path, const std::string &what)
 {
-    return Error(Errc::invalid, shell_word(path) + ": " + what);
+    return Error(Errc::invalid, "{}: {}", shell_word(path), what);
 }
 
 Error failed_with_errno(const std::string &path, const std::string &what)
 {
-    return failed(path, what + ": " + std::strerror(errno));
+    return failed(path, formatted("{}: {}", what, std::strerror(errno)));
 }
 
 int new_socket() { return ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
@@ -81,10 +81,9 @@ Result<std::unique_ptr<ControlSocket>> ControlSocket::bind(const std::string &pa
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path)
-        return failed(path, "has " + std::to_string(path.size()) +
-                                " bytes, and the path of a socket at most " +
-                                std::to_string(sizeof address.sun_path - 1) +
-                                "; give a shorter one");
+        return failed(
+            path, formatted("has {} bytes, and the path of a socket at most {}; give a shorter one",
+                            path.size(), sizeof address.sun_path - 1));
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     TRY(make_place(path, address));
     Descriptor listening(new_socket());

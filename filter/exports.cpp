@@ -97,7 +97,7 @@ public:
 
     static std::string describe(const Snapshot &snapshot)
     {
-        return words_for(snapshot) + " of " + utc(snapshot.date_seconds) + ", read-only";
+        return formatted("{} of {}, read-only", words_for(snapshot), utc(snapshot.date_seconds));
     }
 
 private:
@@ -165,7 +165,7 @@ std::string names_of(const std::vector<ExportName> &exports)
     std::string names;
     for (const ExportName &one : exports) {
         if (names.size() > listed_bytes_max)
-            return names + ", ... (nbdinfo --list shows all)";
+            return formatted("{}, ... (nbdinfo --list shows all)", names);
         names += (names.empty() ? "" : ", ") + quote(one.name);
     }
     return names;
@@ -191,7 +191,7 @@ std::vector<ExportName> Exports::list()
     if (const auto snapshots = disk_.snapshots())
         list_snapshots(*snapshots, exports);
     else
-        log_debug("no snapshots are listed: " + snapshots.error().what);
+        log_debug("no snapshots are listed: {}", snapshots.error().what);
     return exports;
 }
 
@@ -199,7 +199,7 @@ Result<std::unique_ptr<Export>> Exports::open(std::string_view name)
 {
     if (name.empty())
         return std::unique_ptr<Export>(new LiveExport(disk_));
-    const std::string context = "export " + quote(name);
+    const std::string context = formatted("export {}", quote(name));
     if (name.starts_with(snapshot_prefix))
         return std::unique_ptr<Export>(std::make_unique<SnapshotExport>(
             TRY(disk_.open_snapshot(name.substr(snapshot_prefix.size())).in(context)),
@@ -209,7 +209,7 @@ Result<std::unique_ptr<Export>> Exports::open(std::string_view name)
         if (opened || opened.error().code != Errc::not_found)
             return std::move(opened).in(context);
     }
-    return Error(Errc::not_found, "there is no " + context + "; there are " + names_of(list()));
+    return Error(Errc::not_found, "there is no {}; there are {}", context, names_of(list()));
 }
 
 }  // namespace qcow2

@@ -49,8 +49,8 @@ Result<void> same_bytes(NextContext &context, const LocalFile &file, std::uint64
     TRY(context.read(offset, through_layer));
     TRY(file.read(offset, in_file));
     if (through_layer != in_file)
-        return not_proven("at " + hex(offset) + " the layer below shows other bytes than " +
-                          file.path() + " has");
+        return not_proven(formatted("at {:#x} the layer below shows other bytes than {} has",
+                                    offset, file.path()));
     return {};
 }
 
@@ -67,7 +67,7 @@ Result<void> reads_zero(NextContext &context, std::uint64_t from, std::uint64_t 
         const MutableBytes part = sub(MutableBytes(bytes), 0, std::min(sample, to - offset));
         TRY(context.read(offset, part));
         if (!all_zero(part))
-            return not_proven("the new space does not read as zeros at " + hex(offset));
+            return not_proven(formatted("the new space does not read as zeros at {:#x}", offset));
         if (last)
             return {};
         distance = distance == 0 ? sample : distance * 2;
@@ -135,17 +135,17 @@ Result<void> Growth::check_file(const NextContext &context, std::uint64_t size) 
     if (!context.can_write())
         return not_proven("the layer below is read-only");
     if (!file_.writable())
-        return not_proven(file_.path() + " may not be written");
+        return not_proven(formatted("{} may not be written", file_.path()));
     const LocalFile::Held held = file_.held_by_layer();
     if (held == LocalFile::Held::unknown)
-        return Error(Errc::no_space,
-                     "it cannot be found out now how the layer below holds " + file_.path());
+        return Error(Errc::no_space, "it cannot be found out now how the layer below holds {}",
+                     file_.path());
     if (held != LocalFile::Held::for_writing)
-        return not_proven("the layer below does not hold " + file_.path() + " for writing");
+        return not_proven(formatted("the layer below does not hold {} for writing", file_.path()));
     const std::uint64_t length = TRY(file_.length());
     if (file_.regular() && length != size)
-        return not_proven("the layer below has " + std::to_string(size) + " bytes, and " +
-                          file_.path() + " has " + std::to_string(length));
+        return not_proven(
+            formatted("the layer below has {} bytes, and {} has {}", size, file_.path(), length));
     return {};
 }
 
@@ -170,8 +170,8 @@ Result<void> Growth::check(NextContext &context)
 Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64_t to)
 {
     if (context.size() != to)
-        return not_proven("the file has " + std::to_string(to) +
-                          " bytes now, and the layer below " + std::to_string(context.size()));
+        return not_proven(
+            formatted("the file has {} bytes now, and the layer below {}", to, context.size()));
     if (!context.can_write())
         return not_proven("the layer below has become read-only");
     TRY(reads_zero(context, from, to));
@@ -181,8 +181,8 @@ Result<void> Growth::prove(NextContext &context, std::uint64_t from, std::uint64
     TRY(context.write(to - proof_bytes, random));
     TRY(file_.read(to - proof_bytes, found));
     if (found != random)
-        return not_proven("what is written below does not arrive in " + file_.path() + " at " +
-                          hex(to - proof_bytes));
+        return not_proven(formatted("what is written below does not arrive in {} at {:#x}",
+                                    file_.path(), to - proof_bytes));
     TRY(file_.truncate(from));
     TRY(file_.truncate(to));
     return reads_zero(context, to - proof_bytes, to);
@@ -202,14 +202,15 @@ Result<std::unique_ptr<NextContext>> Growth::open_on_file(const OpenContext &ope
             return context;
         if (context && before.all_seen && now.all_seen && !may_reach_beyond() &&
             file_.still_named())
-            return not_proven("the layer below opens another file than " + file_.path());
-        log_debug(context ? "the name leads to another file than " + file_.path() + " did"
+            return not_proven(
+                formatted("the layer below opens another file than {}", file_.path()));
+        log_debug(context ? formatted("the name leads to another file than {} did", file_.path())
                           : context.error().what);
     }
     if (!may_reach_beyond())
         return Error(Errc::no_space,
-                     "the layer below cannot be opened anew, and it is not proven that it shows " +
-                         file_.path());
+                     "the layer below cannot be opened anew, and it is not proven that it shows {}",
+                     file_.path());
     return none;
 }
 
@@ -229,7 +230,7 @@ Result<Growth::Grown> Growth::grow(const NextContext &old, std::uint64_t size,
                                    std::uint64_t size_min, const OpenContext &open)
 {
     if (!file_.regular())
-        return Error(Errc::no_space, file_.path() + " ends at " + hex(size));
+        return Error(Errc::no_space, "{} ends at {:#x}", file_.path(), size);
     if (const auto checked = check_file(old, size); !checked)
         return as_unproven(checked.error());
     std::string why;
@@ -242,12 +243,11 @@ Result<Growth::Grown> Growth::grow(const NextContext &old, std::uint64_t size,
             return grown;
         }
         why = grown.error().what;
-        log_debug("growing to " + hex(length) + ": " + why);
+        log_debug("growing to {:#x}: {}", length, why);
         if (grown.error().code != Errc::no_space)
             return as_unproven(std::move(grown).error());
     }
-    return Error(Errc::no_space,
-                 "the file cannot grow to " + std::to_string(size_min) + " bytes: " + why);
+    return Error(Errc::no_space, "the file cannot grow to {} bytes: {}", size_min, why);
 }
 
 Result<Growth::Grown> Growth::follow(NextContext &old, std::uint64_t size, const OpenContext &open)
@@ -260,7 +260,8 @@ Result<Growth::Grown> Growth::follow(NextContext &old, std::uint64_t size, const
     if (context && context->size() != length)
         context.reset();
     if (!context && !may_reach_beyond())
-        return Error(Errc::no_space, "it is not proven that the layer below shows " + file_.path());
+        return Error(Errc::no_space, "it is not proven that the layer below shows {}",
+                     file_.path());
     return Grown{std::move(context), length};
 }
 
@@ -271,7 +272,7 @@ Result<void> Growth::cut(std::uint64_t size)
         return {};
     // Not ours any more if somebody else has changed the length.
     if (const std::uint64_t length = TRY(file_.length()); length != added_to_)
-        return Error(Errc::io, file_.path() + ": the length was changed by somebody else");
+        return Error(Errc::io, "{}: the length was changed by somebody else", file_.path());
     TRY(file_.truncate(target));
     added_to_ = target;
     return {};

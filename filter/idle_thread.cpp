@@ -133,7 +133,7 @@ void IdleThread::cool()
 {
     const Result<void> done = guarded([this] { return disk_.cool(); });
     if (!done)
-        log_debug("bitmaps: " + done.error().what);
+        log_debug("bitmaps: {}", done.error().what);
 }
 
 void IdleThread::settle()
@@ -142,7 +142,7 @@ void IdleThread::settle()
     // Tried again after the next quiet time; said once.
     if (!done && done.error().what != last_failure_) {
         last_failure_ = done.error().what;
-        log_warning("storing what is left while the disk is idle: " + last_failure_);
+        log_warning("storing what is left while the disk is idle: {}", last_failure_);
     }
 }
 

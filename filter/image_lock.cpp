@@ -66,16 +66,17 @@ Result<void> ImageLock::lock(int byte)
     if (::fcntl(file_.descriptor(), F_OFD_SETLK, &record) == 0)
         return {};
     if (is_conflict(errno))
-        return Error(Errc::busy, file_.path() + ": another process has locked it for itself");
-    return Error(Errc::unsupported, file_.path() + ": no locks (" + std::strerror(errno) +
-                                        "): nothing keeps QEMU and others off this file");
+        return Error(Errc::busy, "{}: another process has locked it for itself", file_.path());
+    return Error(Errc::unsupported,
+                 "{}: no locks ({}): nothing keeps QEMU and others off this file", file_.path(),
+                 std::strerror(errno));
 }
 
 void ImageLock::unlock(int byte)
 {
     struct flock record = lock_record(F_UNLCK, byte);
     if (::fcntl(file_.descriptor(), F_OFD_SETLK, &record) == -1)
-        log_debug(file_.path() + ": unlocking: " + std::strerror(errno));
+        log_debug("{}: unlocking: {}", file_.path(), std::strerror(errno));
 }
 
 bool ImageLock::held_by_others(int byte) const
@@ -91,12 +92,16 @@ Result<void> ImageLock::look_for_others(Kind kind) const
         if (!held_by_others(opposite(byte)))
             continue;
         if (opposite(byte) == use(write_data) || opposite(byte) == use(resize))
-            return Error(Errc::busy, file_.path() +
-                                         ": another process has it open for writing, for instance "
-                                         "a virtual machine that runs");
-        return Error(Errc::busy, file_.path() +
-                                     ": another process reads it and allows nobody to write, for "
-                                     "instance qemu-img, or a second server");
+            return Error(
+                Errc::busy,
+                "{}: another process has it open for writing, for instance a virtual machine "
+                "that runs",
+                file_.path());
+        return Error(
+            Errc::busy,
+            "{}: another process reads it and allows nobody to write, for instance qemu-img, "
+            "or a second server",
+            file_.path());
     }
     return {};
 }

@@ -74,7 +74,7 @@ LocalFile::~LocalFile() { ::close(descriptor_); }
 
 Error LocalFile::failed(const std::string &what, int cause) const
 {
-    return Error(to_errc(cause), shell_word(path_) + ": " + what + ": " + std::strerror(cause));
+    return Error(to_errc(cause), "{}: {}: {}", shell_word(path_), what, std::strerror(cause));
 }
 
 Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
@@ -82,10 +82,10 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
     // Looked at before it is opened: opening a pipe would wait, a tape wind.
     struct stat status;
     if (::stat(path.c_str(), &status) == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
+        return Error(to_errc(errno), "{}: {}", shell_word(path), words_for_errno(errno));
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
-        return Error(Errc::invalid,
-                     shell_word(path) + ": neither a regular file nor a block device");
+        return Error(Errc::invalid, "{}: neither a regular file nor a block device",
+                     shell_word(path));
 
     constexpr int flags = O_CLOEXEC | O_NOCTTY;
     int why_not_writable = 0;
@@ -95,7 +95,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open(const std::string &path)
         descriptor = patiently([&] { return ::open(path.c_str(), O_RDONLY | flags); });
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
+        return Error(to_errc(errno), "{}: {}", shell_word(path), words_for_errno(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -106,12 +106,12 @@ Result<std::unique_ptr<LocalFile>> LocalFile::adopt(const std::string &path, int
     if (::fstat(descriptor, &status) == -1) {
         const int cause = errno;
         ::close(descriptor);
-        return Error(to_errc(cause), shell_word(path) + ": " + std::strerror(cause));
+        return Error(to_errc(cause), "{}: {}", shell_word(path), std::strerror(cause));
     }
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
         ::close(descriptor);
-        return Error(Errc::invalid,
-                     shell_word(path) + ": neither a regular file nor a block device");
+        return Error(Errc::invalid, "{}: neither a regular file nor a block device",
+                     shell_word(path));
     }
     return std::unique_ptr<LocalFile>(new LocalFile(path, descriptor, why_not_writable, status));
 }
@@ -135,7 +135,7 @@ Result<std::unique_ptr<LocalFile>> LocalFile::open_beneath(int directory, const 
         descriptor = patiently(open);
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(path) + ": " + words_for_errno(errno));
+        return Error(to_errc(errno), "{}: {}", shell_word(path), words_for_errno(errno));
     return adopt(path, descriptor, why_not_writable);
 }
 
@@ -152,8 +152,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &
             ::unlink(path.c_str());
     }
     if (descriptor == -1)
-        return Error(to_errc(errno), shell_word(directory) +
-                                         ": no file can be made there: " + words_for_errno(errno));
+        return Error(to_errc(errno), "{}: no file can be made there: {}", shell_word(directory),
+                     words_for_errno(errno));
     return adopt(directory, descriptor, 0);
 }
 
@@ -235,7 +235,7 @@ LocalFile::Holders LocalFile::holders() const
     Holders listed;
     if (count_listed(listed))
         return listed;
-    log_debug("/proc/self/fd: " + std::string(std::strerror(errno)));
+    log_debug("/proc/self/fd: {}", std::strerror(errno));
     constexpr rlim_t few = 1 << 16;
     rlimit limit;
     const rlim_t end = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
@@ -264,9 +264,9 @@ Result<void> LocalFile::read(std::uint64_t offset, MutableBytes bytes) const
         if (n == -1 && errno == EINTR)
             continue;
         if (n == -1)
-            return failed("reading at " + hex(offset), errno);
+            return failed(formatted("reading at {:#x}", offset), errno);
         if (n == 0)
-            return Error(Errc::io, shell_word(path_) + ": the file ends at " + hex(offset));
+            return Error(Errc::io, "{}: the file ends at {:#x}", shell_word(path_), offset);
         offset += static_cast<std::uint64_t>(n);
         bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
@@ -281,7 +281,7 @@ Result<void> LocalFile::write(std::uint64_t offset, Bytes bytes)
         if (n == -1 && errno == EINTR)
             continue;
         if (n == -1)
-            return failed("writing at " + hex(offset), errno);
+            return failed(formatted("writing at {:#x}", offset), errno);
         offset += static_cast<std::uint64_t>(n);
         bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
@@ -303,10 +303,10 @@ Result<void> LocalFile::truncate(std::uint64_t length)
         length > limit.rlim_cur && length > TRY(this->length()))
         return failed("the limit of this process for files (ulimit -f)", EFBIG);
     if (length > static_cast<std::uint64_t>(INT64_MAX))
-        return failed("a length of " + hex(length), EFBIG);
+        return failed(formatted("a length of {:#x}", length), EFBIG);
     while (::ftruncate(descriptor_, static_cast<off_t>(length)) == -1) {
         if (errno != EINTR)
-            return failed("setting the length to " + hex(length), errno);
+            return failed(formatted("setting the length to {:#x}", length), errno);
     }
     return {};
 }
@@ -319,10 +319,9 @@ Result<void> LocalFile::allocate(int mode, const char *what, std::uint64_t offse
     while (::fallocate(descriptor_, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                        static_cast<off_t>(length)) == -1) {
         if (errno == EOPNOTSUPP || errno == ENODEV || errno == EINVAL)
-            return Error(Errc::unsupported,
-                         shell_word(path_) + ": " + what + ": not possible here");
+            return Error(Errc::unsupported, "{}: {}: not possible here", shell_word(path_), what);
         if (errno != EINTR)
-            return failed(what + (" at " + hex(offset)), errno);
+            return failed(formatted("{} at {:#x}", what, offset), errno);
     }
     return {};
 }

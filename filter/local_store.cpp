@@ -42,14 +42,14 @@ ByteStore::Stretch LocalStore::stretch(std::uint64_t offset, std::uint64_t lengt
 Result<void> LocalStore::write(std::uint64_t offset, Bytes bytes)
 {
     if (!fits(offset, bytes.size(), size_))
-        return Error(Errc::no_space, file_.path() + " is too short");
+        return Error(Errc::no_space, "{} is too short", file_.path());
     return file_.write(offset, bytes);
 }
 
 Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)
 {
     if (!fits(offset, length, size_))
-        return Error(Errc::no_space, file_.path() + " is too short");
+        return Error(Errc::no_space, "{} is too short", file_.path());
     if (may_unmap ? file_.punch(offset, length) : file_.zero(offset, length))
         return {};
     // Whatever was in the way may not be in that of a write.
@@ -63,7 +63,7 @@ Result<void> LocalStore::zero(std::uint64_t offset, std::uint64_t length, bool m
 Result<void> LocalStore::discard(std::uint64_t offset, std::uint64_t length)
 {
     if (!fits(offset, length, size_))
-        return Error(Errc::no_space, file_.path() + " is too short");
+        return Error(Errc::no_space, "{} is too short", file_.path());
     return file_.punch(offset, length);
 }
 
@@ -73,7 +73,7 @@ Result<void> LocalStore::grow(std::uint64_t size_min)
     if (size_min <= size_)
         return {};
     if (!can_grow())
-        return Error(Errc::no_space, file_.path() + " cannot grow");
+        return Error(Errc::no_space, "{} cannot grow", file_.path());
     TRY(file_.truncate(size_min));
     size_ = size_min;
     return {};

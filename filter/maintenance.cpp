@@ -25,8 +25,8 @@ Result<Maintenance::Outcome> cannot_be_followed(Error error)
 {
     if (error.code != Errc::corrupt)
         return error;
-    return Maintenance::Outcome{printable(error.what) + "\nthe rest cannot be checked\n",
-                                Maintenance::corrupt};
+    return Maintenance::Outcome{
+        formatted("{}\nthe rest cannot be checked\n", printable(error.what)), Maintenance::corrupt};
 }
 
 // A bitmap is nothing that could be repaired.
@@ -56,7 +56,7 @@ Result<Maintenance::Outcome> put_right(ByteStore &store, RepairKind kind)
         return cannot_be_followed(std::move(repaired).error());
     std::string text = repaired->changed ? repaired->before.text() : text_of(repaired->before);
     if (repaired->changed)
-        text += "repaired; now:\n" + text_of(repaired->after);
+        text += formatted("repaired; now:\n{}", text_of(repaired->after));
     return Maintenance::Outcome{text, exit_code_of(repaired->after)};
 }
 
@@ -71,7 +71,7 @@ std::string exact_size(std::uint64_t bytes)
         unit = units.front();
         units.remove_prefix(1);
     }
-    return std::to_string(number) + (unit ? std::string(1, unit) : "");
+    return unit ? formatted("{}{}", number, unit) : std::to_string(number);
 }
 
 // A number without its suffix is a size, too, and leaves next to nothing of a disk: so little
@@ -79,17 +79,15 @@ std::string exact_size(std::uint64_t bytes)
 Result<void> check_shrinking(const Shrinking &shrinking, std::uint64_t size)
 {
     constexpr std::uint64_t unlikely_size = 1 << 20, unlikely_part = 100;
-    const std::string is = "the disk has " + exact_size(size);
+    const std::string is = formatted("the disk has {}", exact_size(size));
     if (shrinking.from && *shrinking.from != size)
-        return Error(Errc::invalid,
-                     is + ", not " + exact_size(*shrinking.from) + "; nothing was cut");
+        return Error(Errc::invalid, "{}, not {}; nothing was cut", is, exact_size(*shrinking.from));
     if (!shrinking.from && (shrinking.to < unlikely_size || shrinking.to < size / unlikely_part))
         return Error(
             Errc::invalid,
-            is + ", and " + exact_size(shrinking.to) +
-                " would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
-                "from which size to which: qcow2-shrink=" +
-                exact_size(size) + ":" + exact_size(shrinking.to));
+            "{}, and {} would be left; was a suffix (K, M, G, T) forgotten? If that is meant, say "
+            "from which size to which: qcow2-shrink={}:{}",
+            is, exact_size(shrinking.to), exact_size(size), exact_size(shrinking.to));
     return {};
 }
 
@@ -100,13 +98,13 @@ std::string data_behind(Disk &disk, std::uint64_t place)
     while (place < disk.size()) {
         const auto extents = disk.block_status(GuestOffset(place), disk.size() - place);
         if (!extents)
-            return "what cannot be found out: " + extents.error().what;
+            return formatted("what cannot be found out: {}", extents.error().what);
         for (const Extent &extent : *extents) {
             data += extent.zero ? 0 : extent.length;
             place += extent.length;
         }
     }
-    return std::to_string(data) + " bytes of data";
+    return formatted("{} bytes of data", data);
 }
 
 Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options,
@@ -114,16 +112,16 @@ Result<Maintenance::Outcome> shrink(ByteStore &store, const DiskOptions &options
 {
     const auto disk = TRY(Disk::open(store, options));
     const std::uint64_t size = disk->size();
-    const std::string was = "the disk has " + std::to_string(size) + " bytes";
+    const std::string was = formatted("the disk has {} bytes", size);
     if (size <= shrinking.to)
-        return Maintenance::Outcome{was + ": nothing to cut\n"};
+        return Maintenance::Outcome{formatted("{}: nothing to cut\n", was)};
     TRY(check_shrinking(shrinking, size));
     TRY(disk->check_resize(shrinking.to));
     // Said before it is done, for it cannot be undone.
-    log_warning(key + ": " + was + "; the last " + std::to_string(size - shrinking.to) +
-                " are cut off, and with them " + data_behind(*disk, shrinking.to));
+    log_warning("{}: {}; the last {} are cut off, and with them {}", key, was, size - shrinking.to,
+                data_behind(*disk, shrinking.to));
     TRY(disk->resize(shrinking.to));
-    const std::string is = ", and now " + std::to_string(disk->size()) + "\n";
+    const std::string is = formatted(", and now {}\n", disk->size());
     TRY(disk->close());
     return Maintenance::Outcome{was + is};
 }
@@ -135,12 +133,13 @@ Result<Maintenance::Outcome> revert(ByteStore &store, const DiskOptions &options
     const SnapshotTable table{TRY(disk->snapshots())};
     const std::string snapshot = words_for(*TRY(find_snapshot(table, id_or_name)));
     const std::uint64_t size = disk->size();
-    log_warning(key + ": the disk becomes what " + snapshot +
-                " is; what it has now is lost where no other snapshot has it");
+    log_warning("{}: the disk becomes what {} is; what it has now is lost where no other snapshot "
+                "has it",
+                key, snapshot);
     TRY(disk->revert(id_or_name));
-    std::string text = "the disk is now what " + printable(snapshot) + " is";
+    std::string text = formatted("the disk is now what {} is", printable(snapshot));
     if (disk->size() != size)
-        text += ", with " + std::to_string(disk->size()) + " bytes; it had " + std::to_string(size);
+        text += formatted(", with {} bytes; it had {}", disk->size(), size);
     text += "\n";
     for (const ReportLine &line : disk->report(true))
         text += printable(line.text) + "\n";
@@ -153,8 +152,8 @@ std::string what_is_lost(const Disk &disk, const std::optional<std::string> &nam
 {
     std::string text;
     for (const ReportLine &line : disk.report(true))
-        if (!name || line.text.starts_with("bitmap " + quote(*name) + ","))
-            text += "removed: " + line.text + "\n";
+        if (!name || line.text.starts_with(formatted("bitmap {},", quote(*name))))
+            text += formatted("removed: {}\n", line.text);
     return text.empty() ? "removed: bitmaps whose directory could not be read\n" : text;
 }
 

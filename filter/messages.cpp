@@ -56,10 +56,10 @@ const Loaded &loaded()
 
 void warn(const std::string &line)
 {
-    const std::string warning = "qcow2bitmap: warning: " + printable(line);
+    const std::string warning = formatted("qcow2bitmap: warning: {}", printable(line));
     switch (place_of_warnings(loaded().arguments, ::getpid() != loaded().process)) {
     case WarningPlace::standard_error:
-        std::fputs(("nbdkit: " + warning + "\n").c_str(), stderr);
+        std::fputs(formatted("nbdkit: {}\n", warning).c_str(), stderr);
         break;
     case WarningPlace::system_log: ::syslog(LOG_DAEMON | LOG_WARNING, "%s", warning.c_str()); break;
     case WarningPlace::nowhere: break;

@@ -53,8 +53,8 @@ Result<std::string> resolved(const std::string &path, std::string *got_to = null
     const int cause = errno;
     if (got_to)
         *got_to = buffer;  // glibc fills it if something is missing or closed
-    return Error(cause == ENOENT ? Errc::not_found : Errc::io,
-                 shell_word(path) + ": " + words_for_errno(cause));
+    return Error(cause == ENOENT ? Errc::not_found : Errc::io, "{}: {}", shell_word(path),
+                 words_for_errno(cause));
 }
 
 // As resolved() would call it if it were there.
@@ -80,8 +80,9 @@ const char *below(const std::string &path, const std::string &directory)
 Error not_allowed(const std::string &what)
 {
     const std::string directory = what.substr(0, std::max<std::size_t>(what.rfind('/'), 1));
-    return Error(Errc::read_only, shell_word(what) + ": the image names this file; qcow2-files=" +
-                                      shell_word(directory) + " allows it to be opened");
+    return Error(Errc::read_only,
+                 "{}: the image names this file; qcow2-files={} allows it to be opened",
+                 shell_word(what), shell_word(directory));
 }
 
 std::string folder_of(const std::string &path) { return path.substr(0, path.rfind('/') + 1); }
@@ -104,14 +105,16 @@ Error with_origin(Error error, const std::string &name, const ChainPlace &namer)
     std::error_code ignored;
     if (name[0] == '/' || !std::filesystem::is_symlink(namer.path, ignored))
         return error;
-    error.what += "; its name, " + quote(name) +
-                  ", is looked for in the folder of the symbolic link " + shell_word(namer.path) +
-                  ", by which the image was reached";
+    error.what += formatted(
+        "; its name, {}, is looked for in the folder of the symbolic link {}, by which the image "
+        "was reached",
+        quote(name), shell_word(namer.path));
     const auto image = resolved(namer.path);
     if (image && namer.identities.size() <= 1)  // it is the disk itself
-        error.what += "; file=" + shell_word(*image) + " looks for it in the folder of the image";
+        error.what +=
+            formatted("; file={} looks for it in the folder of the image", shell_word(*image));
     else if (image)
-        error.what += "; the image itself is " + shell_word(*image);
+        error.what += formatted("; the image itself is {}", shell_word(*image));
     return error;
 }
 
@@ -128,7 +131,7 @@ Result<void> NamedFiles::allow(const std::string &directory)
     const std::string path = TRY(resolved(directory));
     const int descriptor = ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (descriptor == -1)
-        return Error(Errc::invalid, shell_word(path) + ": " + words_for_errno(errno));
+        return Error(Errc::invalid, "{}: {}", shell_word(path), words_for_errno(errno));
     directories_.push_back({path, descriptor});
     return {};
 }
@@ -158,18 +161,21 @@ Result<NamedFile> NamedFiles::open(const std::string &name, const ChainPlace &na
     if (name.empty() || name.find('\0') != std::string::npos)
         return Error(Errc::invalid, "the image names a file without a name");
     if (!is_local_path(name))
-        return Error(Errc::unsupported, quote(name) + ": the image names something that is no path "
-                                                      "of a local file, which is not supported");
+        return Error(Errc::unsupported,
+                     "{}: the image names something that is no path of a local file, which is not "
+                     "supported",
+                     quote(name));
     if (name[0] != '/') {
         if (namer.path.empty())
-            return Error(Errc::invalid,
-                         quote(name) + ": a relative name, but the image is no local file");
+            return Error(Errc::invalid, "{}: a relative name, but the image is no local file",
+                         quote(name));
         // /proc/self/fd/7, /dev/stdin.
         const auto folder = resolved(folder_of(namer.path));
         if (folder && folder->starts_with("/proc/"))
-            return Error(Errc::invalid, quote(name) +
-                                            ": a relative name, but the image was given as a "
-                                            "descriptor, which has no folder; give its path");
+            return Error(Errc::invalid,
+                         "{}: a relative name, but the image was given as a descriptor, which has "
+                         "no folder; give its path",
+                         quote(name));
     }
     auto file = open_path(name, namer, writable);
     if (!file)
@@ -195,9 +201,10 @@ Result<NamedFile> NamedFiles::open_path(const std::string &name, const ChainPlac
     const std::string identity = file->identity();
     // Before it is locked: the chain itself would be in its way.
     if (std::ranges::find(namer.identities, identity) != namer.identities.end())
-        return Error(Errc::corrupt, shell_word(path) +
-                                        ": the chain is a loop: this is the image that "
-                                        "names the file, or one above it");
+        return Error(Errc::corrupt,
+                     "{}: the chain is a loop: this is the image that names the file, or one above "
+                     "it",
+                     shell_word(path));
     const bool for_writing = writable && file->writable();
     auto store = std::make_unique<NamedFileStore>(std::move(file), size);
     if (lock_)

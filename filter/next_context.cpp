@@ -29,9 +29,8 @@ int errno_of(int cause) { return cause != 0 ? cause : EIO; }
 Error failed(const char *what, const Range &range, int cause)
 {
     const bool full = cause == ENOSPC || cause == EDQUOT || cause == EFBIG;
-    return Error(full ? Errc::no_space : Errc::io,
-                 std::string(what) + " " + std::to_string(range.length()) + " bytes at " +
-                     hex(range.begin) + ": " + std::strerror(errno_of(cause)));
+    return Error(full ? Errc::no_space : Errc::io, "{} {} bytes at {:#x}: {}", what, range.length(),
+                 range.begin, std::strerror(errno_of(cause)));
 }
 
 }  // namespace
@@ -131,10 +130,11 @@ Result<void> NextContext::ask_block_size()
         maximum = UINT32_MAX;
     }
     if (minimum > block_bytes_max)
-        return Error(Errc::unsupported, "the layer below takes no requests of less than " +
-                                            std::to_string(minimum) +
-                                            " bytes; put nbdkit's blocksize filter between: "
-                                            "--filter=qcow2bitmap --filter=blocksize");
+        return Error(
+            Errc::unsupported,
+            "the layer below takes no requests of less than {} bytes; put nbdkit's blocksize "
+            "filter between: --filter=qcow2bitmap --filter=blocksize",
+            minimum);
     limits_.minimum = minimum;
     limits_.maximum = align_down(std::min<std::uint64_t>(maximum, request_bytes_max), minimum);
     return {};
@@ -183,7 +183,7 @@ Result<void> NextContext::flush()
 {
     int cause = 0;
     if (call([&] { return next_->flush(next_, 0, &cause); }) == -1)
-        return Error(Errc::io, std::string("flushing: ") + std::strerror(errno_of(cause)));
+        return Error(Errc::io, "flushing: {}", std::strerror(errno_of(cause)));
     return {};
 }
 

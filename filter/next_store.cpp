@@ -32,8 +32,8 @@ Result<void> checked(std::uint64_t offset, std::uint64_t length, std::uint64_t s
 {
     if (fits(offset, length, size))
         return {};
-    return Error(Errc::no_space, "the layer below ends at " + hex(size) + ", before " +
-                                     hex(offset) + " + " + std::to_string(length));
+    return Error(Errc::no_space, "the layer below ends at {:#x}, before {:#x} + {}", size, offset,
+                 length);
 }
 
 }  // namespace
@@ -100,7 +100,7 @@ void NextStore::cut_file()
     if (!growth_ || !cut_to_)
         return;
     if (const auto done = growth_->cut(*std::exchange(cut_to_, std::nullopt)); !done)
-        log_warning("the file keeps its length: " + done.error().what);
+        log_warning("the file keeps its length: {}", done.error().what);
 }
 
 Result<std::unique_ptr<NextContext>> NextStore::open_context()
@@ -115,10 +115,8 @@ void NextStore::allow_growth(LocalFile &file)
     const Result<void> proven = growth_->check(*context_);
     if (!proven) {
         keep_size(proven.error().what);
-        log_debug("the file below will not grow" +
-                  std::string(proven.error().code == Errc::unsupported
-                                  ? ": "
-                                  : ", as far as is known now: ") +
+        log_debug("the file below will not grow{}: {}",
+                  proven.error().code == Errc::unsupported ? "" : ", as far as is known now",
                   why_no_growth());
     }
     can_grow_ = proven || proven.error().code != Errc::unsupported;
@@ -296,8 +294,8 @@ Result<void> NextStore::grow(std::uint64_t size_min)
     if (size_min <= size())
         return {};
     if (!can_grow())
-        return Error(Errc::no_space, "the layer below ends at " + hex(size()) + " and cannot grow" +
-                                         (why_no_growth().empty() ? "" : ": ") + why_no_growth());
+        return Error(Errc::no_space, "the layer below ends at {:#x} and cannot grow{}{}", size(),
+                     why_no_growth().empty() ? "" : ": ", why_no_growth());
     // What is reached by our own descriptor once is so to the end.
     Growth::OpenContext open;
     if (!beyond_)
@@ -313,10 +311,10 @@ Result<void> NextStore::grow(std::uint64_t size_min)
     if (size_min <= size())
         return {};
     if (grown)
-        return Error(Errc::no_space, file_->path() + " ends at " + hex(size()));
+        return Error(Errc::no_space, "{} ends at {:#x}", file_->path(), size());
     if (grown.error().code != Errc::unsupported)
         return std::move(grown).error();
-    log_warning("the file will not grow from here on: " + grown.error().what);
+    log_warning("the file will not grow from here on: {}", grown.error().what);
     can_grow_ = false;
     keep_size(grown.error().what);
     return Error(Errc::no_space, why_no_growth());
@@ -327,8 +325,8 @@ Result<void> NextStore::take_up(Growth::Grown grown, bool fresh)
 {
     if (fresh)
         fresh_from_ = std::min<std::uint64_t>(fresh_from_.load(), size());
-    log_debug(file_->path() + " has " + std::to_string(grown.length) + " bytes now" +
-              (grown.context ? "" : "; what is new is reached by our own descriptor"));
+    log_debug("{} has {} bytes now{}", file_->path(), grown.length,
+              grown.context ? "" : "; what is new is reached by our own descriptor");
     if (grown.context)
         return switch_to(std::move(grown.context));
     reach_beyond(grown.length);

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "core/base/arith.h"
-#include "core/base/log.h"
 
 namespace qcow2 {
 
@@ -73,7 +72,7 @@ Result<void> RehearsalStore::zero(std::uint64_t offset, std::uint64_t length, bo
 
 Result<void> RehearsalStore::grow(std::uint64_t)
 {
-    return Error(Errc::no_space, "it ends at " + hex(size()) + " and cannot grow");
+    return Error(Errc::no_space, "it ends at {:#x} and cannot grow", size());
 }
 
 }  // namespace qcow2

@@ -18,17 +18,17 @@ namespace qcow2 {
 
 namespace {
 
-constexpr const char *way_out = "; qcow2-scratch=DIR names another folder";
-
-Error with_way_out(Error error) { return Error(error.code, error.what + way_out); }
+Error with_way_out(Error error)
+{
+    return Error(error.code, "{}; qcow2-scratch=DIR names another folder", error.what);
+}
 
 Result<std::uint64_t> half_of_what_is_free(const std::string &directory)
 {
     struct statvfs status;
     if (::statvfs(directory.c_str(), &status) == -1)
-        return with_way_out(
-            Error(Errc::io, shell_word(directory) +
-                                ": how much is free is not known: " + std::strerror(errno)));
+        return with_way_out(Error(Errc::io, "{}: how much is free is not known: {}",
+                                  shell_word(directory), std::strerror(errno)));
     return std::uint64_t(status.f_bavail) * status.f_frsize / 2;
 }
 
@@ -78,8 +78,9 @@ Result<void> ScratchFile::write(std::uint64_t offset, Bytes bytes)
 {
     if (used_.fetch_add(bytes.size()) + bytes.size() > bytes_max_) {
         used_ -= bytes.size();
-        return Error(Errc::no_space, "its limit for scratch, " + std::to_string(bytes_max_) +
-                                         " bytes, is reached; qcow2-scratch-max=SIZE sets it");
+        return Error(Errc::no_space,
+                     "its limit for scratch, {} bytes, is reached; qcow2-scratch-max=SIZE sets it",
+                     bytes_max_);
     }
     Result<void> written =
         in_each_file(offset, bytes.size(), [&](LocalFile &file, std::uint64_t at, Range part) {
@@ -102,7 +103,7 @@ void ScratchFile::discard(std::uint64_t offset, std::uint64_t length)
     if (punched)
         used_ -= length;
     else
-        log_debug("scratch: " + punched.error().what);
+        log_debug("scratch: {}", punched.error().what);
 }
 
 ScratchFolder::ScratchFolder()

@@ -63,11 +63,11 @@ Result<void> ServedImage::connect(nbdkit_backend *backend, bool read_only)
 {
     Locked lock(mutex_);
     if (config_.maintenance)
-        return Error(Errc::busy, config_.maintenance->key + ": nothing is served");
+        return Error(Errc::busy, "{}: nothing is served", config_.maintenance->key);
     if (ending_)
         return Error(Errc::shut_down, "the server is about to end");
     if (may_open_anew()) {
-        log_debug("all is opened from the beginning, after: " + disk_->failed()->what);
+        log_debug("all is opened from the beginning, after: {}", disk_->failed()->what);
         abandon();
     }
     if (disk_)
@@ -85,11 +85,11 @@ std::string ServedImage::why_size_is_kept() const
         return "only behind nbdkit's file plugin does it grow";
     if (below_.keeps_size.empty())
         return "it is not known which file it is";
-    std::string why = "the " + below_.keeps_size + " filter below keeps it at its size";
+    std::string why = formatted("the {} filter below keeps it at its size", below_.keeps_size);
     if (below_.identity && file_ && file_->regular())
-        why += "; room behind the image is used, and can be made before nbdkit starts: "
-               "truncate -s +1G " +
-               shell_word(file_->path());
+        why += formatted("; room behind the image is used, and can be made before nbdkit starts: "
+                         "truncate -s +1G {}",
+                         shell_word(file_->path()));
     return why;
 }
 
@@ -124,7 +124,7 @@ Result<void> ServedImage::create()
         file = TRY(ReadOnlyLocalStore::open(*file_, true));
     if (!TRY(is_empty(file ? static_cast<ByteStore &>(*file) : *store_, *config_.create_size)))
         return {};
-    log_debug("a new image with a disk of " + std::to_string(*config_.create_size) + " bytes");
+    log_debug("a new image with a disk of {} bytes", *config_.create_size);
     const bool was_empty = store_->size() == 0;
     Result<void> created = create_image(*store_, *config_.create_size).in("qcow2-create=");
     // Nobody has seen anything of it: the next one begins with an empty file again.
@@ -149,12 +149,12 @@ Result<void> ServedImage::repair_if_dirty(ByteStore &store, DiskOptions options)
                       repaired.error().code == Errc::shut_down))
         return std::move(repaired).error().in("repairing the refcounts");
     if (!repaired) {
-        log_warning("the image cannot be repaired: " + repaired.error().what);
+        log_warning("the image cannot be repaired: {}", repaired.error().what);
         return {};
     }
     log_warning("the image was not closed cleanly; its refcounts have been repaired");
     if (!repaired->after.sound())
-        say_each_line("not all could be repaired:\n" + repaired->after.text());
+        say_each_line(formatted("not all could be repaired:\n{}", repaired->after.text()));
     return {};
 }
 
@@ -194,7 +194,7 @@ Result<void> ServedImage::find_file()
     lock_.reset();
     file_.reset();
     if (!file) {
-        log_debug("no lock: " + file.error().what);
+        log_debug("no lock: {}", file.error().what);
         return {};
     }
     file_ = std::move(*file);
@@ -331,8 +331,8 @@ Result<void> ServedImage::close()
     exports_.reset();
     disk_.reset();
     if (store_)
-        log_debug(std::to_string(store_->durable_alone_count()) +
-                  " small writes were made durable without a flush");
+        log_debug("{} small writes were made durable without a flush",
+                  store_->durable_alone_count());
     store_.reset();
     lock_.reset();
     file_.reset();

@@ -23,7 +23,8 @@ void ServedImage::say_once(const std::string &line)
 void ServedImage::say_what_is_missing(const Disk &disk)
 {
     if (disk.what_is_missing())
-        say_once((file_ ? shell_word(file_->path()) + ": " : "") + *disk.what_is_missing());
+        say_once(file_ ? formatted("{}: {}", shell_word(file_->path()), *disk.what_is_missing())
+                       : *disk.what_is_missing());
 }
 
 // Once: at the prompt if it is known there.
@@ -59,9 +60,9 @@ void ServedImage::say_what_is_there(bool read_only)
     if (!disk_->why_read_only())
         return;
     if (!read_only && !read_only_said_)
-        log_warning("the disk is served read-only: " + disk_->why_read_only()->what);
+        log_warning("the disk is served read-only: {}", disk_->why_read_only()->what);
     if (const std::string keys = config_.keys_that_change(); !keys.empty())
-        log_warning(keys + " is ignored: the disk is served read-only");
+        log_warning("{} is ignored: the disk is served read-only", keys);
     read_only_said_ = true;
 }
 

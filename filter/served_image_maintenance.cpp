@@ -36,19 +36,23 @@ Result<void> ServedImage::check_maintenance_key()
     const std::vector<std::string> arguments = server_arguments();
     const std::string &key = config_.maintenance->key;
     if (config_.maintenance->changes && arguments.empty())
-        return Error(Errc::unsupported, key + ": /proc/self/cmdline cannot be read, so it is not "
-                                              "known whether the image may be changed");
+        return Error(Errc::unsupported,
+                     "{}: /proc/self/cmdline cannot be read, so it is not known whether the image "
+                     "may be changed",
+                     key);
     if (config_.maintenance->changes && asks_for_read_only(arguments))
-        return Error(Errc::read_only, key + " asks for a change, but the server is read-only (-r)");
+        return Error(Errc::read_only, "{} asks for a change, but the server is read-only (-r)",
+                     key);
     if (config_.maintenance->changes && config_.disk.snapshot)
         return Error(Errc::invalid,
-                     "qcow2-snapshot= serves a snapshot, which does not change; but " + key +
-                         " asks for a change of the disk");
+                     "qcow2-snapshot= serves a snapshot, which does not change; but {} asks for a "
+                     "change of the disk",
+                     key);
     std::string ignored = config_.keys_that_change();
     if (config_.disk.snapshot)
         ignored += ignored.empty() ? "qcow2-snapshot=" : ", qcow2-snapshot=";
     if (!ignored.empty())
-        log_warning(key + ": nothing is served; ignored: " + ignored);
+        log_warning("{}: nothing is served; ignored: {}", key, ignored);
     return {};
 }
 
@@ -58,17 +62,18 @@ Result<void> ServedImage::check_foreground() const
     const std::vector<std::string> arguments = server_arguments();
     if (arguments.empty() || stays_in_foreground(arguments))
         return {};
-    return Error(Errc::invalid, config_.maintenance->key +
-                                    ": the image is no local file that is known at the "
-                                    "prompt; add -f to see the result");
+    return Error(Errc::invalid,
+                 "{}: the image is no local file that is known at the prompt; add -f to see the "
+                 "result",
+                 config_.maintenance->key);
 }
 
 Result<void> ServedImage::maintain_file()
 {
     if (config_.maintenance->changes && !file_->writable())
-        return Error(Errc::read_only, shell_word(file_->path()) + " cannot be written: " +
-                                          std::strerror(file_->why_not_writable()) + "; but " +
-                                          config_.maintenance->key + " asks for a change");
+        return Error(Errc::read_only, "{} cannot be written: {}; but {} asks for a change",
+                     shell_word(file_->path()), std::strerror(file_->why_not_writable()),
+                     config_.maintenance->key);
     LocalStore store(*file_, TRY(file_->length()));
     TRY(maintain(store).in(shell_word(file_->path())));
     // Nothing of nbdkit is there yet that would have to be taken down.
@@ -100,8 +105,8 @@ Result<void> ServedImage::maintain_layer(nbdkit_backend *backend)
     TRY(hold_file());
     store_->keep_size(why_size_is_kept());
     if (maintenance.changes && store_->read_only())
-        return Error(Errc::read_only,
-                     maintenance.key + " asks for a change, but the layer below is read-only");
+        return Error(Errc::read_only, "{} asks for a change, but the layer below is read-only",
+                     maintenance.key);
     return maintain(*store_);
 }
 
@@ -119,7 +124,7 @@ Result<void> ServedImage::print(std::string_view text) const
     while (!text.empty()) {
         const ssize_t n = ::write(output_, text.data(), text.size());
         if (n == -1 && errno != EINTR)
-            return Error(Errc::io, "printing the result: " + std::string(std::strerror(errno)));
+            return Error(Errc::io, "printing the result: {}", std::strerror(errno));
         text.remove_prefix(n == -1 ? 0 : static_cast<std::size_t>(n));
     }
     return {};

@@ -53,14 +53,14 @@ Result<void> ServedImage::check_retrying() const
 {
     if (below_.retrying.empty())
         return {};
-    const std::string what =
-        "the " + below_.retrying + " filter below hides failed flushes, and with them lost writes";
+    const std::string what = formatted(
+        "the {} filter below hides failed flushes, and with them lost writes", below_.retrying);
     if (config_.disk.bitmap_sync == BitmapSync::durable)
-        return Error(Errc::unsupported, "bitmap-sync=durable: " + what + "; leave it out");
+        return Error(Errc::unsupported, "bitmap-sync=durable: {}; leave it out", what);
     if (!server_asked_for_read_only())
         log_warning(
-            what +
-            ": after an error below, disk and bitmaps may not be what they say; leave it out");
+            "{}: after an error below, disk and bitmaps may not be what they say; leave it out",
+            what);
     return {};
 }
 
@@ -84,8 +84,9 @@ Result<void> ServedImage::get_ready(const ModulesBelow &below, int thread_model)
     below_ = below;
     if (const std::string keys = config_.keys_that_change(); config_.disk.snapshot && !keys.empty())
         return Error(Errc::invalid,
-                     "qcow2-snapshot= serves a snapshot, which does not change; but " + keys +
-                         " asks for a change");
+                     "qcow2-snapshot= serves a snapshot, which does not change; but {} asks for a "
+                     "change",
+                     keys);
     serialised_ = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
     TRY(check_retrying());
     TRY(look_at_file_as_server());
@@ -113,8 +114,8 @@ Result<void> ServedImage::look_at_file()
         TRY(check_maintenance_key());
     // The plugin takes the last one and says nothing. (Others have several.)
     if (below_.file_plugin && config_.files.size() > 1)
-        return Error(Errc::invalid, "file=: given twice, " + config_.files[0] + " and " +
-                                        config_.files[1] + "; this filter serves one image");
+        return Error(Errc::invalid, "file=: given twice, {} and {}; this filter serves one image",
+                     config_.files[0], config_.files[1]);
     if (!below_.file_plugin || config_.files.empty())
         return {};
     auto file = LocalFile::open(config_.files.front());
@@ -154,10 +155,10 @@ Result<void> ServedImage::check_image()
     const std::string path = shell_word(file_->path());
     if (for_reading && !asked && !config_.disk.snapshot) {
         const std::string what =
-            path + " cannot be written: " + words_for_errno(file_->why_not_writable());
+            formatted("{} cannot be written: {}", path, words_for_errno(file_->why_not_writable()));
         if (const std::string keys = config_.keys_that_change(); !keys.empty())
-            return Error(Errc::read_only, what + "; but " + keys + " asks for a change");
-        log_warning(what + "; the disk is served read-only");
+            return Error(Errc::read_only, "{}; but {} asks for a change", what, keys);
+        log_warning("{}; the disk is served read-only", what);
         read_only_said_ = true;
     }
     const auto store = TRY(ReadOnlyLocalStore::open(*file_, for_reading));
@@ -172,20 +173,20 @@ Result<void> ServedImage::check_image()
         return {};
     announce(*disk);
     if (options.size_min != 0 && align_up(options.size_min, limits::sector) < disk->size())
-        log_warning(path + ": the disk has " + std::to_string(disk->size()) +
-                    " bytes already, and stays so; qcow2-resize=" +
-                    std::to_string(options.size_min) + " is less");
+        log_warning("{}: the disk has {} bytes already, and stays so; qcow2-resize={} is less",
+                    path, disk->size(), options.size_min);
     report(*disk, true);
     if (disk->why_read_only() && !read_only_said_) {
-        log_warning(path + ": the disk is served read-only: " + disk->why_read_only()->what);
+        log_warning("{}: the disk is served read-only: {}", path, disk->why_read_only()->what);
         read_only_said_ = true;
     }
     if (disk->why_read_only())
         return {};
     if (TRY(needs_repair(*store))) {
-        log_warning(path +
-                    ": the image was not closed cleanly (dirty bit); its refcounts are repaired "
-                    "before the first client is let in");
+        log_warning(
+            "{}: the image was not closed cleanly (dirty bit); its refcounts are repaired before "
+            "the first client is let in",
+            path);
         return {};
     }
     return file_->regular() || config_.keys_that_change().empty() ? Result<void>()
@@ -208,10 +209,9 @@ Result<void> ServedImage::rehearse(ByteStore &store)
     const auto disk = TRY(Disk::open(rehearsal, disk_options()));
     Result<void> done = disk->begin_writing();
     if (!done && done.error().code == Errc::no_space)
-        done.error().what =
-            config_.keys_that_change() +
-            " asks for a change, and there is no room for it: " + done.error().what +
-            "; make the device larger";
+        done.error().what = formatted(
+            "{} asks for a change, and there is no room for it: {}; make the device larger",
+            config_.keys_that_change(), done.error().what);
     return done;
 }
 

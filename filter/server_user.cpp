@@ -55,10 +55,10 @@ ServerUser ServerUser::of(std::span<const std::string> arguments)
     if (::geteuid() != 0)
         return user;
     if (const auto name = asked_for_user(arguments); name && (user.user_ = user_of(*name)))
-        user.words_ = "user " + shell_word(*name) + " (-u)";
+        user.words_ = formatted("user {} (-u)", shell_word(*name));
     if (const auto name = asked_for_group(arguments); name && (user.group_ = group_of(*name)))
         user.words_ +=
-            (user.words_.empty() ? "group " : " and group ") + shell_word(*name) + " (-g)";
+            formatted("{}group {} (-g)", user.words_.empty() ? "" : " and ", shell_word(*name));
     return user;
 }
 
@@ -99,7 +99,7 @@ std::string words_for_errno(int cause)
 {
     std::string words = std::strerror(cause);
     if ((cause == EACCES || cause == EPERM) && !acting_as.empty())
-        words += ", for " + acting_as;
+        words += formatted(", for {}", acting_as);
     return words;
 }
 

@@ -23,9 +23,9 @@ std::uint64_t end_of(Range range, std::uint64_t blocks)
 Result<void> FrozenDisk::check_range(std::uint64_t offset, std::uint64_t length) const
 {
     if (!fits(offset, length, size_))
-        return Error(Errc::invalid, "the request begins at " + hex(offset) + " and has " +
-                                        std::to_string(length) +
-                                        " bytes; the frozen disk ends at " + hex(size_));
+        return Error(Errc::invalid,
+                     "the request begins at {:#x} and has {} bytes; the frozen disk ends at {:#x}",
+                     offset, length, size_);
     return standing_->check();
 }
 
@@ -61,15 +61,16 @@ Result<std::uint64_t> FrozenDisk::read_some(Range range, MutableBytes bytes)
     case From::scratch: TRY(keeping->scratch->read(range.begin, bytes)); return range.length();
     case From::zeros: std::fill(bytes.begin(), bytes.end(), 0); return range.length();
     case From::unreadable:
-        return Error(Errc::io, "what was at " + hex(range.begin) +
-                                   " could not be read when it was overwritten");
+        return Error(Errc::io, "what was at {:#x} could not be read when it was overwritten",
+                     range.begin);
     case From::not_needed:
-        return Error(Errc::io, "what is at " + hex(range.begin) + " is not part of backup " +
-                                   quote(name()) + ": it was begun for what is dirty");
+        return Error(Errc::io,
+                     "what is at {:#x} is not part of backup {}: it was begun for what is dirty",
+                     range.begin, quote(name()));
     case From::gone: break;
     }
     TRY(standing_->check());
-    return Error(Errc::io, "backup " + quote(name()) + " has ended");
+    return Error(Errc::io, "backup {} has ended", quote(name()));
 }
 
 // How many bytes from the beginning were the live disk's to this moment.
@@ -122,7 +123,7 @@ Result<Extent> FrozenDisk::status_of_some(Range range)
     case From::zeros: return Extent{range.length(), true, true};
     case From::gone:
         TRY(standing_->check());
-        return Error(Errc::io, "backup " + quote(name()) + " has ended");
+        return Error(Errc::io, "backup {} has ended", quote(name()));
     case From::scratch:
     case From::unreadable:
     case From::not_needed: break;

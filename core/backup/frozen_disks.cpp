@@ -252,9 +252,10 @@ std::uint64_t FrozenDisks::copy(LiveDisk &inside, Keeping &keeping, Range blocks
 // It is said once: there may be very many.
 void FrozenDisks::note_unreadable(Keeping &keeping, Range blocks, const Error &cause)
 {
-    const std::string said = "backup " + quote(keeping.standing->name()) +
-                             " cannot show what was at " + hex(blocks.begin * block_bytes) +
-                             ": it is overwritten, and could not be read before: " + cause.what;
+    const std::string said = formatted(
+        "backup {} cannot show what was at {:#x}: it is overwritten, and could not be read "
+        "before: {}",
+        quote(keeping.standing->name()), blocks.begin * block_bytes, cause.what);
     if (keeping.said_unreadable.exchange(true))
         log_debug(said);
     else

@@ -82,12 +82,11 @@ Result<std::unique_ptr<Qcow2File>> Qcow2File::make(BackupSource &source, const W
 {
     const std::uint64_t disk_size = source.size();
     if (geometry.l1_entries_for(disk_size) > limits::l1_bytes_max / 8)
-        return Error(Errc::unsupported, "a qcow2 file with clusters of 64K cannot have a disk of " +
-                                            std::to_string(disk_size) + " bytes");
+        return Error(Errc::unsupported,
+                     "a qcow2 file with clusters of 64K cannot have a disk of {} bytes", disk_size);
     if (wish.backing_file.size() > limits::backing_file_size_max)
-        return Error(Errc::invalid, "the name of a backing file has at most 1023 bytes, " +
-                                        quote(wish.backing_file) + " has " +
-                                        std::to_string(wish.backing_file.size()));
+        return Error(Errc::invalid, "the name of a backing file has at most 1023 bytes, {} has {}",
+                     quote(wish.backing_file), wish.backing_file.size());
     // QEMU knows no bitmap of a disk of no bytes.
     const std::vector<BackupBitmap> bitmaps =
         disk_size == 0 ? std::vector<BackupBitmap>() : source.bitmaps();
@@ -148,7 +147,7 @@ Result<void> Qcow2File::find_pieces(const std::vector<BackupBitmap> &bitmaps)
 {
     for (const BackupBitmap &bitmap : bitmaps) {
         TRY(check_bitmap_limits(disk_size_, bitmap.granularity_bits, geometry)
-                .in("bitmap " + quote(bitmap.name)));
+                .in(formatted("bitmap {}", quote(bitmap.name))));
         const BitmapSize size = BitmapSize::of(disk_size_, bitmap.granularity_bits, geometry);
         Pieces pieces;
         for (std::uint64_t set = bitmap.next(0, true); set < size.bits;) {
@@ -245,8 +244,8 @@ Result<void> Qcow2File::make_header(const std::vector<BackupBitmap> &bitmaps, co
 Result<void> Qcow2File::read(BackupSource &source, std::uint64_t offset, MutableBytes bytes) const
 {
     if (!fits(offset, bytes.size(), size_))
-        return Error(Errc::invalid, "the request ends at " + hex(offset + bytes.size()) +
-                                        ", the file at " + hex(size_));
+        return Error(Errc::invalid, "the request ends at {:#x}, the file at {:#x}",
+                     offset + bytes.size(), size_);
     for (std::size_t i = 0; i < parts_.size(); ++i) {
         const std::uint64_t begin = parts_[i].first * cluster_size;
         const Range there =

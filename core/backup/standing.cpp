@@ -47,8 +47,8 @@ Result<void> Standing::check() const
         return {};
     Locked lock(mutex_);
     if (state_.load() == State::ended)
-        return Error(Errc::io, "backup " + quote(name_) + " has ended");
-    return Error(Errc::io, "backup " + quote(name_) + " is broken: " + reason_);
+        return Error(Errc::io, "backup {} has ended", quote(name_));
+    return Error(Errc::io, "backup {} is broken: {}", quote(name_), reason_);
 }
 
 std::optional<std::string> Standing::broken() const

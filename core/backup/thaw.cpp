@@ -194,7 +194,7 @@ try {
     while (const auto number = to_fold(*keepings)) {
         const Result<void> folded = fold(*keepings, *number);
         if (!folded) {
-            log_debug("what ended backups have kept for older ones stays in several files: " +
+            log_debug("what ended backups have kept for older ones stays in several files: {}",
                       folded.error().what);
             break;
         }

@@ -101,12 +101,12 @@ std::string printable(std::string_view text) { return escaped(text, ""); }
 std::string quote(std::string_view name)
 {
     if (name.size() > quote_bytes_max)
-        return quote(name.substr(0, quote_bytes_max)) + " and " +
-               std::to_string(name.size() - quote_bytes_max) + " bytes more";
+        return formatted("{} and {} bytes more", quote(name.substr(0, quote_bytes_max)),
+                         name.size() - quote_bytes_max);
     std::string text = escaped(name, "'");
     if (text == name)
-        return "'" + text + "'";
-    return "$'" + escaped(name, "'\\") + "'";
+        return formatted("'{}'", text);
+    return formatted("$'{}'", escaped(name, "'\\"));
 }
 
 std::string shell_word(std::string_view text)

@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/base/formatted.h"
+
 namespace qcow2 {
 
 // detail: of each step of something, for those who look for just that.
@@ -25,6 +27,24 @@ void log_detail(const std::string &line);
 void log_debug(const std::string &line);
 void log_warning(const std::string &line);
 
+template <class First, class... Rest>
+void log_detail(Format<First, Rest...> line, const First &first, const Rest &...rest)
+{
+    log_detail(formatted(line, first, rest...));
+}
+
+template <class First, class... Rest>
+void log_debug(Format<First, Rest...> line, const First &first, const Rest &...rest)
+{
+    log_debug(formatted(line, first, rest...));
+}
+
+template <class First, class... Rest>
+void log_warning(Format<First, Rest...> line, const First &first, const Rest &...rest)
+{
+    log_warning(formatted(line, first, rest...));
+}
+
 // Warnings of which an image can cause any number in one act: the first of them, and
 // that there are more. (All of them are there as debug lines.)
 class FewWarnings {
@@ -32,6 +52,12 @@ public:
     static constexpr std::size_t most = 20;
 
     void say(const std::string &line);
+
+    template <class First, class... Rest>
+    void say(Format<First, Rest...> line, const First &first, const Rest &...rest)
+    {
+        say(formatted(line, first, rest...));
+    }
 
 private:
     std::size_t said_ = 0;

@@ -17,6 +17,8 @@
 #include <utility>
 #include <variant>
 
+#include "core/base/formatted.h"
+
 namespace qcow2 {
 
 // What the caller can do about it; the message says what happened.
@@ -41,11 +43,14 @@ class [[nodiscard]] Error {
 public:
     Error(Errc code, std::string what) : code(code), what(std::move(what)) {}
 
-    // Puts what this floor knows in front: "bitmap 'b0': " + what.
-    Error in(std::string_view context) &&
+    template <class First, class... Rest>
+    Error(Errc code, Format<First, Rest...> what, const First &first, const Rest &...rest)
+        : Error(code, formatted(what, first, rest...))
     {
-        return Error(code, std::string(context) + ": " + what);
     }
+
+    // Puts what this floor knows in front: "bitmap 'b0': " + what.
+    Error in(std::string_view context) && { return Error(code, "{}: {}", context, what); }
 
     Errc code;
     std::string what;

@@ -148,7 +148,7 @@ Result<bool> Arming::run(Batch &batch)
     // Nobody waits for this but who leads, and the next batch.
     const Result<void> bounded = keep_bounds(images);
     if (!bounded)
-        log_debug("armed regions are kept: " + bounded.error().what);
+        log_debug("armed regions are kept: {}", bounded.error().what);
     return true;
 }
 
@@ -225,10 +225,9 @@ Result<void> Arming::make_last_clusters()
         Result<void> made = bitmap->stored.make_last();
         if (!made && made.error().code == Errc::no_space) {
             RARE("there is no room for the last bits of a bitmap (B7)");
-            without_room.say("bitmap " + quote(bitmap->name) +
-                             ": there is no room for its last bits (" + made.error().what +
-                             "); a change of the disk that needs them costs the bitmap, "
-                             "until there is room");
+            without_room.say("bitmap {}: there is no room for its last bits ({}); a change of the "
+                             "disk that needs them costs the bitmap, until there is room",
+                             quote(bitmap->name), made.error().what);
             made = {};
         }
         TRY(std::move(made));
@@ -332,23 +331,21 @@ void Arming::log_armed(const std::vector<Write> &images, std::size_t waits, std:
 {
     for (const Write &write : images) {
         const std::uint64_t page_bytes = DirtyBits::page_bits * write.bitmap->granularity;
-        log_detail("bitmap " + quote(write.bitmap->name) + ": armed in " +
-                   std::to_string(std::popcount(write.image.sectors)) +
-                   " sectors of the page for " + hex(write.image.page * page_bytes) + " to " +
-                   hex((write.image.page + 1) * page_bytes));
+        log_detail("bitmap {}: armed in {} sectors of the page for {:#x} to {:#x}",
+                   quote(write.bitmap->name), std::popcount(write.image.sectors),
+                   write.image.page * page_bytes, (write.image.page + 1) * page_bytes);
     }
-    log_detail("bitmaps: " + std::to_string(waits) + " changes waited " +
-               std::to_string(took.count()) + " us for " + std::to_string(barriers) +
-               " barriers; armed and not changed: " + std::to_string(extra_bytes()) + " bytes");
+    log_detail("bitmaps: {} changes waited {} us for {} barriers; armed and not changed: {} bytes",
+               waits, took.count(), barriers, extra_bytes());
 }
 
 void Arming::log_figures()
 {
     if (waits_ == 0)
         return;
-    log_debug("bitmaps: " + std::to_string(waits_) + " changes waited for " +
-              std::to_string(barriers_) + " barriers; a crash now would report up to " +
-              std::to_string(extra_bytes()) + " bytes too many");
+    log_debug("bitmaps: {} changes waited for {} barriers; a crash now would report up to {} bytes "
+              "too many",
+              waits_, barriers_, extra_bytes());
     waits_ = barriers_ = 0;
 }
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 
-#include "core/base/log.h"
 #include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
@@ -24,17 +23,17 @@ namespace {
 template <class Visit>
 Result<void> for_each_table_entry(Image &image, const BitmapDirectoryEntry &entry, Visit visit)
 {
-    const std::string where = "bitmap table at " + hex(entry.bitmap_table_offset.value);
+    const std::string where = formatted("bitmap table at {:#x}", entry.bitmap_table_offset.value);
     if (entry.bitmap_table_size > limits::bitmap_data_bytes_max >> image.geometry().cluster_bits)
-        return finding(Finding::bitmap_table_size_wrong,
-                       where + ": " + std::to_string(entry.bitmap_table_size) + " entries");
+        return finding(Finding::bitmap_table_size_wrong, "{}: {} entries", where,
+                       entry.bitmap_table_size);
     if (!fits(entry.bitmap_table_offset.value, std::uint64_t(entry.bitmap_table_size) * 8,
               image.store().size()))
         return finding(Finding::bitmap_table_past_end, where);
     const auto decode = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto decoded = decode_bitmap_table_entry(raw, image.geometry());
         if (!decoded)
-            return Error(decoded.error()).in(where + ", entry " + std::to_string(i));
+            return Error(decoded.error()).in(formatted("{}, entry {}", where, i));
         return visit(i, *decoded);
     };
     TableBuffer buffer{.where = where};
@@ -64,7 +63,7 @@ Result<void> for_each_piece(Image &image, const BitmapDirectoryEntry &entry, Fun
             };
             if (e.has_cluster())
                 TRY(for_each_table_piece(image.store(), buffer, e.data.value, piece.size(), 1, copy)
-                        .in("bitmap data at " + hex(e.data.value)));
+                        .in(formatted("bitmap data at {:#x}", e.data.value)));
             return function(i, e, MutableBytes(piece));
         });
 }
@@ -113,14 +112,14 @@ Result<Dirty> how_dirty(Image &image, const BitmapDirectoryEntry &entry, Cluster
     const BitmapSize size = size_of(image, entry);
     if (read && !read->add({geometry.cluster_of(entry.bitmap_table_offset),
                             geometry.clusters_for(std::uint64_t(entry.bitmap_table_size) * 8)}))
-        return finding(Finding::tables_overlap,
-                       "bitmap table at " + hex(entry.bitmap_table_offset.value));
+        return finding(Finding::tables_overlap, "bitmap table at {:#x}",
+                       entry.bitmap_table_offset.value);
     std::uint64_t bits = 0;
     bool last = false;
     TRY(for_each_piece(
         image, entry, [&](std::uint64_t i, const auto &e, MutableBytes piece) -> Result<void> {
             if (read && e.has_cluster() && !read->add({geometry.cluster_of(e.data), 1}))
-                return finding(Finding::tables_overlap, "bitmap data at " + hex(e.data.value));
+                return finding(Finding::tables_overlap, "bitmap data at {:#x}", e.data.value);
             if ((i << geometry.cluster_bits) + piece.size() == size.data_bytes) {
                 const std::uint64_t in_last_byte = (size.bits - 1) % 8;  // the last bit's number
                 piece.back() &= 0xff >> (7 - in_last_byte);

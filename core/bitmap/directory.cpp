@@ -12,11 +12,11 @@
 
 namespace qcow2 {
 
-std::string words_for_bitmap(std::string_view name) { return "bitmap " + quote(name); }
+std::string words_for_bitmap(std::string_view name) { return formatted("bitmap {}", quote(name)); }
 
 Error no_such_bitmap(std::string_view name)
 {
-    return Error(Errc::not_found, "there is no " + words_for_bitmap(name));
+    return Error(Errc::not_found, "there is no {}", words_for_bitmap(name));
 }
 
 Result<BitmapDirectory> BitmapDirectory::load(Image &image)
@@ -55,7 +55,8 @@ Result<BitmapDirectory> BitmapDirectory::load(Image &image, const Extension &ext
     BitmapDirectory directory;
     const Geometry &geometry = image.geometry();
     const BitmapsExtension bitmaps = TRY(decode_bitmaps_extension(extension.data, geometry));
-    const std::string where = "bitmap directory at " + hex(bitmaps.bitmap_directory_offset.value);
+    const std::string where =
+        formatted("bitmap directory at {:#x}", bitmaps.bitmap_directory_offset.value);
     if (!fits(bitmaps.bitmap_directory_offset.value, bitmaps.bitmap_directory_size,
               image.store().size()))
         return finding(Finding::bitmap_directory_past_end, where);
@@ -83,7 +84,7 @@ Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry 
     Buffer word(8);
     TRY(image.store()
             .read(last, word)
-            .in("bitmap table at " + hex(entry.bitmap_table_offset.value)));
+            .in(formatted("bitmap table at {:#x}", entry.bitmap_table_offset.value)));
     return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 
@@ -106,8 +107,7 @@ BitmapDirectoryEntry *BitmapDirectory::find(std::string_view name)
 
 Result<void> BitmapDirectory::check_up_to_date() const
 {
-    return out_of_date_ ? Error(Errc::busy, stale_ + "; " + std::string(out_of_date_cure))
-                        : Result<void>();
+    return out_of_date_ ? Error(Errc::busy, "{}; {}", stale_, out_of_date_cure) : Result<void>();
 }
 
 Result<BitmapDirectoryEntry *> BitmapDirectory::existing(std::string_view name)

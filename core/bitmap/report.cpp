@@ -16,14 +16,14 @@ namespace {
 std::string size_in_words(std::uint32_t granularity_bits)
 {
     if (granularity_bits >= 40)
-        return "2^" + std::to_string(granularity_bits);
+        return formatted("2^{}", granularity_bits);
     std::uint64_t granularity = std::uint64_t(1) << granularity_bits;
     for (const char *unit : {"", "K", "M"}) {
         if (granularity % 1024 != 0)
-            return std::to_string(granularity) + unit;
+            return formatted("{}{}", granularity, unit);
         granularity /= 1024;
     }
-    return std::to_string(granularity) + "G";
+    return formatted("{}G", granularity);
 }
 
 // Whoever has more of them does not read them all.
@@ -40,13 +40,13 @@ ReportLine inconsistent(const BitmapDirectory &directory, const BitmapDirectoryE
                 "given up for lack of room (in_use), not tracked; valid again, with all bits set, "
                 "when there is room"};
     if (will_recover && is_recoverable)
-        return {LogLevel::warning, std::string("inconsistent; ") + will_be_valid_words};
-    std::string text =
-        "inconsistent (in_use: whoever used the image last was not able to store it), kept as it "
-        "is and not tracked; ";
-    if (is_recoverable)
-        text += "bitmap-recover=all-dirty makes it valid again with all bits set, ";
-    return {LogLevel::warning, text + "'qemu-img bitmap --remove' removes it"};
+        return {LogLevel::warning, formatted("inconsistent; {}", will_be_valid_words)};
+    return {LogLevel::warning,
+            formatted(
+                "inconsistent (in_use: whoever used the image last was not able to store it), "
+                "kept as it is and not tracked; {}'qemu-img bitmap --remove' removes it",
+                is_recoverable ? "bitmap-recover=all-dirty makes it valid again with all bits set, "
+                               : "")};
 }
 
 // Of one that is not in_use. read: how dirty it is is told, too.
@@ -54,16 +54,16 @@ ReportLine state_of(Image &image, const BitmapDirectoryEntry &entry, ClusterSet 
 {
     if (entry.finding)
         return {LogLevel::warning,
-                "foreign, kept as it is and not used: " + std::string(sentence_of(*entry.finding))};
+                formatted("foreign, kept as it is and not used: {}", sentence_of(*entry.finding))};
     const std::string state = entry.enabled() ? "enabled, tracked" : "disabled, kept as it is";
     if (!read)
         return {LogLevel::debug, state};
     const auto dirty = how_dirty(image, entry, read);
     if (!dirty)
-        return {LogLevel::warning, "cannot be read: " + dirty.error().what};
-    return {LogLevel::debug, state + "; dirty: " + std::to_string(dirty->granules) +
-                                 (dirty->granules == 1 ? " granule, " : " granules, ") +
-                                 std::to_string(dirty->bytes) + " bytes"};
+        return {LogLevel::warning, formatted("cannot be read: {}", dirty.error().what)};
+    return {LogLevel::debug,
+            formatted("{}; dirty: {} {}, {} bytes", state, dirty->granules,
+                      dirty->granules == 1 ? "granule" : "granules", dirty->bytes)};
 }
 
 std::string stale(const BitmapDirectory &directory, bool will_recover)
@@ -72,18 +72,17 @@ std::string stale(const BitmapDirectory &directory, bool will_recover)
     if (!directory.out_of_date())
         return text;
     if (directory.out_of_date()->unreadable)
-        return text + ", and cannot be read: " + directory.out_of_date()->unreadable->what +
-               "; bitmap-remove-all=yes removes them";
+        return formatted("{}, and cannot be read: {}; bitmap-remove-all=yes removes them", text,
+                         directory.out_of_date()->unreadable->what);
     std::string names;
     const auto &entries = directory.out_of_date()->entries;
     for (std::size_t i = 0; i < std::min(entries.size(), warnings_max); ++i)
         names += (names.empty() ? "" : ", ") + quote(entries[i].name);
     if (entries.size() > warnings_max)
-        names += " and " + std::to_string(entries.size() - warnings_max) + " more";
+        names += formatted(" and {} more", entries.size() - warnings_max);
     if (will_recover)
-        return text + ": " + names + "; " + will_be_valid_words;
-    return text + ", kept as they are and not tracked: " + names + "; " +
-           std::string(out_of_date_cure);
+        return formatted("{}: {}; {}", text, names, will_be_valid_words);
+    return formatted("{}, kept as they are and not tracked: {}; {}", text, names, out_of_date_cure);
 }
 
 }  // namespace
@@ -106,13 +105,14 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
                 : state_of(image, entry, how_much ? &read : nullptr);
         if (line.level == LogLevel::warning && ++warnings > warnings_max && !how_much)
             continue;
-        line.text = "bitmap " + quote(entry.name) + ", granularity " +
-                    size_in_words(entry.granularity_bits) + ": " + line.text;
+        line.text = formatted("bitmap {}, granularity {}: {}", quote(entry.name),
+                              size_in_words(entry.granularity_bits), line.text);
         lines.push_back(std::move(line));
     }
     if (warnings > warnings_max && !how_much)
-        lines.push_back({LogLevel::warning, "and " + std::to_string(warnings - warnings_max) +
-                                                " more bitmaps like these; -v tells of each"});
+        lines.push_back(
+            {LogLevel::warning, formatted("and {} more bitmaps like these; -v tells of each",
+                                          warnings - warnings_max)});
     return lines;
 }
 

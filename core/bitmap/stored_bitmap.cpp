@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/base/rare.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
@@ -36,11 +35,10 @@ StoredBitmap::StoredBitmap(Image &image, const BitmapDirectoryEntry &entry)
 Result<void> StoredBitmap::open(TableBuffer &buffer, bool notes)
 {
     const auto note = [&](HostRun run) { return !notes || image_.metadata().add(run); };
-    const std::string where = "bitmap table at " + hex(table_offset_.value);
+    const std::string where = formatted("bitmap table at {:#x}", table_offset_.value);
     if (table_size_ != size_.table_entries)
-        return finding(Finding::bitmap_table_size_wrong,
-                       where + ": " + std::to_string(table_size_) + " entries, not " +
-                           std::to_string(size_.table_entries));
+        return finding(Finding::bitmap_table_size_wrong, "{}: {} entries, not {}", where,
+                       table_size_, size_.table_entries);
     ByteStore &store = image_.store();
     if (!fits(table_offset_.value, table_size_ * 8, store.size()))
         return finding(Finding::bitmap_table_past_end, where);
@@ -49,15 +47,15 @@ Result<void> StoredBitmap::open(TableBuffer &buffer, bool notes)
 
     SparseWords table(table_size_);
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto entry = [&] { return where + ", entry " + std::to_string(i); };
+        const auto entry = [&] { return formatted("{}, entry {}", where, i); };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)
             return Error(decoded.error()).in(entry());
         if (decoded->has_cluster() && decoded->data.value >= store.size())
-            return finding(Finding::bitmap_data_past_end,
-                           entry() + ": " + hex(decoded->data.value));
+            return finding(Finding::bitmap_data_past_end, "{}: {:#x}", entry(),
+                           decoded->data.value);
         if (decoded->has_cluster() && !note({geometry_.cluster_of(decoded->data), 1}))
-            return finding(Finding::tables_overlap, entry() + ": " + hex(decoded->data.value));
+            return finding(Finding::tables_overlap, "{}: {:#x}", entry(), decoded->data.value);
         table.set(i, raw);
         return {};
     };

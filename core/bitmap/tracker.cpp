@@ -79,7 +79,7 @@ Result<bool> Tracker::open_directory(HostOffset noted)
     if (directory_ == noted || image_.metadata().add(directory_clusters_))
         return true;
     why_read_only_ =
-        finding(Finding::tables_overlap, "bitmap directory at " + hex(directory_.value));
+        finding(Finding::tables_overlap, "bitmap directory at {:#x}", directory_.value);
     why_read_only_->what += remove_all_words;
     return false;
 }
@@ -96,7 +96,7 @@ Result<void> Tracker::open_bitmap(std::size_t i, TableBuffer &buffer)
 {
     const BitmapDirectoryEntry &e = entries_[i];
     if (e.finding)
-        return finding(*e.finding, "directory entry at " + hex(directory_.value + e.position));
+        return finding(*e.finding, "directory entry at {:#x}", directory_.value + e.position);
     auto bitmap = std::make_unique<EnabledBitmap>(image_, i, e, region_bytes_);
     TRY(bitmap->stored.open(buffer));
     if (is_tracked(i))
@@ -125,9 +125,8 @@ void Tracker::note_finding(std::size_t i, const Result<void> &opened)
         return;
     not_followed_[i] = opened.error();
     if (is_tracked(i) && !why_read_only_)
-        why_read_only_ = Error(opened.error().code, words_for_bitmap(entries_[i].name) + ": " +
-                                                        opened.error().what +
-                                                        "; bitmap-remove=NAME removes one bitmap");
+        why_read_only_ = Error(opened.error().code, "{}: {}; bitmap-remove=NAME removes one bitmap",
+                               words_for_bitmap(entries_[i].name), opened.error().what);
 }
 
 std::vector<EnabledBitmap *> Tracker::tracked() const
@@ -162,7 +161,7 @@ Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
     const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
     return image_.store()
         .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-        .in(words_for_bitmap(e.name) + ", flags");
+        .in(formatted("{}, flags", words_for_bitmap(e.name)));
 }
 
 // Those of all that are kept true.
@@ -178,9 +177,9 @@ Result<void> Tracker::set_in_use(bool in_use)
 // who sees that the bitmap is lost changes the disk without a look at it.
 Result<void> Tracker::give_up(EnabledBitmap &bitmap)
 {
-    log_warning(words_for_bitmap(bitmap.name) +
-                " is given up: no room to keep it true. It is marked in_use, and "
-                "becomes valid again, with all bits set, when there is room");
+    log_warning("{} is given up: no room to keep it true. It is marked in_use, and "
+                "becomes valid again, with all bits set, when there is room",
+                words_for_bitmap(bitmap.name));
     notify({Notice::Kind::bitmap_given_up, bitmap.name, "no room to keep it true"});
     TRY(write_flags(bitmap, true));
     return image_.store().flush();

@@ -38,9 +38,9 @@ private:
 void Comparison::take(std::uint64_t cluster, std::uint64_t refcount, ReferenceCounts::Word used)
 {
     if (!used.well_used())
-        findings_.add_lazily(used.is(Use::guest) ? Finding::data_cluster_is_metadata
-                                                 : Finding::tables_overlap,
-                             [&] { return "host cluster " + hex(cluster << cluster_bits_); });
+        findings_.add_lazily(
+            used.is(Use::guest) ? Finding::data_cluster_is_metadata : Finding::tables_overlap,
+            [&] { return formatted("host cluster {:#x}", cluster << cluster_bits_); });
     if (refcount == used.count() ||
         (used.count() == ReferenceCounts::count_max && refcount > used.count()))
         return;
@@ -58,9 +58,8 @@ void Comparison::end_run()
         findings_.add_lazily(
             run_.refcount > run_.used ? Finding::refcount_too_high : Finding::refcount_too_low,
             [&] {
-                return "host cluster " + hex(run_.first << cluster_bits_) + ": refcount " +
-                       std::to_string(run_.refcount) + ", used " + std::to_string(run_.used) +
-                       " times";
+                return formatted("host cluster {:#x}: refcount {}, used {} times",
+                                 run_.first << cluster_bits_, run_.refcount, run_.used);
             },
             run_.count);
     run_.count = 0;
@@ -83,20 +82,15 @@ std::string CheckReport::text() const
 {
     std::string out;
     for (const CheckFinding &f : findings) {
-        out.append(name_of(f.finding)).append(": ").append(sentence_of(f.finding));
-        out.append(" (").append(printable(f.place));
-        if (f.count > 1)
-            out.append(", and the next ").append(std::to_string(f.count - 1));
-        out.append(")\n");
+        const std::string next = f.count > 1 ? formatted(", and the next {}", f.count - 1) : "";
+        out += formatted("{}: {} ({}{})\n", name_of(f.finding), sentence_of(f.finding),
+                         printable(f.place), next);
     }
     for (const std::string &note : notes)
-        out.append("note: ").append(printable(note)).append("\n");
+        out += formatted("note: {}\n", printable(note));
     if (more_notes != 0)
-        out.append("note: and ")
-            .append(std::to_string(more_notes))
-            .append(" more bitmaps like these\n");
-    return out + std::to_string(corruptions) + " corruptions, " + std::to_string(leaks) +
-           " leaked clusters\n";
+        out += formatted("note: and {} more bitmaps like these\n", more_notes);
+    return out + formatted("{} corruptions, {} leaked clusters\n", corruptions, leaks);
 }
 
 Result<CheckReport> check(ByteStore &store)

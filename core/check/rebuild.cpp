@@ -78,7 +78,7 @@ Rebuild::Layout Rebuild::layout_at(std::uint64_t first) const
 Result<void> Rebuild::make_room_behind()
 {
     if (!walk_.lost().stays.empty())
-        return Error(Errc::no_space, walk_.lost().stays + ", which must not grow therefore");
+        return Error(Errc::no_space, "{}, which must not grow therefore", walk_.lost().stays);
     // What ends a little behind the end of the file has its cluster.
     const std::uint64_t end_of_file = walk_.file_clusters();
     layout_ = layout_at(end_of_file + (walk_.counts().of(end_of_file).count() != 0));

@@ -146,7 +146,7 @@ Result<void> Repair::put_right(const CheckReport &before)
         if (!planned && (planned.error().code != Errc::no_space || !sound))
             return planned;
         if (!planned) {
-            log_debug("repair in place: " + planned.error().what);
+            log_debug("repair in place: {}", planned.error().what);
             counts_->forget_moves();
             TRY(tree_->find_wrong());
         }
@@ -287,7 +287,7 @@ void Repair::give_back()
         const std::uint64_t offset = geometry().offset_of(run.first).value;
         const std::uint64_t end = std::min(geometry().offset_of(run.end()).value, store_.size());
         if (const auto done = store_.discard(offset, end - offset); !done)
-            log_debug("discard: " + done.error().what);
+            log_debug("discard: {}", done.error().what);
     }
 }
 

@@ -19,8 +19,8 @@ namespace qcow2 {
 
 inline Error refcounts_too_narrow(const Geometry &geometry)
 {
-    return Error(Errc::unsupported, "refcounts of " + std::to_string(geometry.refcount_bits()) +
-                                        " bits are too narrow for what is used");
+    return Error(Errc::unsupported, "refcounts of {} bits are too narrow for what is used",
+                 geometry.refcount_bits());
 }
 
 class RightCounts {

@@ -45,7 +45,7 @@ Result<void> ImageWalk::load_header()
     if (h.incompatible_features & incompatible::corrupt)
         findings_.note("the image is marked as corrupt");
     if (h.l1_size < geometry_.l1_entries_for(h.disk_size()))
-        findings_.add(Finding::l1_table_too_small, std::to_string(h.l1_size) + " entries");
+        findings_.add(Finding::l1_table_too_small, formatted("{} entries", h.l1_size));
     const Extension *luks = area_.find(ExtensionType::luks);
     if (luks && luks->data.size() == 16)
         count({Place::Kind::header, {}}, HostOffset(load_be64(luks->data.data())),
@@ -68,9 +68,7 @@ Result<void> ImageWalk::walk_refcount_structure()
         refcount_clusters_.push_back(
             (header().refcount_table_offset.value >> geometry_.cluster_bits) + i);
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto where = [&] {
-            return "refcount table entry " + std::to_string(i) + ": " + hex(raw);
-        };
+        const auto where = [&] { return formatted("refcount table entry {}: {:#x}", i, raw); };
         const HostOffset offset(raw & ~refcount_table_entry_reserved);
         if (!geometry_.is_aligned(offset)) {
             findings_.add_lazily(Finding::refcount_block_unaligned, where);
@@ -127,7 +125,7 @@ Result<void> ImageWalk::walk_snapshots()
     count({Place::Kind::header, {}}, header().snapshots_offset, table->encoded_size, Use::sole,
           Finding::snapshot_table_past_end, [&] { return hex(offset); });
     const auto words_for_l1 = [](std::size_t i) {
-        return "the L1 table of snapshot " + std::to_string(i);
+        return formatted("the L1 table of snapshot {}", i);
     };
     HostOffset record = header().snapshots_offset;
     Tables tables;
@@ -136,7 +134,9 @@ Result<void> ImageWalk::walk_snapshots()
         const Place place{Place::Kind::word, record};  // the offset of the L1 table comes first
         record += align_up(
             sizeof(on_disk::SnapshotEntry) + s.extra_data.size() + s.id.size() + s.name.size(), 8);
-        const auto where = [&] { return words_for_l1(i) + " at " + hex(s.l1_table_offset.value); };
+        const auto where = [&] {
+            return formatted("{} at {:#x}", words_for_l1(i), s.l1_table_offset.value);
+        };
         const std::uint64_t bytes = std::uint64_t(s.l1_size) * 8;
         if (s.finding)
             findings_.add_lazily(*s.finding, where);
@@ -173,7 +173,7 @@ Result<void> ImageWalk::walk_active_l1()
     const std::string name = "the L1 table";
     if (!count_table({Place::Kind::header, {}}, offset, std::uint64_t(header().l1_size) * 8,
                      Use::sole, Finding::l1_table_past_end,
-                     [&] { return name + " at " + hex(offset.value); }))
+                     [&] { return formatted("{} at {:#x}", name, offset.value); }))
         return {};
     return walk_l1({offset, header().l1_size, 0, 0, 1}, true, name);
 }
@@ -182,7 +182,7 @@ Result<void> ImageWalk::walk_l1(const TablePart &part, bool active, const std::s
 {
     const auto visit = [&](std::uint64_t at, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const std::uint64_t i = part.index + at;
-        const auto where = [&] { return name + ", entry " + std::to_string(i) + ": " + hex(raw); };
+        const auto where = [&] { return formatted("{}, entry {}: {:#x}", name, i, raw); };
         if (raw & l1_entry_reserved)
             findings_.add_lazily(Finding::l1_entry_reserved_bits, where);
         const L1Entry entry(raw);
@@ -237,7 +237,7 @@ Result<void> ImageWalk::walk_l2(HostOffset table, const Named &named)
 
 std::string ImageWalk::L2Place::words() const
 {
-    return "L2 table at " + hex(table.value) + ", entry " + std::to_string(index) + ": " + hex(raw);
+    return formatted("L2 table at {:#x}, entry {}: {:#x}", table.value, index, raw);
 }
 
 Result<void> ImageWalk::check_l2_entry(const L2Place &entry, const Named &named)
@@ -329,9 +329,9 @@ void ImageWalk::keep_lost_names_in_other_things()
             return false;
         if (lost_.stays.empty())
             lost_.stays =
-                std::string(what) + " at " + hex(at.value) +
-                ", in a cluster that is something else, too, names what lies behind the end "
-                "of the file";
+                formatted("{} at {:#x}, in a cluster that is something else, too, names what lies "
+                          "behind the end of the file",
+                          what, at.value);
         return true;
     };
     std::erase_if(lost_.l2_tables, [&](HostOffset table) {
@@ -365,9 +365,8 @@ Result<void> ImageWalk::check_copied(HostOffset cluster, bool copied, std::strin
     const std::uint64_t n = TRY(refcounts_.of(cluster.value >> geometry_.cluster_bits));
     if (copied != (n == 1))
         findings_.add_lazily(Finding::copied_flag_wrong, [&] {
-            return std::string(what) + " " + std::to_string(index) + ", cluster at " +
-                   hex(cluster.value) + ": bit 63 is " + std::to_string(copied) + ", refcount " +
-                   std::to_string(n);
+            return formatted("{} {}, cluster at {:#x}: bit 63 is {:d}, refcount {}", what, index,
+                             cluster.value, copied, n);
         });
     return {};
 }

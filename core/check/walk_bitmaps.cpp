@@ -22,7 +22,7 @@ Result<void> ImageWalk::walk_bitmaps()
     }
     if (!extension) {
         findings_.add(Finding::bitmaps_extension_missing,
-                      "autoclear features " + hex(header().autoclear_features));
+                      formatted("autoclear features {:#x}", header().autoclear_features));
         return {};
     }
     const auto e = decode_bitmaps_extension(extension->data, geometry_);
@@ -60,7 +60,7 @@ void ImageWalk::check_padding(Bytes directory, const std::vector<BitmapDirectory
         const std::uint64_t used =
             sizeof(on_disk::BitmapDirectoryEntry) + e.extra_data.size() + e.name.size();
         if (!all_zero(sub(directory, e.position + used, e.encoded_size() - used)))
-            findings_.add(Finding::bitmap_directory_padding, "bitmap " + quote(e.name));
+            findings_.add(Finding::bitmap_directory_padding, formatted("bitmap {}", quote(e.name)));
     }
 }
 
@@ -68,7 +68,8 @@ namespace {
 
 std::string words_for_table(const BitmapDirectoryEntry &entry)
 {
-    return "bitmap " + quote(entry.name) + ", table at " + hex(entry.bitmap_table_offset.value);
+    return formatted("bitmap {}, table at {:#x}", quote(entry.name),
+                     entry.bitmap_table_offset.value);
 }
 
 }  // namespace
@@ -78,8 +79,10 @@ bool ImageWalk::is_followed(Place place, const BitmapDirectoryEntry &entry)
 {
     if (entry.in_use())
         findings_.note_lazily([&] {
-            return "bitmap " + quote(entry.name) +
-                   " is inconsistent (in_use): it was not stored when the image was last used";
+            return formatted(
+                "bitmap {} is inconsistent (in_use): it was not stored when the image was "
+                "last used",
+                quote(entry.name));
         });
     const auto where = [&] { return words_for_table(entry); };
     if (entry.finding) {
@@ -106,8 +109,7 @@ Result<void> ImageWalk::walk_bitmap_table(const TablePart &part, const BitmapDir
 {
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto at = [&] {
-            return words_for_table(entry) + ", entry " + std::to_string(part.index + i) + ": " +
-                   hex(raw);
+            return formatted("{}, entry {}: {:#x}", words_for_table(entry), part.index + i, raw);
         };
         const auto decoded = decode_bitmap_table_entry(raw, geometry_);
         if (!decoded)

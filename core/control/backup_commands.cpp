@@ -21,8 +21,7 @@ Result<std::optional<std::int64_t>> positive(const Json &arguments, const char *
         return std::optional<std::int64_t>();
     const std::int64_t value = arguments.at(member).get<std::int64_t>();
     if (value <= 0 || value > most)
-        return Error(Errc::invalid, "Parameter '" + std::string(member) + "' must be from 1 to " +
-                                        std::to_string(most));
+        return Error(Errc::invalid, "Parameter '{}' must be from 1 to {}", member, most);
     return std::optional<std::int64_t>(value);
 }
 
@@ -74,15 +73,14 @@ Result<PlannedBackup> plan_backup(const Json &arguments, const std::string &next
     const std::string mode =
         arguments.value("mode", request.bitmaps.empty() ? "full" : "incremental");
     if (mode != "full" && request.bitmaps.empty())
-        return Error(Errc::invalid,
-                     "Mode '" + mode + "' needs a bitmap, which says what has changed");
+        return Error(Errc::invalid, "Mode '{}' needs a bitmap, which says what has changed", mode);
     request.incremental = mode != "full";
     for (const std::string &bitmap : request.bitmaps) {
         const auto why_not = why_not_incremental(bitmap);
         if (!request.incremental || !why_not)
             continue;
         if (mode == "incremental")
-            return Error(Errc::busy, *why_not + "; a full backup is possible");
+            return Error(Errc::busy, "{}; a full backup is possible", *why_not);
         request.incremental = false;
         planned.why_full = *why_not;
     }

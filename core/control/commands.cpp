@@ -72,8 +72,8 @@ Result<Json> transaction(const Situation &situation, const Json &arguments)
         arguments.value("/properties/completion-mode"_json_pointer, "individual") == "grouped";
     if (grouped && !actions.empty())
         return Error(Errc::invalid,
-                     "Action '" + actions[0].at("type").get<std::string>() +
-                         "' does not support Transaction property completion-mode = grouped");
+                     "Action '{}' does not support Transaction property completion-mode = grouped",
+                     actions[0].at("type").get<std::string>());
     Plan plan = TRY(Plan::of(situation));
     for (const Json &action : actions)
         TRY(plan.add(action.at("type").get<std::string>(), action.at("data")));
@@ -89,8 +89,7 @@ Result<Json> block_resize(const Situation &situation, const Json &arguments)
                       node = arguments.value("node-name", "");
     if ((device.empty() && node.empty()) || (!device.empty() && device != disk_name) ||
         (!node.empty() && node != disk_name))
-        return Error(Errc::not_found,
-                     "Cannot find device='" + device + "' nor node-name='" + node + "'");
+        return Error(Errc::not_found, "Cannot find device='{}' nor node-name='{}'", device, node);
     const std::int64_t size = arguments.at("size").get<std::int64_t>();
     if (size < 0)
         return Error(Errc::invalid, "Parameter 'size' expects a >0 size");
@@ -117,10 +116,10 @@ Result<Json> delete_snapshot(const Situation &situation, const Json &arguments)
         TRY(situation.disk->delete_snapshot(snapshot.id));
         return describe_snapshot(snapshot);
     }
-    return Error(Errc::not_found, "Snapshot with id '" + word_or_null(arguments, "id") +
-                                      "' and name '" + word_or_null(arguments, "name") +
-                                      "' does not exist on device '" +
-                                      arguments.at("device").get<std::string>() + "'");
+    return Error(Errc::not_found,
+                 "Snapshot with id '{}' and name '{}' does not exist on device '{}'",
+                 word_or_null(arguments, "id"), word_or_null(arguments, "name"),
+                 arguments.at("device").get<std::string>());
 }
 
 Result<Json> snapshot_revert(const Situation &situation, const Json &arguments)

@@ -38,8 +38,7 @@ void Leases::look(Disk &disk, Clock::time_point now)
             log_warning(done.error().what);
             continue;
         }
-        log_warning("backup " + quote(ended) +
-                    " has ended as failed: nobody has read from it in time");
+        log_warning("backup {} has ended as failed: nobody has read from it in time", quote(ended));
         notify({Notice::Kind::backup_expired, ended, ""});
     }
 }

@@ -47,7 +47,7 @@ std::optional<std::string> find_wrong_in_request(const Json &request)
         if (name == "arguments" && !value.is_object())
             return "QMP input member 'arguments' must be an object";
         if (name != "execute" && name != "arguments" && name != "id")
-            return "QMP input member '" + name + "' is unexpected";
+            return formatted("QMP input member '{}' is unexpected", name);
     }
     if (!request.contains("execute"))
         return "QMP input lacks member 'execute'";
@@ -76,8 +76,8 @@ std::string Monitor::answer(const std::optional<Json> &id, const Result<Json> &d
         message["id"] = *id;
     std::string answered = line(message);
     if (answered.size() > answer_bytes_max)
-        return refusal(id, "the answer has " + std::to_string(answered.size()) +
-                               " bytes, more than clients read");
+        return refusal(
+            id, formatted("the answer has {} bytes, more than clients read", answered.size()));
     return answered;
 }
 
@@ -107,7 +107,7 @@ Monitor::Turn Monitor::turn_for(const Framing::Frame &frame)
 {
     switch (frame.kind) {
     case Framing::Frame::Kind::stray:
-        return refuse({}, "JSON parse error, stray '" + frame.text + "'");
+        return refuse({}, formatted("JSON parse error, stray '{}'", frame.text));
     case Framing::Frame::Kind::too_deep:
         ended_ = true;
         return refuse({}, "JSON nesting depth limit exceeded");
@@ -138,7 +138,7 @@ Monitor::Turn Monitor::turn_for(Json request)
         return not_found(id, "Capabilities negotiation is already complete, command ignored");
     const Command *command = find_command(name);
     if (!command)
-        return not_found(id, "The command " + name + " has not been found");
+        return not_found(id, formatted("The command {} has not been found", name));
     if (const auto wrong = find_wrong(arguments, command->arguments))
         return refuse(id, *wrong);
     negotiated_ = true;

@@ -52,15 +52,14 @@ NewSnapshot snapshot_of_now(std::string name)
 Result<void> check_node(const Json &arguments, std::string_view member)
 {
     if (const std::string node = text(arguments, member); node != disk_name)
-        return Error(Errc::not_found, "Node '" + node + "' not found");
+        return Error(Errc::not_found, "Node '{}' not found", node);
     return {};
 }
 
 Result<void> check_device_or_node(const Json &arguments, std::string_view member)
 {
     if (const std::string node = text(arguments, member); node != disk_name)
-        return Error(Errc::not_found,
-                     "Cannot find device='" + node + "' nor node-name='" + node + "'");
+        return Error(Errc::not_found, "Cannot find device='{}' nor node-name='{}'", node, node);
     return {};
 }
 
@@ -95,7 +94,7 @@ Result<void> Plan::add(std::string_view action, const Json &data)
         return begin_backup(data);
     if (action == "abort")
         return Error(Errc::invalid, "Transaction aborted using Abort action");
-    return Error(Errc::unsupported, "There is no action '" + std::string(action) + "'");
+    return Error(Errc::unsupported, "There is no action '{}'", action);
 }
 
 Result<std::optional<Json>> Plan::carry_out() const
@@ -116,14 +115,14 @@ Result<void> Plan::add_bitmap(const Json &data)
         return Error(Errc::invalid, "Bitmap name cannot be empty");
     NewBitmap bitmap{name, TRY(granularity_bits(data)), !flag(data, "disabled", false), false};
     if (name.size() > limits::bitmap_name_bytes_max)
-        return Error(Errc::invalid, "Bitmap name too long: " + name);
+        return Error(Errc::invalid, "Bitmap name too long: {}", name);
     if (bitmaps_.contains(name))
-        return Error(Errc::exists, "Bitmap already exists: " + name);
+        return Error(Errc::exists, "Bitmap already exists: {}", name);
     if (!flag(data, "persistent", false))
         return Error(Errc::unsupported,
-                     "Bitmap '" + name +
-                         "' would not survive the end of the server: only persistent ones "
-                         "are kept here; add \"persistent\": true");
+                     "Bitmap '{}' would not survive the end of the server: only persistent ones "
+                     "are kept here; add \"persistent\": true",
+                     name);
     bitmaps_[name] = {.enabled = bitmap.enabled};
     steps_.push_back(BitmapStep(AddBitmap{std::move(bitmap)}));
     return {};
@@ -133,11 +132,11 @@ Result<const Plan::Bitmap *> Plan::find(const std::string &name) const
 {
     const auto found = bitmaps_.find(name);
     if (found == bitmaps_.end())
-        return Error(Errc::not_found, "Dirty bitmap '" + name + "' not found");
+        return Error(Errc::not_found, "Dirty bitmap '{}' not found", name);
     if (found->second.busy || found->second.removed)
         return Error(Errc::busy,
-                     "Bitmap '" + name +
-                         "' is currently in use by another operation and cannot be used");
+                     "Bitmap '{}' is currently in use by another operation and cannot be used",
+                     name);
     return &found->second;
 }
 
@@ -147,7 +146,7 @@ Result<std::string> Plan::usable(const Json &data, std::string_view member) cons
     TRY(check_node(data, "node"));
     const std::string name = text(data, member);
     if (TRY(find(name))->inconsistent)
-        return Error(Errc::busy, "Bitmap '" + name + "' is inconsistent and cannot be used");
+        return Error(Errc::busy, "Bitmap '{}' is inconsistent and cannot be used", name);
     return name;
 }
 
@@ -175,11 +174,11 @@ std::optional<std::string> Plan::why_not_incremental(const std::string &name) co
 {
     const auto found = bitmaps_.find(name);
     if (found == bitmaps_.end() || found->second.removed)
-        return "There is no bitmap '" + name + "' that says what has changed";
+        return formatted("There is no bitmap '{}' that says what has changed", name);
     if (found->second.inconsistent)
-        return "Bitmap '" + name + "' is inconsistent, and cannot say what has changed";
+        return formatted("Bitmap '{}' is inconsistent, and cannot say what has changed", name);
     if (!found->second.enabled)
-        return "Bitmap '" + name + "' is disabled, and has not seen what has changed";
+        return formatted("Bitmap '{}' is disabled, and has not seen what has changed", name);
     return std::nullopt;
 }
 
@@ -231,8 +230,8 @@ Result<void> Plan::make_snapshot(const Json &data)
     if (name.empty())
         return Error(Errc::invalid, "Name is empty");
     if (!snapshot_names_.insert(name).second)
-        return Error(Errc::exists, "Snapshot with name '" + name + "' already exists on device '" +
-                                       text(data, "device") + "'");
+        return Error(Errc::exists, "Snapshot with name '{}' already exists on device '{}'", name,
+                     text(data, "device"));
     steps_.push_back(MakeSnapshot{snapshot_of_now(name)});
     return {};
 }

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/base/formatted.h"
+
 namespace qcow2 {
 
 namespace {
@@ -25,14 +27,14 @@ struct Place {
     {
         return {path.empty() ? std::string(of_name) : path + "." + std::string(of_name), of_name};
     }
-    Place element(std::size_t index) const { return {path + "[" + std::to_string(index) + "]"}; }
+    Place element(std::size_t index) const { return {formatted("{}[{}]", path, index)}; }
 };
 
 Wrong find_wrong_at(const Json &value, const Type &type, const Place &place);
 
 Wrong wrong_type(const Place &place, std::string_view expected)
 {
-    return "Invalid parameter type for '" + place.path + "', expected: " + std::string(expected);
+    return formatted("Invalid parameter type for '{}', expected: {}", place.path, expected);
 }
 
 bool fits_in_signed(const Json &value)
@@ -46,10 +48,10 @@ bool fits_in_signed(const Json &value)
 Wrong find_wrong_number(const Json &value, const Place &place)
 {
     if (!value.is_number_integer())
-        return "Parameter '" + place.path + "' expects uint64";
+        return formatted("Parameter '{}' expects uint64", place.path);
     if (!fits_in_signed(value) || value.get<std::int64_t>() < 0 ||
         value.get<std::int64_t>() > std::numeric_limits<std::uint32_t>::max())
-        return "Parameter '" + std::string(place.name) + "' expects uint32_t";
+        return formatted("Parameter '{}' expects uint32_t", place.name);
     return std::nullopt;
 }
 
@@ -59,7 +61,7 @@ Wrong find_wrong_word(const Json &value, const Type &type, const Place &place)
         return wrong_type(place, "string");
     const auto &word = value.get_ref<const std::string &>();
     if (std::find(type.values.begin(), type.values.end(), word) == type.values.end())
-        return "Parameter '" + std::string(place.name) + "' does not accept value '" + word + "'";
+        return formatted("Parameter '{}' does not accept value '{}'", place.name, word);
     return std::nullopt;
 }
 
@@ -88,7 +90,7 @@ Wrong find_wrong_member(const Json &value, std::span<const Member> members, cons
             if (Wrong wrong = find_wrong_at(*found, member.type, place.member(member.name)))
                 return wrong;
         } else if (!member.optional) {
-            return "Parameter '" + place.member(member.name).path + "' is missing";
+            return formatted("Parameter '{}' is missing", place.member(member.name).path);
         }
     }
     return std::nullopt;
@@ -106,7 +108,7 @@ Wrong find_wrong_in_object(const Json &value, const Type &type, const Place &pla
             return wrong;
     for (const auto &[name, ignored] : value.items())
         if (!has_member(&type, name) && !has_member(branch, name))
-            return "Parameter '" + place.member(name).path + "' is unexpected";
+            return formatted("Parameter '{}' is unexpected", place.member(name).path);
     return std::nullopt;
 }
 
@@ -115,8 +117,7 @@ Wrong find_wrong_in_alternate(const Json &value, const Type &type, const Place &
     for (const Type *alternative : type.alternatives)
         if (alternative->kind == Type::Kind::object ? value.is_object() : value.is_string())
             return find_wrong_at(value, *alternative, place);
-    return "Invalid parameter type for '" + std::string(place.name) +
-           "', expected: " + std::string(type.name);
+    return formatted("Invalid parameter type for '{}', expected: {}", place.name, type.name);
 }
 
 Wrong find_wrong_element(const Json &value, const Type &type, const Place &place)

@@ -8,7 +8,6 @@
 #include <string_view>
 #include <unordered_set>
 
-#include "core/base/log.h"
 #include "core/base/utf8.h"
 #include "core/format/limits.h"
 
@@ -93,9 +92,8 @@ void find_duplicates(std::vector<BitmapDirectoryEntry> &entries)
 Result<void> check_bitmap_name(std::string_view name)
 {
     if (name.empty() || name.size() > limits::bitmap_name_bytes_max)
-        return Error(Errc::invalid, "the name of a bitmap has 1 to " +
-                                        std::to_string(limits::bitmap_name_bytes_max) +
-                                        " bytes, not " + std::to_string(name.size()));
+        return Error(Errc::invalid, "the name of a bitmap has 1 to {} bytes, not {}",
+                     limits::bitmap_name_bytes_max, name.size());
     if (!is_utf8(name) || name.find('\0') != name.npos)
         return Error(Errc::invalid, "the name is not valid UTF-8");
     return {};
@@ -110,16 +108,15 @@ Result<std::vector<BitmapDirectoryEntry>> decode_bitmap_directory(Bytes bytes,
     for (std::uint32_t i = 0; i < nb_bitmaps; ++i) {
         auto entry = decode_entry(bytes.subspan(position), geometry);
         if (!entry)
-            return std::move(entry).error().in("bitmap " + std::to_string(i) + ", " +
-                                               hex(position) + " into the directory");
+            return std::move(entry).error().in(
+                formatted("bitmap {}, {:#x} into the directory", i, position));
         entry->position = position;
         position += entry->encoded_size();
         entries.push_back(*std::move(entry));
     }
     if (position != bytes.size())
         return finding(Finding::bitmap_directory_trailing_bytes,
-                       std::to_string(nb_bitmaps) + " entries end at " + hex(position) +
-                           ", not at " + hex(bytes.size()));
+                       "{} entries end at {:#x}, not at {:#x}", nb_bitmaps, position, bytes.size());
     find_duplicates(entries);
     return entries;
 }

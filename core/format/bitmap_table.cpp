@@ -47,10 +47,10 @@ Result<void> check_bitmap_limits(std::uint64_t disk_size, std::uint32_t granular
     while (larger < limits::bitmap_granularity_bits_max &&
            !is_small_enough(disk_size, larger, geometry))
         ++larger;
-    return Error(Errc::invalid, "a bitmap of granularity " +
-                                    std::to_string(std::uint64_t(1) << granularity_bits) +
-                                    " would be larger than 512 MiB on this disk; granularity " +
-                                    std::to_string(std::uint64_t(1) << larger) + " would do");
+    return Error(Errc::invalid,
+                 "a bitmap of granularity {} would be larger than 512 MiB on this disk; "
+                 "granularity {} would do",
+                 std::uint64_t(1) << granularity_bits, std::uint64_t(1) << larger);
 }
 
 std::uint32_t default_granularity_bits(const Geometry &geometry)

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -28,9 +27,9 @@ Result<ClusterMapping> decode_compressed(std::uint64_t raw, const Geometry &geom
     const std::uint64_t offset = raw & low_bits(x);
     const std::uint64_t additional_sectors = (raw & low_bits(62)) >> x;
     if (raw & entry_copied)
-        return finding(Finding::l2_entry_compressed_copied, "it is " + hex(raw));
+        return finding(Finding::l2_entry_compressed_copied, "it is {:#x}", raw);
     if (offset >= limits::host_offset_end)
-        return finding(Finding::l2_entry_reserved_bits, "it is " + hex(raw));
+        return finding(Finding::l2_entry_reserved_bits, "it is {:#x}", raw);
     Compressed compressed;
     compressed.host = HostOffset(offset);
     compressed.bytes_max =
@@ -75,12 +74,12 @@ Result<ClusterMapping> decode_l2_entry(std::uint64_t raw, const Geometry &geomet
     // With extended L2 entries subclusters say it; QEMU does not look at the bit.
     const bool zero = (raw & l2_entry_zero) && !geometry.extended_l2;
     if (zero && geometry.version < 3)
-        return finding(Finding::l2_entry_zero_flag_in_v2, "it is " + hex(raw));
+        return finding(Finding::l2_entry_zero_flag_in_v2, "it is {:#x}", raw);
     if (raw & l2_entry_reserved)
-        return finding(Finding::l2_entry_reserved_bits, "it is " + hex(raw));
+        return finding(Finding::l2_entry_reserved_bits, "it is {:#x}", raw);
     const HostOffset host(raw & entry_offset_mask);
     if (!geometry.is_aligned(host))
-        return finding(Finding::l2_entry_unaligned, "it is " + hex(raw));
+        return finding(Finding::l2_entry_unaligned, "it is {:#x}", raw);
 
     // Bit 63 says nothing where there is no cluster, but with an external data
     // file it tells the cluster at offset 0 from none.
@@ -133,8 +132,8 @@ Result<ClusterMapping> decode_extended_l2_entry(ExtendedL2Entry raw, const Geome
 {
     const ClusterMapping cluster = TRY(decode_l2_entry(raw.descriptor, geometry));
     const auto wrong = [&] {
-        return finding(Finding::l2_subclusters_wrong,
-                       "it is " + hex(raw.descriptor) + ", " + hex(raw.subclusters));
+        return finding(Finding::l2_subclusters_wrong, "it is {:#x}, {:#x}", raw.descriptor,
+                       raw.subclusters);
     };
     if (std::holds_alternative<Compressed>(cluster))
         return raw.subclusters == 0 ? Result<ClusterMapping>(cluster) : wrong();

@@ -41,7 +41,7 @@ std::string type_name(ExtensionType type)
     case ExtensionType::luks: return "LUKS header";
     case ExtensionType::data_file: return "data file name";
     }
-    return "type " + hex(static_cast<std::uint32_t>(type));
+    return formatted("type {:#x}", static_cast<std::uint32_t>(type));
 }
 
 // Of these a second one would contradict the first.
@@ -66,14 +66,14 @@ Result<std::vector<Extension>> decode_extensions(Bytes cluster, std::uint64_t be
     for (std::uint64_t at = begin; at < end;) {
         if (!fits(at, record_head, cluster.size())) {
             if (at < cluster.size() && !all_zero(cluster.subspan(at)))
-                return finding(Finding::extension_truncated, "at " + hex(at));
+                return finding(Finding::extension_truncated, "at {:#x}", at);
             break;
         }
         const auto type = ExtensionType(load_be32(cluster.data() + at));
         const std::uint32_t length = load_be32(cluster.data() + at + 4);
         if (type == ExtensionType::end)
             break;
-        const std::string where = type_name(type) + " at " + hex(at);
+        const std::string where = formatted("{} at {:#x}", type_name(type), at);
         at += record_head;
         if (!fits(at, length, std::min<std::uint64_t>(end, cluster.size())))
             return finding(Finding::extension_truncated, where);
@@ -125,8 +125,8 @@ Error with_feature_name(Error error, Bytes cluster)
     const std::string name = feature_name(*extensions, bit);
     if (name.empty())
         return error;
-    return finding(Finding::incompatible_feature_unknown,
-                   "incompatible feature bit " + std::to_string(bit) + ": " + quote(name));
+    return finding(Finding::incompatible_feature_unknown, "incompatible feature bit {}: {}", bit,
+                   quote(name));
 }
 
 void append(Buffer &out, const Extension &extension)
@@ -162,8 +162,7 @@ Result<BitmapsExtension> decode_bitmaps_extension(Bytes data, const Geometry &ge
 {
     on_disk::BitmapsExtension raw;
     if (data.size() != sizeof raw)
-        return finding(Finding::bitmaps_extension_length_wrong,
-                       std::to_string(data.size()) + " bytes");
+        return finding(Finding::bitmaps_extension_length_wrong, "{} bytes", data.size());
     std::memcpy(&raw, data.data(), sizeof raw);
 
     BitmapsExtension e;
@@ -171,19 +170,17 @@ Result<BitmapsExtension> decode_bitmaps_extension(Bytes data, const Geometry &ge
     e.bitmap_directory_size = raw.bitmap_directory_size.value();
     e.bitmap_directory_offset = HostOffset(raw.bitmap_directory_offset.value());
     if (e.nb_bitmaps == 0 || e.nb_bitmaps > limits::bitmaps_max)
-        return finding(Finding::bitmap_count_wrong, "it is " + std::to_string(e.nb_bitmaps) +
-                                                        ", of 1 to " +
-                                                        std::to_string(limits::bitmaps_max));
+        return finding(Finding::bitmap_count_wrong, "it is {}, of 1 to {}", e.nb_bitmaps,
+                       limits::bitmaps_max);
     if (raw.reserved.value() != 0)
-        return finding(Finding::bitmaps_extension_reserved, "it is " + hex(raw.reserved.value()));
+        return finding(Finding::bitmaps_extension_reserved, "it is {:#x}", raw.reserved.value());
     // A record has 24 bytes at least and ends at a multiple of 8.
     if (e.bitmap_directory_size < std::uint64_t(e.nb_bitmaps) * 24 ||
         e.bitmap_directory_size > limits::bitmap_directory_bytes_max ||
         e.bitmap_directory_size % 8 != 0)
-        return finding(Finding::bitmap_directory_size_wrong,
-                       "it is " + std::to_string(e.bitmap_directory_size) + ", for " +
-                           std::to_string(e.nb_bitmaps) + " bitmaps");
-    const std::string at = "it is at " + hex(e.bitmap_directory_offset.value);
+        return finding(Finding::bitmap_directory_size_wrong, "it is {}, for {} bitmaps",
+                       e.bitmap_directory_size, e.nb_bitmaps);
+    const std::string at = formatted("it is at {:#x}", e.bitmap_directory_offset.value);
     if (!geometry.is_aligned(e.bitmap_directory_offset))
         return finding(Finding::bitmap_directory_unaligned, at);
     if (!fits(e.bitmap_directory_offset.value, e.bitmap_directory_size, std::uint64_t(1) << 63))
@@ -223,8 +220,7 @@ Result<HeaderArea> decode_header_area(Bytes cluster)
     cluster = cluster.first(
         std::min<std::uint64_t>(cluster.size(), area.header.geometry().cluster_size()));
     if (cluster.size() < area.header.header_length)
-        return finding(Finding::header_truncated,
-                       "its length is " + std::to_string(cluster.size()));
+        return finding(Finding::header_truncated, "its length is {}", cluster.size());
 
     area.extensions =
         TRY(decode_extensions(cluster, area.header.header_length, area_end(area.header)));
@@ -232,8 +228,8 @@ Result<HeaderArea> decode_header_area(Bytes cluster)
     if (area.header.backing_file_offset != 0) {
         // decode_header has checked it against the cluster, not against the file.
         if (!fits(area.header.backing_file_offset, area.header.backing_file_size, cluster.size()))
-            return finding(Finding::backing_file_name_out_of_range,
-                           "the file ends at " + hex(cluster.size()));
+            return finding(Finding::backing_file_name_out_of_range, "the file ends at {:#x}",
+                           cluster.size());
         const Bytes name =
             sub(cluster, area.header.backing_file_offset, area.header.backing_file_size);
         area.backing_file_name.assign(name.begin(), name.end());

@@ -38,7 +38,7 @@ Error finding(Finding finding, std::string_view detail)
 {
     std::string what(sentence_of(finding));
     if (!detail.empty())
-        what.append(" (").append(detail).append(")");
+        what += formatted(" ({})", detail);
     return Error(code_of(finding), std::move(what));
 }
 

@@ -138,4 +138,10 @@ Errc code_of(Finding finding);
 // "the L1 table is not cluster aligned" + " (" + detail + ")".
 Error finding(Finding finding, std::string_view detail = {});
 
+template <class First, class... Rest>
+Error finding(Finding what, Format<First, Rest...> detail, const First &first, const Rest &...rest)
+{
+    return finding(what, formatted(detail, first, rest...));
+}
+
 }  // namespace qcow2

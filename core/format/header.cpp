@@ -7,15 +7,12 @@
 #include <cstring>
 #include <string>
 
-#include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
 namespace qcow2 {
 
 namespace {
-
-std::string number(std::uint64_t n) { return std::to_string(n); }
 
 // The fields as they stand, nothing checked but that they are there.
 Result<Header> decode_fields(Bytes bytes)
@@ -26,18 +23,16 @@ Result<Header> decode_fields(Bytes bytes)
 
     if (!has_magic(bytes))
         return finding(Finding::not_qcow2);
-    const std::string length = "its length is " + number(bytes.size());
+    const std::string length = formatted("its length is {}", bytes.size());
     if (bytes.size() < 8)
         return finding(Finding::header_truncated, length);
     const std::uint32_t version = raw.version.value();
     if (version != 2 && version != 3)
-        return finding(
-            Finding::version_unknown,
-            "it is " + number(version) +
-                (version == 1
-                     ? ", the older format qcow; 'qemu-img convert -f qcow -O qcow2' makes "
-                       "a newer image of it"
-                     : ""));
+        return finding(Finding::version_unknown, "it is {}{}", version,
+                       version == 1
+                           ? ", the older format qcow; 'qemu-img convert -f qcow -O qcow2' makes "
+                             "a newer image of it"
+                           : "");
     if (bytes.size() < (version == 2 ? header_length_v2 : header_length_v3_min))
         return finding(Finding::header_truncated, length);
 
@@ -77,14 +72,14 @@ Result<Header> decode_fields(Bytes bytes)
 Result<void> check_features(const Header &h)
 {
     if (const std::uint64_t unknown = h.incompatible_features & ~incompatible::known)
-        return finding(Finding::incompatible_feature_unknown,
-                       "incompatible feature bit " + number(std::countr_zero(unknown)));
+        return finding(Finding::incompatible_feature_unknown, "incompatible feature bit {}",
+                       std::countr_zero(unknown));
     if (h.compression_type > 1)
-        return finding(Finding::compression_type_unknown, "it is " + number(h.compression_type));
+        return finding(Finding::compression_type_unknown, "it is {}", h.compression_type);
     const bool bit = h.incompatible_features & incompatible::compression_type;
     if (bit != (h.compression_type != 0))
-        return finding(Finding::compression_type_mismatch,
-                       "type " + number(h.compression_type) + ", bit " + number(bit));
+        return finding(Finding::compression_type_mismatch, "type {}, bit {:d}", h.compression_type,
+                       bit);
     return {};
 }
 
@@ -94,19 +89,18 @@ Result<void> check_geometry(const Header &h)
     const std::uint32_t min =
         extended ? limits::cluster_bits_min_extended : limits::cluster_bits_min;
     if (h.cluster_bits < min || h.cluster_bits > limits::cluster_bits_max)
-        return finding(Finding::cluster_bits_out_of_range,
-                       "it is " + number(h.cluster_bits) +
-                           (extended ? ", and extended L2 entries need " + number(min) : ""));
+        return finding(Finding::cluster_bits_out_of_range, "it is {}{}", h.cluster_bits,
+                       extended ? formatted(", and extended L2 entries need {}", min) : "");
     if (h.refcount_order > limits::refcount_order_max)
-        return finding(Finding::refcount_order_out_of_range, "it is " + number(h.refcount_order));
+        return finding(Finding::refcount_order_out_of_range, "it is {}", h.refcount_order);
     const std::uint64_t cluster_size = std::uint64_t(1) << h.cluster_bits;
     if (h.version >= 3 && (h.header_length < header_length_v3_min || h.header_length % 8 != 0 ||
                            h.header_length > cluster_size))
-        return finding(Finding::header_length_wrong, "it is " + number(h.header_length));
+        return finding(Finding::header_length_wrong, "it is {}", h.header_length);
     // crypt_method 1 and 2 are features that we know; what else there may be
     // one day is encryption all the same.
     if (h.crypt_method > 2)
-        return finding(Finding::encrypted, "crypt_method " + number(h.crypt_method));
+        return finding(Finding::encrypted, "crypt_method {}", h.crypt_method);
     return {};
 }
 
@@ -118,8 +112,8 @@ Result<void> check_backing_file_name(const Header &h, const Geometry &g)
     if (h.backing_file_size > limits::backing_file_size_max ||
         (h.backing_file_size != 0 && h.backing_file_offset < h.header_length) ||
         !fits(h.backing_file_offset, h.backing_file_size, g.cluster_size()))
-        return finding(Finding::backing_file_name_out_of_range,
-                       number(h.backing_file_size) + " bytes at " + hex(h.backing_file_offset));
+        return finding(Finding::backing_file_name_out_of_range, "{} bytes at {:#x}",
+                       h.backing_file_size, h.backing_file_offset);
     return {};
 }
 
@@ -128,9 +122,9 @@ Result<void> check_place(HostOffset offset, std::uint64_t bytes, const Geometry 
                          Finding unaligned, Finding past_end)
 {
     if (!g.is_aligned(offset))
-        return finding(unaligned, "it is at " + hex(offset.value));
+        return finding(unaligned, "it is at {:#x}", offset.value);
     if (!fits(offset.value, bytes, std::uint64_t(1) << 63))
-        return finding(past_end, "it is at " + hex(offset.value));
+        return finding(past_end, "it is at {:#x}", offset.value);
     return {};
 }
 
@@ -138,9 +132,9 @@ Result<void> check_tables(const Header &h, const Geometry &g)
 {
     const std::uint64_t l1_bytes = std::uint64_t(h.l1_size) * 8;
     if (g.l1_entries_for(h.disk_size()) > limits::l1_bytes_max / 8)
-        return finding(Finding::disk_size_too_large, "its size is " + number(h.size));
+        return finding(Finding::disk_size_too_large, "its size is {}", h.size);
     if (l1_bytes > limits::l1_bytes_max)
-        return finding(Finding::l1_table_too_large, number(h.l1_size) + " entries");
+        return finding(Finding::l1_table_too_large, "{} entries", h.l1_size);
     TRY(check_place(h.l1_table_offset, l1_bytes, g, Finding::l1_table_unaligned,
                     Finding::l1_table_past_end));
     if (h.l1_size != 0 && h.l1_table_offset.value == 0)
@@ -150,15 +144,14 @@ Result<void> check_tables(const Header &h, const Geometry &g)
     if (h.refcount_table_clusters == 0)
         return finding(Finding::refcount_table_empty);
     if (table_bytes > limits::refcount_table_bytes_max)
-        return finding(Finding::refcount_table_too_large,
-                       number(h.refcount_table_clusters) + " clusters");
+        return finding(Finding::refcount_table_too_large, "{} clusters", h.refcount_table_clusters);
     TRY(check_place(h.refcount_table_offset, table_bytes, g, Finding::refcount_table_unaligned,
                     Finding::refcount_table_past_end));
     if (h.refcount_table_offset.value == 0)
         return finding(Finding::refcount_table_missing);
 
     if (h.nb_snapshots > limits::snapshots_max)
-        return finding(Finding::snapshot_count_too_large, "it has " + number(h.nb_snapshots));
+        return finding(Finding::snapshot_count_too_large, "it has {}", h.nb_snapshots);
     TRY(check_place(h.snapshots_offset, sizeof(std::uint64_t), g, Finding::snapshot_table_unaligned,
                     Finding::snapshot_table_past_end));
     if (h.nb_snapshots != 0 && h.snapshots_offset.value == 0)
@@ -236,7 +229,7 @@ void encode_header(const Header &h, MutableBytes bytes)
 std::optional<Error> unsupported_feature(const Header &h)
 {
     if (h.crypt_method != 0)
-        return finding(Finding::encrypted, "crypt_method " + number(h.crypt_method));
+        return finding(Finding::encrypted, "crypt_method {}", h.crypt_method);
     return std::nullopt;
 }
 

@@ -3,7 +3,6 @@
 
 #include "core/format/l2_table.h"
 
-#include "core/base/log.h"
 #include "core/base/range.h"
 #include "core/format/findings.h"
 
@@ -44,7 +43,7 @@ Result<void> check_place_in_data_file(const ClusterMapping &mapping, GuestOffset
     const auto at = [&](bool present, HostOffset host) -> Result<void> {
         if (!present || host.value == guest.value)
             return {};
-        return finding(Finding::data_file_offset_wrong, "host offset " + hex(host.value));
+        return finding(Finding::data_file_offset_wrong, "host offset {:#x}", host.value);
     };
     return std::visit(
         Overloaded{
@@ -52,8 +51,8 @@ Result<void> check_place_in_data_file(const ClusterMapping &mapping, GuestOffset
             [&](const Zero &zero) { return at(zero.has_cluster(), zero.host); },
             [&](const Data &data) { return at(true, data.host); },
             [](const Compressed &compressed) -> Result<void> {
-                return finding(Finding::l2_entry_reserved_bits,
-                               "compressed, at host offset " + hex(compressed.host.value));
+                return finding(Finding::l2_entry_reserved_bits, "compressed, at host offset {:#x}",
+                               compressed.host.value);
             },
             [&](const Subclusters &parts) { return at(parts.has_cluster(), parts.host); },
         },

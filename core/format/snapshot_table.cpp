@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
 
@@ -85,7 +84,7 @@ Result<SnapshotTable> decode_snapshot_table(Bytes bytes, std::uint32_t nb_snapsh
     for (std::uint32_t i = 0; i < nb_snapshots; ++i) {
         position = align_up(position, 8);
         const auto where = [&] {
-            return "snapshot " + std::to_string(i) + ", " + hex(position) + " into the table";
+            return formatted("snapshot {}, {:#x} into the table", i, position);
         };
         const Bytes rest = bytes.subspan(std::min<std::uint64_t>(position, bytes.size()));
         std::uint64_t size = 0;

@@ -3,7 +3,6 @@
 
 #include "core/format/table_entry.h"
 
-#include "core/base/log.h"
 #include "core/format/findings.h"
 
 namespace qcow2 {
@@ -12,19 +11,19 @@ Result<L1Entry> decode_l1_entry(std::uint64_t raw, const Geometry &geometry)
 {
     const L1Entry entry(raw);
     if (raw & l1_entry_reserved)
-        return finding(Finding::l1_entry_reserved_bits, "it is " + hex(raw));
+        return finding(Finding::l1_entry_reserved_bits, "it is {:#x}", raw);
     if (!geometry.is_aligned(entry.l2_table()))
-        return finding(Finding::l1_entry_unaligned, "it is " + hex(raw));
+        return finding(Finding::l1_entry_unaligned, "it is {:#x}", raw);
     return entry;
 }
 
 Result<HostOffset> decode_refcount_table_entry(std::uint64_t raw, const Geometry &geometry)
 {
     if (raw & refcount_table_entry_reserved)
-        return finding(Finding::refcount_table_entry_reserved_bits, "it is " + hex(raw));
+        return finding(Finding::refcount_table_entry_reserved_bits, "it is {:#x}", raw);
     const HostOffset block(raw);
     if (!geometry.is_aligned(block))
-        return finding(Finding::refcount_block_unaligned, "it is " + hex(raw));
+        return finding(Finding::refcount_block_unaligned, "it is {:#x}", raw);
     return block;
 }
 
@@ -34,9 +33,9 @@ Result<BitmapTableEntry> decode_bitmap_table_entry(std::uint64_t raw, const Geom
     const bool all_ones = raw & bitmap_table_entry_all_ones;
     // Bit 0 has a meaning only where there is no cluster.
     if ((raw & bitmap_table_entry_reserved) || (data.value != 0 && all_ones))
-        return finding(Finding::bitmap_table_entry_reserved_bits, "it is " + hex(raw));
+        return finding(Finding::bitmap_table_entry_reserved_bits, "it is {:#x}", raw);
     if (!geometry.is_aligned(data))
-        return finding(Finding::bitmap_table_entry_unaligned, "it is " + hex(raw));
+        return finding(Finding::bitmap_table_entry_unaligned, "it is {:#x}", raw);
     return BitmapTableEntry{data, all_ones};
 }
 

@@ -138,10 +138,9 @@ Result<std::uint64_t> Allocator::find_chunk(std::uint64_t count, std::deque<Host
         const HostRun run = TRY(refcounts_.find_free(at, end, count - total));
         if (run.count != 0) {
             if (metadata_.overlaps(run))
-                return finding(Finding::refcount_too_low,
-                               "a table in one of the clusters at " +
-                                   hex(geometry_.offset_of(run.first).value) + " to " +
-                                   hex(geometry_.offset_of(run.end()).value));
+                return finding(
+                    Finding::refcount_too_low, "a table in one of the clusters at {:#x} to {:#x}",
+                    geometry_.offset_of(run.first).value, geometry_.offset_of(run.end()).value);
             found.push_back(run);
             total += run.count;
             at = run.end();
@@ -229,8 +228,8 @@ Result<HostRun> Allocator::take_contiguous(std::uint64_t count)
     if (run.count == 0)
         run = TRY(make_room_at_end(count));
     if (metadata_.overlaps(run))
-        return finding(Finding::refcount_too_low, "a table in one of the clusters at " +
-                                                      hex(geometry_.offset_of(run.first).value));
+        return finding(Finding::refcount_too_low, "a table in one of the clusters at {:#x}",
+                       geometry_.offset_of(run.first).value);
     TRY(raise_all({run}));
     not_fresh_before(run.end());
     return run;
@@ -312,8 +311,8 @@ void Allocator::lower_locked(HostRun run)
 {
     const Result<void> result = refcounts_.lower(run);
     if (!result)
-        log_warning("clusters at " + hex(geometry_.offset_of(run.first).value) +
-                    " are not given back: " + result.error().what);
+        log_warning("clusters at {:#x} are not given back: {}",
+                    geometry_.offset_of(run.first).value, result.error().what);
     else {
         free_hint_ = std::min(free_hint_, run.first);
         searched_ = searched_for_one_ = {};

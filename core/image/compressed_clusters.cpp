@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
-
 namespace qcow2 {
 
 namespace {
@@ -74,7 +72,8 @@ Result<std::shared_ptr<const Buffer>> CompressedClusters::load(const Compressed 
 {
     Buffer bytes(compressed.bytes_max);
     auto cluster = std::make_shared<Buffer>(cluster_size_);
-    const std::string where = "compressed data at host offset " + hex(compressed.host.value);
+    const std::string where =
+        formatted("compressed data at host offset {:#x}", compressed.host.value);
     TRY(store_.read(compressed.host.value, bytes).in(where));
     TRY(decompress(type_, bytes, *cluster).in(where));
     return std::shared_ptr<const Buffer>(std::move(cluster));

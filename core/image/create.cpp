@@ -49,8 +49,7 @@ constexpr std::uint64_t l1_cluster = 3;
 
 Result<Header> header_for(std::uint64_t disk_size)
 {
-    const Error too_large(Errc::invalid,
-                          "no image can have a disk of " + std::to_string(disk_size) + " bytes");
+    const Error too_large(Errc::invalid, "no image can have a disk of {} bytes", disk_size);
     if (disk_size > std::uint64_t(1) << 62)
         return too_large;
     Header header;

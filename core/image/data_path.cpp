@@ -74,7 +74,7 @@ Result<void> DataPath::read_run(const MappedRun &run, GuestOffset offset, Mutabl
         return data_.read(data->host.value + in_cluster, bytes);
     if (const auto *compressed = std::get_if<Compressed>(&run.mapping)) {
         const auto cluster =
-            TRY(compressed_.get(*compressed).in("guest offset " + hex(offset.value)));
+            TRY(compressed_.get(*compressed).in(formatted("guest offset {:#x}", offset.value)));
         std::copy_n(cluster->begin() + in_cluster, bytes.size(), bytes.begin());
         return {};
     }
@@ -286,8 +286,8 @@ Result<void> DataPath::name(GuestCluster first, HostRun run)
         if (!named) {
             // The rest leaks: it may be a kept cluster that has a name.
             RARE("clusters leak whose names could not be changed");
-            log_warning("clusters at " + hex(geometry_.offset_of(run.first + done).value) +
-                        " may have leaked: " + named.error().what);
+            log_warning("clusters at {:#x} may have leaked: {}",
+                        geometry_.offset_of(run.first + done).value, named.error().what);
             return named.error();
         }
         done += *named;

@@ -137,7 +137,7 @@ Result<void> DataPath::discard_in_places(Range range)
             const auto discarded =
                 data_.discard(range.begin, std::min(run.length, size - range.begin));
             if (!discarded)
-                log_debug("external data file: " + discarded.error().what);
+                log_debug("external data file: {}", discarded.error().what);
         }
         range.begin += run.length;
     }

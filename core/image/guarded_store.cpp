@@ -12,7 +12,7 @@ namespace qcow2 {
 Error GuardedStore::error_state()
 {
     Locked lock(mutex_);
-    return Error(Errc::io, "nothing is written any more: " + first_cause_->what);
+    return Error(Errc::io, "nothing is written any more: {}", first_cause_->what);
 }
 
 Result<void> GuardedStore::state()

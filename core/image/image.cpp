@@ -68,9 +68,9 @@ Result<Image::State> Image::find_state(ByteStore &store, const Header &header,
     const SnapshotTable table = TRY(load_snapshots(store, header));
     const Snapshot &snapshot = *TRY(find_snapshot(table, *options.snapshot));
     TRY(check_snapshot(snapshot, header.geometry()));
-    return State{align_down(snapshot.disk_size, limits::sector), snapshot.l1_table_offset,
-                 snapshot.l1_size,
-                 Error(Errc::read_only, words_for(snapshot) + " is served, which does not change")};
+    return State{
+        align_down(snapshot.disk_size, limits::sector), snapshot.l1_table_offset, snapshot.l1_size,
+        Error(Errc::read_only, "{} is served, which does not change", words_for(snapshot))};
 }
 
 // What reading needs must be right; what only writing needs forbids writing.
@@ -101,7 +101,7 @@ Result<void> Image::open_tables(const State &state, const ImageOptions &options)
     if (!writable)
         why_read_only_ = std::move(writable).error();
     if (data_store_ && data_store_->read_only())
-        why_read_only_ = Error(Errc::read_only, data_file_->path + " cannot be written");
+        why_read_only_ = Error(Errc::read_only, "{} cannot be written", data_file_->path);
     if (mapping_.why_read_only() && !why_read_only_)
         why_read_only_ = mapping_.why_read_only();
     if (header.incompatible_features & incompatible::corrupt)
@@ -122,13 +122,13 @@ Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
     const SnapshotTable table = TRY(load_snapshots(store_, header));
     if (!metadata_.add({geometry_.cluster_of(header.snapshots_offset),
                         geometry_.clusters_for(table.encoded_size)}))
-        return finding(Finding::tables_overlap,
-                       "snapshot table at " + hex(header.snapshots_offset.value));
+        return finding(Finding::tables_overlap, "snapshot table at {:#x}",
+                       header.snapshots_offset.value);
     const auto all = [&](auto note) -> Result<void> {
         for (const Snapshot &snapshot : table.snapshots)
             if (has_l1_table(snapshot, store_))
-                TRY(note(snapshot).in(words_for(snapshot) + ", L1 table at " +
-                                      hex(snapshot.l1_table_offset.value)));
+                TRY(note(snapshot).in(formatted("{}, L1 table at {:#x}", words_for(snapshot),
+                                                snapshot.l1_table_offset.value)));
         return {};
     };
     TRY(all([&](const Snapshot &snapshot) { return note_l1_table(snapshot); }));
@@ -156,8 +156,7 @@ Result<void> Image::note_l2_tables(const Snapshot &snapshot, TableBuffer &buffer
         if (!entry.present() || !geometry_.is_aligned(table) || table.value >= store_.size() ||
             metadata_.add_snapshot_l2_table(geometry_.cluster_of(table)))
             return {};
-        return finding(Finding::tables_overlap,
-                       "entry " + std::to_string(i) + ", L2 table at " + hex(table.value));
+        return finding(Finding::tables_overlap, "entry {}, L2 table at {:#x}", i, table.value);
     };
     return for_each_entry(store_, buffer, snapshot.l1_table_offset.value, snapshot.l1_size, 8,
                           visit);
@@ -224,14 +223,14 @@ void Image::mark_corrupt(const Error &cause)
     corrupt_ = true;
     if (corrupt_marked_.exchange(true))
         return;
-    log_warning("the disk is not written any more: " + cause.what);
+    log_warning("the disk is not written any more: {}", cause.what);
     notify({Notice::Kind::image_corrupted, "", cause.what});
     if (geometry_.version < 3)
         return;  // has no bit for it
     const auto marked = header_.commit(
         [](HeaderArea &area) { area.header.incompatible_features |= incompatible::corrupt; });
     if (!marked)
-        log_warning("the corrupt bit could not be set: " + marked.error().what);
+        log_warning("the corrupt bit could not be set: {}", marked.error().what);
 }
 
 Result<void> Image::write(GuestOffset offset, Bytes bytes)

@@ -129,11 +129,11 @@ Result<ImageHeader::Plan> ImageHeader::plan(const Change &change) const
             return plan;
         }
     }
-    return Error(Errc::no_space,
-                 "header: its extensions and the name of the backing file are too long "
-                 "for a cluster of " +
-                     std::to_string(cluster_size) +
-                     " bytes to be changed without a moment in which a crash would harm the image");
+    return Error(
+        Errc::no_space,
+        "header: its extensions and the name of the backing file are too long for a cluster of "
+        "{} bytes to be changed without a moment in which a crash would harm the image",
+        cluster_size);
 }
 
 // More of cluster 0 takes part. (Behind the end of a file there are zeros.)
@@ -178,7 +178,7 @@ Result<void> ImageHeader::commit(const Change &change)
     [[maybe_unused]] const auto finished =
         without_throwing([&]() NO_THREAD_SAFETY_ANALYSIS -> Result<void> {
             if (const auto rest = finish_plan(plan); !rest)
-                log_debug("header, behind its first sector: " + rest.error().what);
+                log_debug("header, behind its first sector: {}", rest.error().what);
             return {};
         });
     return {};

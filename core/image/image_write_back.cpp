@@ -102,8 +102,8 @@ void Image::give_back_released(HostRun run)
     for (HostCluster cluster = run.first; cluster < run.end(); ++cluster) {
         const HostRun one{cluster, 1};
         if (metadata_.overlaps(one) && !allocator_.last_references(one).empty())
-            log_warning("the cluster at " + hex(geometry_.offset_of(cluster).value) +
-                        " is not given back: there is metadata");
+            log_warning("the cluster at {:#x} is not given back: there is metadata",
+                        geometry_.offset_of(cluster).value);
         else
             give_back(one);
     }
@@ -120,7 +120,7 @@ void Image::give_back(HostRun run)
             continue;
         const auto discarded = store_.discard(offset.value, end - offset.value);
         if (!discarded)
-            log_debug("discard: " + discarded.error().what);
+            log_debug("discard: {}", discarded.error().what);
     }
     allocator_.lower(run);
 }

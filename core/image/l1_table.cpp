@@ -30,7 +30,7 @@ Result<L1Table> L1Table::load(ByteStore &store, const Geometry &geometry, HostOf
                               std::uint32_t l1_size)
 {
     const std::uint64_t bytes = std::uint64_t(l1_size) * 8;
-    const std::string where = "L1 table at " + hex(offset.value);
+    const std::string where = formatted("L1 table at {:#x}", offset.value);
     if (bytes != 0 && offset.value < geometry.cluster_size())
         return finding(Finding::l1_table_missing, where);
     if (bytes != 0 && !fits(offset.value, bytes, store.size()))

@@ -117,12 +117,11 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
         Result<void> entry = check_l1_entry(read, geometry_, store_);
         if (entry && read.present() &&
             !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
-            entry = finding(Finding::tables_overlap, "L2 table at " + hex(read.l2_table().value));
+            entry = finding(Finding::tables_overlap, "L2 table at {:#x}", read.l2_table().value);
         if (!entry && !why_read_only_)
-            why_read_only_ =
-                std::move(entry)
-                    .in("L1 table at " + hex(offset.value) + ", entry " + std::to_string(i))
-                    .error();
+            why_read_only_ = std::move(entry)
+                                 .in(formatted("L1 table at {:#x}, entry {}", offset.value, i))
+                                 .error();
     });
     Locked lock(cache_.mutex);
     l1_ = std::move(l1);
@@ -153,7 +152,9 @@ HostOffset Mapping::entry_place(L1Entry l1, GuestCluster cluster) const
 
 Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster cluster) const
 {
-    const auto where = [&] { return "guest offset " + hex(geometry_.offset_of(cluster).value); };
+    const auto where = [&] {
+        return formatted("guest offset {:#x}", geometry_.offset_of(cluster).value);
+    };
     Result<ClusterMapping> mapping =
         geometry_.extended_l2
             ? decode_extended_l2_entry({load_be64(entry), load_be64(entry + 8)}, geometry_)
@@ -167,8 +168,8 @@ Result<ClusterMapping> Mapping::decode(const std::uint8_t *entry, GuestCluster c
     const auto *compressed = std::get_if<Compressed>(&*mapping);
     const HostOffset host = compressed ? compressed->host : host_cluster(*mapping);
     if (host.value >= store_.size())
-        return finding(Finding::data_cluster_past_end,
-                       where() + ", host offset " + hex(was_at(host, compressed, geometry_).value));
+        return finding(Finding::data_cluster_past_end, "{}, host offset {:#x}", where(),
+                       was_at(host, compressed, geometry_).value);
     return mapping;
 }
 
@@ -193,7 +194,7 @@ Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
         if (place < window.begin || place - window.begin >= window.bytes.size()) {
             if (const auto checked = check_l1_entry(l1, geometry_, store_); !checked)
                 return Error(checked.error())
-                    .in("guest offset " + hex(geometry_.offset_of(cluster).value));
+                    .in(formatted("guest offset {:#x}", geometry_.offset_of(cluster).value));
             window.bytes = TRY(cache_.get(place));
             window.begin = HostOffset(align_down(place.value, cache_.piece_bytes()));
             continue;
@@ -224,9 +225,8 @@ void Mapping::put_out_of_reach(HostOffset place, std::uint8_t *entry)
     cache_.before_change(place);
     store_be64(entry, put_l2_entry_out_of_reach(raw, geometry_));
     store_.hold_growth();
-    log_debug("L2 entry at " + hex(place.value) + ": " + hex(raw) +
-              " leads behind the end of the file; it is put "
-              "out of reach");
+    log_debug("L2 entry at {:#x}: {:#x} leads behind the end of the file; it is put out of reach",
+              place.value, raw);
 }
 
 // How many clusters behind this one, which was loaded, continue its run, as far
@@ -322,9 +322,8 @@ Result<void> Mapping::check_own(const ClusterMapping &mapping, std::uint64_t cou
     if (!metadata_.overlaps(names))
         return {};
     met_metadata_ = true;
-    return finding(Finding::data_cluster_is_metadata,
-                   "guest offset " + hex(guest.value) + ", host offset " +
-                       hex(geometry_.offset_of(names.first).value));
+    return finding(Finding::data_cluster_is_metadata, "guest offset {:#x}, host offset {:#x}",
+                   guest.value, geometry_.offset_of(names.first).value);
 }
 
 bool Mapping::has_table(GuestCluster cluster) const

@@ -28,7 +28,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/format/findings.h"
 #include "core/format/l2_table.h"
 #include "core/format/limits.h"
@@ -60,10 +59,10 @@ Result<void> Mapping::make_table(GuestCluster cluster)
     const HostOffset table = geometry_.offset_of(taken.run.first);
     Result<void> result = fill_table(table, old);
     if (result && !metadata_.add(taken.run))
-        result = finding(Finding::tables_overlap, "new L2 table at " + hex(table.value));
+        result = finding(Finding::tables_overlap, "new L2 table at {:#x}", table.value);
     if (!result) {
         allocator_.give_back(taken.run);
-        return std::move(result).in("new L2 table at " + hex(table.value));
+        return std::move(result).in(formatted("new L2 table at {:#x}", table.value));
     }
 
     Locked lock(cache_.mutex);
@@ -137,7 +136,7 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
             metadata_.remove(run);
             allocator_.give_back(run);
         }
-        return std::move(result).in("new L1 table at " + hex(l1.offset().value));
+        return std::move(result).in(formatted("new L1 table at {:#x}", l1.offset().value));
     }
     {
         Locked lock(cache_.mutex);

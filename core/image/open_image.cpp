@@ -32,10 +32,11 @@ Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &p
     if (all_zero(beginning))
         error.what += "; where there is nothing but zeros qcow2-create=SIZE makes an image";
     if (store.size() != 0)
-        error.what +=
+        error.what += formatted(
             "; if it is a raw disk, this makes an image of it: "
-            "qemu-img convert -f raw -O qcow2 " +
-            (path.empty() ? "FILE NEW" : shell_word(path) + " " + shell_word(path + ".qcow2"));
+            "qemu-img convert -f raw -O qcow2 {}",
+            path.empty() ? "FILE NEW"
+                         : formatted("{} {}", shell_word(path), shell_word(path + ".qcow2")));
     return error;
 }
 
@@ -56,7 +57,7 @@ public:
     std::uint64_t size() const override { return file_.store->size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
-        return file_.store->read(offset, bytes).in("backing file " + file_.path);
+        return file_.store->read(offset, bytes).in(formatted("backing file {}", file_.path));
     }
     Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) override
     {
@@ -78,11 +79,12 @@ public:
     std::uint64_t size() const override { return image_->disk_size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
-        return image_->read(GuestOffset(offset), bytes).in("backing file " + file_.path);
+        return image_->read(GuestOffset(offset), bytes)
+            .in(formatted("backing file {}", file_.path));
     }
     Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) override
     {
-        return image_->status(offset, length_max).in("backing file " + file_.path);
+        return image_->status(offset, length_max).in(formatted("backing file {}", file_.path));
     }
 
 private:
@@ -94,25 +96,26 @@ private:
 std::string rebase_command(const std::string &name, const std::string &format,
                            const ChainPlace &place)
 {
-    return "qemu-img rebase -u -f qcow2 -b " + shell_word(name) + " -F " + format + " " +
-           (place.path.empty() ? "IMAGE" : shell_word(place.path));
+    return formatted("qemu-img rebase -u -f qcow2 -b {} -F {} {}", shell_word(name), format,
+                     place.path.empty() ? "IMAGE" : shell_word(place.path));
 }
 
 Error not_local(const std::string &name, const ChainPlace &place)
 {
     constexpr std::string_view file_protocol = "file:";
-    const std::string what = "backing file " + quote(name) +
-                             ": the image names something that is no path of a local file, which "
-                             "is not supported; ";
+    const std::string what = formatted(
+        "backing file {}: the image names something that is no path of a local file, which "
+        "is not supported; ",
+        quote(name));
     if (!name.starts_with(file_protocol))
         return Error(Errc::unsupported,
-                     what + "if the same is a local file, too, this sets its path: " +
-                         rebase_command("PATH", "FORMAT", place));
+                     "{}if the same is a local file, too, this sets its path: {}", what,
+                     rebase_command("PATH", "FORMAT", place));
     std::string path = name.substr(file_protocol.size());
     if (!is_local_path(path))
         path = "./" + path;
-    return Error(Errc::unsupported, what + "this sets the path alone (-F raw if it is raw): " +
-                                        rebase_command(path, "qcow2", place));
+    return Error(Errc::unsupported, "{}this sets the path alone (-F raw if it is raw): {}", what,
+                 rebase_command(path, "qcow2", place));
 }
 
 Result<std::string> format_of(const HeaderArea &area, const ChainPlace &place)
@@ -121,13 +124,14 @@ Result<std::string> format_of(const HeaderArea &area, const ChainPlace &place)
     const Extension *extension = area.find(ExtensionType::backing_format);
     // Never probed: a guest can write a qcow2 header into a raw base.
     if (!extension)
-        return Error(Errc::unsupported, "the image does not say the format of its backing file " +
-                                            quote(name) + "; this sets it (-F raw if it is raw): " +
-                                            rebase_command(name, "qcow2", place));
+        return Error(Errc::unsupported,
+                     "the image does not say the format of its backing file {}; "
+                     "this sets it (-F raw if it is raw): {}",
+                     quote(name), rebase_command(name, "qcow2", place));
     const std::string format(extension->data.begin(), extension->data.end());
     if (format != "raw" && format != "qcow2")
-        return Error(Errc::unsupported, "backing file " + quote(name) + ": format " +
-                                            quote(format) + " is neither raw nor qcow2");
+        return Error(Errc::unsupported, "backing file {}: format {} is neither raw nor qcow2",
+                     quote(name), quote(format));
     return format;
 }
 
@@ -140,9 +144,10 @@ Result<void> check_magic(const NamedFile &file, const std::string &name, const C
     if (has_magic(magic))
         return {};
     Error error = finding(Finding::not_qcow2).in("header");
-    error.what += "; the image that names it says that it is one; this says that it is raw, "
-                  "if it is: " +
-                  rebase_command(name, "raw", place);
+    error.what +=
+        formatted("; the image that names it says that it is one; this says that it is raw, "
+                  "if it is: {}",
+                  rebase_command(name, "raw", place));
     return error;
 }
 
@@ -160,9 +165,8 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     if (!place.opener)
         return finding(Finding::backing_file, quote(name));
     if (place.identities.size() >= ChainPlace::depth_max)
-        return Error(Errc::unsupported, "backing file " + quote(name) +
-                                            ": the chain has more than " +
-                                            std::to_string(ChainPlace::depth_max) + " files");
+        return Error(Errc::unsupported, "backing file {}: the chain has more than {} files",
+                     quote(name), ChainPlace::depth_max);
 
     NamedFile file = TRY(place.opener->open(name, place, false));
     ChainPlace below = place;
@@ -170,9 +174,9 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));
-    TRY(check_magic(file, name, place).in("backing file " + file.path));
+    TRY(check_magic(file, name, place).in(formatted("backing file {}", file.path)));
     ImageOptions options{cache_bytes, std::move(below), true, false, {}};
-    auto image = TRY(open_image(*file.store, options).in("backing file " + file.path));
+    auto image = TRY(open_image(*file.store, options).in(formatted("backing file {}", file.path)));
     return std::unique_ptr<Backing>(new ImageBacking(std::move(file), std::move(image)));
 }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/base/table_reader.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
@@ -30,7 +29,7 @@ Result<void> Refcounts::open()
     const Header header = header_.header();
     table_offset_ = header.refcount_table_offset;
     const std::uint64_t bytes = header.refcount_table_clusters * geometry_.cluster_size();
-    const std::string where = "refcount table at " + hex(table_offset_.value);
+    const std::string where = formatted("refcount table at {:#x}", table_offset_.value);
     if (bytes == 0)
         return finding(Finding::refcount_table_empty);
     if (table_offset_.value < geometry_.cluster_size())
@@ -40,7 +39,7 @@ Result<void> Refcounts::open()
 
     table_entries_ = bytes / 8;
     const auto visit = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
-        const auto entry = [&] { return where + ", entry " + std::to_string(i) + ": " + hex(raw); };
+        const auto entry = [&] { return formatted("{}, entry {}: {:#x}", where, i, raw); };
         const HostOffset block = TRY(decode_refcount_table_entry(raw, geometry_).in(where));
         if (block.value >= store_.size())
             return finding(Finding::refcount_block_past_end, entry());
@@ -100,12 +99,11 @@ Result<void> Refcounts::add_one(HostCluster cluster, bool up)
     const std::uint64_t count = load_refcount(piece, geometry_.refcount_order, at.piece_entry);
     if (up && count == geometry_.refcount_max())
         return Error(Errc::unsupported,
-                     "refcounts of " + std::to_string(geometry_.refcount_bits()) +
-                         " bits are too narrow: cluster at " +
-                         hex(geometry_.offset_of(cluster).value) + " is used once more");
+                     "refcounts of {} bits are too narrow: cluster at {:#x} is used once more",
+                     geometry_.refcount_bits(), geometry_.offset_of(cluster).value);
     if (!up && count == 0)
-        return finding(Finding::refcount_too_low,
-                       "cluster at " + hex(geometry_.offset_of(cluster).value));
+        return finding(Finding::refcount_too_low, "cluster at {:#x}",
+                       geometry_.offset_of(cluster).value);
     cache_.before_change(at.offset);
     store_refcount(piece, geometry_.refcount_order, at.piece_entry, up ? count + 1 : count - 1);
     return {};
@@ -116,8 +114,8 @@ Result<void> Refcounts::add(HostRun run, bool up)
     Locked lock(cache_.mutex);
     for (std::uint64_t i = 0; i < run.count; ++i) {
         if (!covered(run.first + i))
-            return finding(Finding::refcount_too_low,
-                           "cluster at " + hex(geometry_.offset_of(run.first + i).value));
+            return finding(Finding::refcount_too_low, "cluster at {:#x}",
+                           geometry_.offset_of(run.first + i).value);
         Result<void> result = add_one(run.first + i, up);
         if (!result) {
             while (i-- > 0)
@@ -212,7 +210,7 @@ Result<bool> Refcounts::counts_from(HostCluster first)
         };
         TRY(for_each_table_piece(store_, buffer, block.value + begin,
                                  geometry_.cluster_size() - begin, limits::sector, visit)
-                .in("refcount block at " + hex(block.value)));
+                .in(formatted("refcount block at {:#x}", block.value)));
         if (found)
             return true;
     }
@@ -224,7 +222,7 @@ Result<void> Refcounts::make_block(HostCluster covers, HostCluster at)
     INVARIANT(covers < reach_end() && !covered(covers));
     const std::uint64_t index = block_index(covers);
     const HostOffset offset = geometry_.offset_of(at);
-    const std::string where = "new refcount block at " + hex(offset.value);
+    const std::string where = formatted("new refcount block at {:#x}", offset.value);
     Buffer block(geometry_.cluster_size());
     if (block_index(at) == index) {
         store_refcount(block, geometry_.refcount_order,
@@ -284,7 +282,7 @@ Result<HostRun> Refcounts::grow_table()
     const HostRun run{first, g.clusters()};
     const std::uint64_t cluster_size = geometry_.cluster_size();
     const std::string where =
-        "new refcount table at " + hex(geometry_.offset_of(first + g.blocks).value);
+        formatted("new refcount table at {:#x}", geometry_.offset_of(first + g.blocks).value);
     if (!metadata_.add(run))
         return finding(Finding::tables_overlap, where);
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/base/read_only_store.h"
 #include "core/format/limits.h"
 #include "core/image/image.h"
@@ -96,9 +95,10 @@ Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open(ByteStore &store, c
     const Geometry &geometry = image.geometry();
     TRY(check_snapshot(snapshot, geometry));
     if (geometry.data_file)
-        return Error(Errc::unsupported, words_for(snapshot) +
-                                            ": the clusters of an external data file are "
-                                            "written where they are, so no snapshot keeps them");
+        return Error(Errc::unsupported,
+                     "{}: the clusters of an external data file are written where they are, "
+                     "so no snapshot keeps them",
+                     words_for(snapshot));
     std::unique_ptr<SnapshotReader> reader(
         new SnapshotReader(snapshot, std::make_unique<Parts>(store, image, snapshot)));
     TRY(reader->parts_->mapping.open(snapshot.l1_table_offset, snapshot.l1_size)
@@ -109,8 +109,8 @@ Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open(ByteStore &store, c
 Result<void> SnapshotReader::check_range(Range range) const
 {
     if (range.end > size_ || range.begin > range.end)  // it goes round
-        return Error(Errc::invalid,
-                     "the request ends at " + hex(range.end) + ", the snapshot at " + hex(size_));
+        return Error(Errc::invalid, "the request ends at {:#x}, the snapshot at {:#x}", range.end,
+                     size_);
     return {};
 }
 
@@ -167,9 +167,8 @@ Result<void> ServedSnapshots::check_unused(Image &image, std::string_view id_or_
     if (!reader)
         return {};
     const long clients = reader.use_count() - 1;
-    return Error(Errc::busy, words_for(snapshot) + " is being served to " +
-                                 std::to_string(clients) + (clients == 1 ? " client" : " clients") +
-                                 "; let them disconnect first");
+    return Error(Errc::busy, "{} is being served to {}{}; let them disconnect first",
+                 words_for(snapshot), clients, clients == 1 ? " client" : " clients");
 }
 
 }  // namespace qcow2

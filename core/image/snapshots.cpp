@@ -28,7 +28,7 @@ Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header)
         auto table =
             decode_snapshot_table(bytes, header.nb_snapshots, header.size, header.geometry());
         if (table || bytes.size() == bytes_max)
-            return std::move(table).in("snapshot table at " + hex(offset));
+            return std::move(table).in(formatted("snapshot table at {:#x}", offset));
     }
 }
 
@@ -48,8 +48,8 @@ Result<const Snapshot *> find_snapshot(const SnapshotTable &table, std::string_v
         }
         there += (there.empty() ? "" : ", ") + words_for(snapshot);
     }
-    return Error(Errc::not_found, "there is no snapshot with the ID or name " + quote(id_or_name) +
-                                      "; the image has " + (there.empty() ? "none" : there));
+    return Error(Errc::not_found, "there is no snapshot with the ID or name {}; the image has {}",
+                 quote(id_or_name), there.empty() ? "none" : there);
 }
 
 Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry)
@@ -59,7 +59,7 @@ Result<void> check_snapshot(const Snapshot &snapshot, const Geometry &geometry)
     // First what cannot overflow.
     if (snapshot.disk_size > std::uint64_t(1) << 62 ||
         geometry.l1_entries_for(snapshot.disk_size) * 8 > limits::l1_bytes_max)
-        return finding(Finding::disk_size_too_large, std::to_string(snapshot.disk_size) + " bytes")
+        return finding(Finding::disk_size_too_large, "{} bytes", snapshot.disk_size)
             .in(words_for(snapshot));
     return {};
 }
@@ -85,7 +85,7 @@ std::string next_snapshot_id(const SnapshotTable &table)
 
 std::string words_for(const Snapshot &snapshot)
 {
-    return "snapshot " + quote(snapshot.name) + " (ID " + shell_word(snapshot.id) + ")";
+    return formatted("snapshot {} (ID {})", quote(snapshot.name), shell_word(snapshot.id));
 }
 
 }  // namespace qcow2

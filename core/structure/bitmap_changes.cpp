@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"
 #include "core/format/findings.h"
 #include "core/structure/new_bitmap_data.h"
@@ -49,11 +48,12 @@ Result<BitmapDirectoryEntry> new_bitmap_entry(const Image &image, const NewBitma
                                         "compat=1.1' makes it version 3");
     TRY(check_bitmap_name(bitmap.name));
     if (other && other->name == bitmap.name)
-        return Error(Errc::exists, words_for_bitmap(bitmap.name) + " exists already");
+        return Error(Errc::exists, "{} exists already", words_for_bitmap(bitmap.name));
     if (other)
-        return Error(Errc::exists, words_for_bitmap(bitmap.name) +
-                                       " cannot be made: there is one whose name has a NUL "
-                                       "behind that, which QEMU takes for the same name");
+        return Error(Errc::exists,
+                     "{} cannot be made: there is one whose name has a NUL "
+                     "behind that, which QEMU takes for the same name",
+                     words_for_bitmap(bitmap.name));
     const std::uint32_t granularity_bits =
         bitmap.granularity_bits.value_or(default_granularity_bits(geometry));
     TRY(check_bitmap_limits(image.disk_size(), granularity_bits, geometry)
@@ -75,7 +75,7 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
         const on_disk::be32 word(flags);
         return image.store()
             .write_durable(place, {word.data(), sizeof word})
-            .in(words_for_bitmap(entry.name) + ", flags");
+            .in(formatted("{}, flags", words_for_bitmap(entry.name)));
     };
     Result<void> written = write_flags(new_flags);
     if (!written)
@@ -126,10 +126,10 @@ Result<BitmapChanges::Planned *> BitmapChanges::consistent(const std::string &na
     Planned *bitmap = TRY(existing(name));
     if (bitmap->entry.in_use())
         return Error(Errc::busy,
-                     words_for_bitmap(name) +
-                         " is inconsistent (in_use: it was not stored when the "
-                         "image was last used); it can only be removed, or made valid by "
-                         "bitmap-recover=all-dirty");
+                     "{} is inconsistent (in_use: it was not stored when the "
+                     "image was last used); it can only be removed, or made valid by "
+                     "bitmap-recover=all-dirty",
+                     words_for_bitmap(name));
     TRY(check_not_foreign(bitmap->entry));
     return bitmap;
 }
@@ -208,9 +208,8 @@ Result<void> BitmapChanges::check_can_be_tracked(const Planned &bitmap)
     const BitmapDirectoryEntry &entry = bitmap.entry;
     const auto size = BitmapSize::of(image_.disk_size(), entry.granularity_bits, image_.geometry());
     if (entry.bitmap_table_size != size.table_entries)
-        return finding(Finding::bitmap_table_size_wrong, std::to_string(entry.bitmap_table_size) +
-                                                             " entries, not " +
-                                                             std::to_string(size.table_entries));
+        return finding(Finding::bitmap_table_size_wrong, "{} entries, not {}",
+                       entry.bitmap_table_size, size.table_entries);
     return TRY(clusters())->check(entry);
 }
 

@@ -91,7 +91,7 @@ Result<void> BitmapClusters::count_table(HostOffset offset, std::uint64_t entrie
     };
     TableBuffer buffer;
     return for_each_entry(image_.store(), buffer, offset.value, entries, 8, visit)
-        .in("table at " + hex(offset.value));
+        .in(formatted("table at {:#x}", offset.value));
 }
 
 Result<void> BitmapClusters::count_tables()
@@ -155,9 +155,9 @@ void BitmapClusters::release(Aside &aside, const BitmapDirectoryEntry &entry)
     const auto runs = runs_of(entry);
     const auto owned = runs ? owns(*runs) : false;
     if (!owned || !*owned) {
-        leaked_.say(words_for_bitmap(entry.name) +
-                    ": its clusters cannot be told from others' and "
-                    "are not given back; 'qcow2-check=leaks' frees them");
+        leaked_.say("{}: its clusters cannot be told from others' and "
+                    "are not given back; 'qcow2-check=leaks' frees them",
+                    words_for_bitmap(entry.name));
         return;
     }
     for (const HostRun &run : *runs)

@@ -63,8 +63,8 @@ Result<CopiedBits::Shared> CopiedBits::shared_with(std::span<const Snapshot> oth
         if (has_l1_table(snapshot, image_.store()))
             TRY(for_each_entry(image_.store(), buffer, snapshot.l1_table_offset.value,
                                snapshot.l1_size, 8, visit)
-                    .in(words_for(snapshot) + ", L1 table at " +
-                        hex(snapshot.l1_table_offset.value)));
+                    .in(formatted("{}, L1 table at {:#x}", words_for(snapshot),
+                                  snapshot.l1_table_offset.value)));
         else
             shared.perhaps_any = true;
     return shared;
@@ -158,7 +158,7 @@ void CopiedBits::undo()
     if (undone && image_.header().certain())
         undone = put_right_in_place(CountChanges());
     if (!undone)
-        log_debug("bits 63 could not be put back: " + undone.error().what);
+        log_debug("bits 63 could not be put back: {}", undone.error().what);
     if (const auto loaded = image_.reload_tables(); !loaded)
         image_.store().fail(loaded.error());
 }

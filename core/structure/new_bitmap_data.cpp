@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/base/log.h"
 #include "core/bitmap/bitmap_data.h"
 
 namespace qcow2 {
@@ -132,7 +131,7 @@ Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry,
         }
         TRY(image.store()
                 .write(table[i].data.value, data)
-                .in("bitmap data at " + hex(table[i].data.value)));
+                .in(formatted("bitmap data at {:#x}", table[i].data.value)));
     }
     TRY(image.store().write(entry.bitmap_table_offset.value, bytes).in("bitmap table"));
     return image.store().flush();

@@ -17,16 +17,16 @@ namespace {
 
 Error too_low(const Geometry &geometry, HostCluster cluster)
 {
-    return finding(Finding::refcount_too_low,
-                   "cluster at " + hex(geometry.offset_of(cluster).value));
+    return finding(Finding::refcount_too_low, "cluster at {:#x}",
+                   geometry.offset_of(cluster).value);
 }
 
 Error too_narrow(const Geometry &geometry, HostCluster cluster)
 {
-    return Error(Errc::unsupported, "refcounts of " + std::to_string(geometry.refcount_bits()) +
-                                        " bits are too narrow: the cluster at " +
-                                        hex(geometry.offset_of(cluster).value) +
-                                        " would be used too often");
+    return Error(
+        Errc::unsupported,
+        "refcounts of {} bits are too narrow: the cluster at {:#x} would be used too often",
+        geometry.refcount_bits(), geometry.offset_of(cluster).value);
 }
 
 }  // namespace
@@ -196,7 +196,7 @@ void NewRefcounts::give_back() const
         if (offset.value >= end)
             continue;
         if (const auto done = image_.store().discard(offset.value, end - offset.value); !done)
-            log_debug("discard: " + done.error().what);
+            log_debug("discard: {}", done.error().what);
     }
 }
 

@@ -22,7 +22,7 @@ void release_or_leak(Aside &aside, BitmapClusters &clusters, const BitmapDirecto
     if (entry.type == bitmap_type_dirty_tracking)
         clusters.release(aside, entry);
     else
-        unknown.say(words_for_bitmap(entry.name) + ": its clusters are not known, and leak");
+        unknown.say("{}: its clusters are not known, and leak", words_for_bitmap(entry.name));
 }
 
 Result<void> commit(Aside &aside, const BitmapDirectory &directory)
@@ -34,14 +34,13 @@ Result<void> commit(Aside &aside, const BitmapDirectory &directory)
 void say_valid_again(const BitmapDirectory &directory, const BitmapDirectoryEntry &entry,
                      const std::string &how, FewWarnings &given_up)
 {
-    const std::string valid_again = ", and is valid again with all bits set" + how;
+    const std::string valid_again = formatted(", and is valid again with all bits set{}", how);
     if (directory.given_up(entry))
-        given_up.say(words_for_bitmap(entry.name) + " had been given up for lack of room" +
+        given_up.say("{} had been given up for lack of room{}", words_for_bitmap(entry.name),
                      valid_again);
     else
-        log_debug(words_for_bitmap(entry.name) +
-                  (directory.out_of_date() ? " was out of date" : " was inconsistent") +
-                  valid_again);
+        log_debug("{} was {}{}", words_for_bitmap(entry.name),
+                  directory.out_of_date() ? "out of date" : "inconsistent", valid_again);
 }
 
 Result<void> add(Image &image, Aside &aside, BitmapDirectory &directory, const NewBitmap &bitmap)
@@ -63,8 +62,8 @@ void say_what_is_gone(const BitmapDirectory &directory)
     FewWarnings gone;
     for (const BitmapDirectoryEntry &entry : directory.out_of_date()->entries)
         if (!names.contains(entry.name))
-            gone.say(words_for_bitmap(entry.name) +
-                     " was out of date, could not be made valid again, and is gone");
+            gone.say("{} was out of date, could not be made valid again, and is gone",
+                     words_for_bitmap(entry.name));
 }
 
 // H4: clusters that an extension names which is out of date are not freed.
@@ -180,8 +179,8 @@ Result<std::size_t> recover_in_place(Image &image, const BitmapDirectory &direct
         if (set)
             say_valid_again(directory, *entry, ", in place", given_up);
         else if (!directory.given_up(*entry))
-            still_inconsistent.say(words_for_bitmap(entry->name) +
-                                   " stays inconsistent: " + set.error().what);
+            still_inconsistent.say("{} stays inconsistent: {}", words_for_bitmap(entry->name),
+                                   set.error().what);
     }
     return recovered;
 }
@@ -209,7 +208,7 @@ Result<void> recover_and_add(Image &image, std::optional<Recoverable> which,
     FewWarnings given_up;
     for (std::size_t i = 0; i < directory.entries.size(); ++i)
         if (i >= recovered)
-            log_debug(words_for_bitmap(directory.entries[i].name) + " was made");
+            log_debug("{} was made", words_for_bitmap(directory.entries[i].name));
         else if (i >= before.entries.size())
             say_valid_again(before, directory.entries[i], "", given_up);
         else if (before.entries[i].flags != directory.entries[i].flags)
@@ -223,7 +222,7 @@ Result<void> recover_in_place(Image &image)
 {
     const BitmapDirectory directory = TRY(BitmapDirectory::load(image));
     if (directory.out_of_date())
-        log_warning(directory.stale() + ", and stay so: there is no room for a new directory");
+        log_warning("{}, and stay so: there is no room for a new directory", directory.stale());
     else
         TRY(recover_in_place(image, directory, Recoverable::all));
     return {};

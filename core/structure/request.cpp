@@ -27,10 +27,10 @@ Result<void> check_existing(const BitmapRequest &request, const BitmapDirectory 
                      "bitmap-recover=all-dirty makes it valid again with all bits set, 'qemu-img "
                      "bitmap --remove' makes room for a new one");
     if (directory.out_of_date() && !recovered)
-        return Error(Errc::busy, "it is out of date, and cannot be made valid again: " +
-                                     std::string(entry.finding ? sentence_of(*entry.finding)
-                                                               : "another has its name") +
-                                     "; bitmap-remove-all=yes makes room for a new one");
+        return Error(Errc::busy,
+                     "it is out of date, and cannot be made valid again: {}; "
+                     "bitmap-remove-all=yes makes room for a new one",
+                     entry.finding ? sentence_of(*entry.finding) : "another has its name");
     if (!entry.enabled())
         return Error(Errc::busy,
                      "it is disabled, perhaps the frozen record of a backup; 'qemu-img bitmap "
@@ -84,20 +84,21 @@ Result<void> check_request(const BitmapRequest &request, const Image &image,
     const RecoverableBitmaps recoverable =
         request.names.empty() ? RecoverableBitmaps() : recoverable_bitmaps(directory, image);
     for (const std::string &name : request.names) {
-        const std::string context = "bitmap=" + quote(name);
+        const std::string context = formatted("bitmap={}", quote(name));
         if (geometry.version < 3)
             return Error(Errc::unsupported,
-                         context + ": version 2 images cannot keep bitmaps; 'qemu-img amend "
-                                   "-o compat=1.1' makes it version 3");
+                         "{}: version 2 images cannot keep bitmaps; 'qemu-img amend "
+                         "-o compat=1.1' makes it version 3",
+                         context);
         if (out_of_date && !request.recover_all_dirty)
-            return Error(Errc::busy,
-                         context + ": " + directory.stale() + "; " + std::string(out_of_date_cure));
+            return Error(Errc::busy, "{}: {}; {}", context, directory.stale(), out_of_date_cure);
         if (const BitmapDirectoryEntry *entry = find(directory, name))
             TRY(check_existing(request, directory, recoverable, *entry).in(context));
         else if (has_for_qemu(directory, name))
             return Error(Errc::exists,
-                         context + ": there is a bitmap whose name has a NUL behind that, which "
-                                   "QEMU takes for the same name");
+                         "{}: there is a bitmap whose name has a NUL behind that, which "
+                         "QEMU takes for the same name",
+                         context);
         else
             TRY(check_bitmap_limits(disk_size, granularity_bits, geometry).in(context));
     }
@@ -124,20 +125,21 @@ std::vector<std::string> announcements(const BitmapRequest &request, const Image
         const std::uint64_t asked = std::uint64_t(1) << *request.granularity_bits;
         for (const std::string &name : request.names)
             if (const auto *entry = find(directory, name); entry && entry->granularity() != asked)
-                lines.push_back("bitmap " + quote(name) + " keeps its granularity of " +
-                                std::to_string(entry->granularity()) +
-                                " bytes; bitmap-granularity=" + std::to_string(asked) +
-                                " is for bitmaps that are made");
+                lines.push_back(formatted("bitmap {} keeps its granularity of {} bytes; "
+                                          "bitmap-granularity={} is for bitmaps that are made",
+                                          quote(name), entry->granularity(), asked));
     }
     for (const NewBitmap &made : absent_of(request, directory))
         if (made.all_dirty)
-            lines.push_back("bitmap " + quote(made.name) +
-                            " is made with all bits set: what there was is out of "
-                            "date, and cannot be read");
+            lines.push_back(
+                formatted("bitmap {} is made with all bits set: what there was is out of "
+                          "date, and cannot be read",
+                          quote(made.name)));
         else if (image.has_content())
-            lines.push_back("bitmap " + quote(made.name) +
-                            " is not there: it is made, empty, and knows nothing of "
-                            "what was written before");
+            lines.push_back(
+                formatted("bitmap {} is not there: it is made, empty, and knows nothing of "
+                          "what was written before",
+                          quote(made.name)));
     return lines;
 }
 
@@ -166,7 +168,7 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
         if (const BitmapDirectoryEntry *entry = recovered.find(name);
             entry && entry->in_use() && !recovered.given_up(*entry))
             return Error(done.error())
-                .in("bitmap=" + quote(name) + ": it cannot be made valid again");
+                .in(formatted("bitmap={}: it cannot be made valid again", quote(name)));
     return add_bitmaps(image, absent);
 }
 

@@ -28,10 +28,8 @@ Result<void> Resize::check() const
 {
     const std::uint64_t l1_entries_max = limits::l1_bytes_max / 8;
     if (geometry_.l1_entries_for(size_) > l1_entries_max)
-        return Error(Errc::invalid, "with clusters of " + std::to_string(geometry_.cluster_size()) +
-                                        " bytes a disk has at most " +
-                                        std::to_string(l1_entries_max * geometry_.l2_reach()) +
-                                        " bytes");
+        return Error(Errc::invalid, "with clusters of {} bytes a disk has at most {} bytes",
+                     geometry_.cluster_size(), l1_entries_max * geometry_.l2_reach());
     // Such snapshots need not say what size they were made of. (QEMU refuses
     // them, too.)
     const Header header = image_.header().header();
@@ -86,7 +84,7 @@ Result<void> Resize::prepare_tables(Aside &aside)
     const std::uint64_t reach = geometry_.l2_reach();
     std::uint64_t index = kept_ / reach;
     if (kept_ % reach != 0) {
-        TRY(prepare_boundary(index, aside).in("guest offset " + hex(kept_)));
+        TRY(prepare_boundary(index, aside).in(formatted("guest offset {:#x}", kept_)));
         ++index;
     }
     const std::uint64_t end = backing_shows() ? div_ceil(shown_end_, reach) : 0;
@@ -275,7 +273,7 @@ Result<void> Resize::write_in_place(HostOffset host, Range part)
 {
     const HostRun run{geometry_.cluster_of(host), 1};
     if (!geometry_.data_file && image_.metadata().overlaps(run))
-        return finding(Finding::data_cluster_is_metadata, "host offset " + hex(host.value));
+        return finding(Finding::data_cluster_is_metadata, "host offset {:#x}", host.value);
     return data_.write(host.value + part.begin, TRY(content(part)));
 }
 
@@ -324,14 +322,14 @@ void Resize::finish()
         if (stays || !old_l1_[i].present())
             continue;
         if (const auto given = give_back_table(i); !given)
-            leaked_.say("the clusters of the L2 table at " + hex(old_l1_[i].l2_table().value) +
-                        " may have leaked: " + given.error().what);
+            leaked_.say("the clusters of the L2 table at {:#x} may have leaked: {}",
+                        old_l1_[i].l2_table().value, given.error().what);
     }
     give_back({});
     if (!geometry_.data_file || grows())
         return;
     if (const auto shortened = data_.shorten(size_); !shortened)
-        log_warning("external data file: it is longer than the disk: " + shortened.error().what);
+        log_warning("external data file: it is longer than the disk: {}", shortened.error().what);
 }
 
 // A table that is gone from the active tree, and what it named, but for what
@@ -346,7 +344,7 @@ Result<void> Resize::give_back_table(std::uint64_t index)
         const auto was = old.get(i);
         const auto is = kept.get(i);
         if (!was) {
-            leaked_.say("L2 table at " + hex(l1.l2_table().value) + ": " + was.error().what);
+            leaked_.say("L2 table at {:#x}: {}", l1.l2_table().value, was.error().what);
             continue;
         }
         const HostRun names = named_clusters(*was, geometry_);
@@ -354,8 +352,8 @@ Result<void> Resize::give_back_table(std::uint64_t index)
             continue;
         // Images lie.
         if (image_.metadata().overlaps(names))
-            leaked_.say("clusters at " + hex(geometry_.offset_of(names.first).value) +
-                        " are not given back: there is metadata");
+            leaked_.say("clusters at {:#x} are not given back: there is metadata",
+                        geometry_.offset_of(names.first).value);
         else
             give_back(names);
     }

@@ -69,12 +69,11 @@ Result<void> CreateSnapshot::check_wanted() const
 {
     if (wanted_.name.empty() || wanted_.name.size() > name_bytes_max ||
         wanted_.name.find('\0') != std::string::npos)
-        return Error(Errc::invalid, "the name of a snapshot has 1 to " +
-                                        std::to_string(name_bytes_max) +
-                                        " bytes, none of them zero");
+        return Error(Errc::invalid, "the name of a snapshot has 1 to {} bytes, none of them zero",
+                     name_bytes_max);
     if (table_.snapshots.size() >= limits::snapshots_max)
-        return Error(Errc::invalid, "an image cannot have more than " +
-                                        std::to_string(limits::snapshots_max) + " snapshots");
+        return Error(Errc::invalid, "an image cannot have more than {} snapshots",
+                     limits::snapshots_max);
     return {};
 }
 
@@ -209,7 +208,7 @@ Result<void> DeleteSnapshot::change_in_place(const CountChanges &changes)
     if (bits)
         bits = CopiedBits(image_, *active_).put_right_in_place(CountChanges());  // W6
     if (!bits)
-        log_warning("bits 63 of the disk could not be put right: " + bits.error().what);
+        log_warning("bits 63 of the disk could not be put right: {}", bits.error().what);
     return {};
 }
 

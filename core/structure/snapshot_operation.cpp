@@ -65,7 +65,7 @@ Result<void> SnapshotOperation::run()
         if (done || done.error().code != Errc::no_space)
             return done;
         RARE("a snapshot changes in place for lack of room");
-        log_debug("in place: " + done.error().what);
+        log_debug("in place: {}", done.error().what);
     }
     // What was taken aside is room again.
     TRY(image_.allocator().settle());
@@ -89,17 +89,16 @@ Result<Tree> SnapshotOperation::tree_of(const Snapshot &snapshot)
         TRY(Tree::load(image_, snapshot.l1_table_offset, snapshot.l1_size, words_for(snapshot)));
     if (!tree.l1().empty() && tree.l1_clusters().first < active_->l1_clusters().end() &&
         active_->l1_clusters().first < tree.l1_clusters().end())
-        return finding(Finding::tables_overlap, words_for(snapshot) + ", L1 table at " +
-                                                    hex(snapshot.l1_table_offset.value) +
-                                                    ": it is the disk's");
+        return finding(Finding::tables_overlap, "{}, L1 table at {:#x}: it is the disk's",
+                       words_for(snapshot), snapshot.l1_table_offset.value);
     std::unordered_set<HostOffset> shared;
     for (const L1Entry &l1 : active_->l1())
         shared.insert(l1.l2_table());
     for (const L1Entry &l1 : tree.l1())
         if (l1.present() && !shared.contains(l1.l2_table()) &&
             image_.metadata().overlaps_own({geometry_.cluster_of(l1.l2_table()), 1}))
-            return finding(Finding::tables_overlap,
-                           words_for(snapshot) + ", L2 table at " + hex(l1.l2_table().value));
+            return finding(Finding::tables_overlap, "{}, L2 table at {:#x}", words_for(snapshot),
+                           l1.l2_table().value);
     return tree;
 }
 
