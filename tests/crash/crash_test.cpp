@@ -9,7 +9,6 @@
 // marked in_use); writing on works, up to a second crash (and a third).
 
 #include <cstdio>
-#include <cstdlib>
 
 #include "tests/crash/lives.h"
 #include "tests/support/qemu_img.h"
