@@ -160,8 +160,8 @@ Result<std::unique_ptr<LocalFile>> LocalFile::make_temporary(const std::string &
 std::string LocalFile::identity_of(const struct stat &status)
 {
     if (S_ISBLK(status.st_mode))
-        return "device " + std::to_string(status.st_rdev);
-    return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
+        return formatted("device {}", status.st_rdev);
+    return formatted("{}:{}", status.st_dev, status.st_ino);
 }
 
 Result<std::uint64_t> LocalFile::length() const

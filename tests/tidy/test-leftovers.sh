@@ -23,7 +23,13 @@ done < <(grep -HnwE "$marker" "${files[@]}")
 while read -r line; do
     problem "$line: quotes made by hand"
 done < <(tree_files core filter | grep -E '\.(h|cpp)$' |
-    xargs grep -HnE "'\" *\+" | grep -vE '^core/(base/log\.cpp|control/.*):')
+    xargs grep -HnE "'\" *\+|'\{" | grep -vE '^core/(base/log\.cpp|control/.*):')
+
+# Sentences are formats, which the compiler compares with their arguments (base/formatted.h).
+while read -r line; do
+    problem "$line: a sentence that is put together by +"
+done < <(tree_files core filter | grep -E '\.(h|cpp)$' |
+    xargs grep -HnE "[a-z:)] \" *\+|\+ *\"[^\"]* [a-z(]" | grep -v ': *//')
 
 # `new` has its memory before its arguments: who leaves the function by TRY takes it along.
 while read -r line; do
