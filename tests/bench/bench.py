@@ -123,6 +123,8 @@ def measure(group, some, place, bench, rounds, note):
 def main():
     parser = argparse.ArgumentParser(description="Measures the filter against nbdkit on a raw file and qemu-nbd.")
     parser.add_argument("--filter", default=os.environ.get("FILTER"), help="nbdkit-qcow2bitmap-filter.so")
+    parser.add_argument("--earlier", metavar="FILTER",
+                        help="another one, of an earlier state: measured in the same turns by the rows of main and price")
     parser.add_argument("--rows", default="quick",
                         help="names of rows or of their beginnings, of groups, quick, all; with commas")
     parser.add_argument("--rounds", type=int, default=3)
@@ -136,8 +138,13 @@ def main():
     parser.add_argument("--draw", metavar="RESULTS", help="make tables and pictures of results.json again")
     options = parser.parse_args()
 
-    groups = [rows.main_group(options.filter, options.sync),
-              rows.price_group(options.filter, options.price_syncs.split(",")),
+    drawn = None
+    if options.draw:
+        with open(options.draw) as file:
+            drawn = json.load(file)
+        options.earlier = "earlier-" in json.dumps(drawn)
+    groups = [rows.main_group(options.filter, options.sync, options.earlier),
+              rows.price_group(options.filter, options.price_syncs.split(","), options.earlier),
               growth.growth_group(options.filter, options.sync),
               backup_rows.backup_group(options.filter, options.sync),
               backup_rows.scratch_group(options.filter, options.sync),
@@ -148,13 +155,14 @@ def main():
             for row in group.rows:
                 print(f"{group.name:8} {row.name:24} {row.title}")
         return 0
-    if options.draw:
-        with open(options.draw) as file:
-            report.write(options.out, *report.load(json.load(file), groups))
+    if drawn:
+        report.write(options.out, *report.load(drawn, groups))
         return 0
 
     if not options.filter or not os.path.exists(options.filter):
         parser.error("--filter or FILTER must name nbdkit-qcow2bitmap-filter.so")
+    if options.earlier and not os.path.exists(options.earlier):
+        parser.error(f"--earlier: there is no {options.earlier}")
     picked = chosen(groups, options.rows)
     if not picked:
         parser.error(f"no row is named {options.rows}; --list says the names")

@@ -21,6 +21,17 @@ def figure(value):
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+# Rounds that agree by chance on who is faster: of so many one time in sixteen.
+AGREEING = 5
+
+
+def spread(ratios):
+    """Their median, and half of the way from the least to the greatest: the noise."""
+    if len(ratios) < 2:
+        return figure(median(ratios))
+    return f"{figure(median(ratios))} ±{figure((max(ratios) - min(ratios)) / 2)}"
+
+
 class Line:
     """A row with its samples: by variant, a list over the rounds."""
 
@@ -40,8 +51,8 @@ class Line:
     def cpu(self, name):
         return median([sample.cpu_us for sample in self.samples.get(name, []) if sample.cpu_us is not None])
 
-    def ratio(self, name, others):
-        """How many times as good as the best of the others, within a round."""
+    def ratios_of(self, name, others):
+        """How many times as good as the best of the others, in each round."""
         mine = self.samples.get(name, [])
         ratios = []
         for turn, sample in enumerate(mine):
@@ -53,7 +64,10 @@ class Line:
                 ratios.append(sample.value / max(theirs) if max(theirs) else None)
             else:
                 ratios.append(min(theirs) / sample.value)
-        return median([ratio for ratio in ratios if ratio])
+        return [ratio for ratio in ratios if ratio]
+
+    def ratio(self, name, others):
+        return median(self.ratios_of(name, others))
 
     def cpu_ratio(self):
         us, limit = self.cpu(self.group.us), self.cpu(self.group.limit or self.group.rivals[0])
@@ -61,58 +75,78 @@ class Line:
 
     @property
     def of_limit(self):
-        return self.ratio(self.group.us, [self.group.limit]) if self.group.limit else None
+        return median(self.ratios_of_limit())
 
     @property
     def of_rivals(self):
-        return self.ratio(self.group.us, self.group.rivals) if self.group.rivals else None
+        return median(self.ratios_of_rivals())
 
     @property
     def to_win(self):
         """Limit / rivals: what there is to be won."""
         return self.ratio(self.group.limit, self.group.rivals) if self.group.limit and self.group.rivals else None
 
+    def ratios_of_limit(self):
+        return self.ratios_of(self.group.us, [self.group.limit]) if self.group.limit else []
+
+    def ratios_of_rivals(self):
+        return self.ratios_of(self.group.us, self.group.rivals) if self.group.rivals else []
+
     def verdict(self):
-        """"", "reached" or "missed"."""
+        """"", "reached" or "missed"; with "?" if the rounds do not agree on it. Then what has
+        changed since the earlier filter, where the rounds agree on that."""
         limit_goal, rival_goal = self.row.goal
-        met = []
+        met = []  # of each goal: by the median, and in each round
         if limit_goal and self.of_limit:
-            met.append(self.of_limit >= limit_goal)
+            met.append((self.of_limit, self.ratios_of_limit(), limit_goal))
         if rival_goal and self.of_rivals and (self.to_win or 9) > self.row.when:
-            met.append(self.of_rivals >= rival_goal)
+            met.append((self.of_rivals, self.ratios_of_rivals(), rival_goal))
         if self.row.at_most and self.value(self.group.us) is not None:
-            met.append(self.value(self.group.us) <= self.row.at_most)
-        return "" if not met else "reached" if all(met) else "missed"
+            met.append((-self.value(self.group.us), [-sample.value for sample in self.samples[self.group.us]],
+                        -self.row.at_most))
+        said = []
+        if met:
+            sure = all(min(each) >= goal for _, each, goal in met) or any(max(each) < goal for _, each, goal in met)
+            said.append(("reached" if all(middle >= goal for middle, _, goal in met) else "missed") +
+                        "?" * (not sure))
+        for now, earlier in self.group.earlier.items():
+            each = self.ratios_of(now, [earlier])
+            if len(each) >= AGREEING and not min(each) <= 1 <= max(each):
+                said.append("faster" if min(each) > 1 else "slower")
+        return ", ".join(said)
 
     def cells(self):
         cells = [self.row.title, self.row.unit]
         cells += [figure(self.value(variant.name)) for variant in self.group.variants]
-        cells += [figure(ratio) for ratio in self.ratios()]
+        cells += [spread(ratios) for ratios in self.ratios()]
         cells += [figure(self.cpu(variant.name)) for variant in self.group.variants if self.group.has_cpu]
         return cells + self.barrier_cells()
 
     def ratios(self):
+        """Lists over the rounds."""
         group = self.group
+        since = [self.ratios_of(now, [earlier]) for now, earlier in group.earlier.items()]
         if group.limit and group.rivals:
-            return [self.of_limit, self.of_rivals, self.to_win]
+            return [self.ratios_of_limit(), self.ratios_of_rivals(),
+                    self.ratios_of(group.limit, group.rivals)] + since
         if group.limit:
-            return [self.ratio(variant.name, [group.limit]) for variant in group.variants
-                    if variant.name != group.limit]
-        return [self.of_rivals]
+            return [self.ratios_of(name, [group.limit]) for name in group.beside_limit()] + since
+        return [self.ratios_of_rivals()] + since
 
     def __str__(self):
         return text_line(self.cells() + [self.verdict()])
 
 
 def head(group):
+    titles = {variant.name: variant.title for variant in group.variants}
     cells = ["", "unit"] + [variant.title for variant in group.variants]
     if group.limit and group.rivals:
         cells += ["us / limit", "us / qemu", "limit / qemu"]
     elif group.limit:
-        cells += [f"{variant.title} / {group.variants[0].title}" for variant in group.variants
-                  if variant.name != group.limit]
+        cells += [f"{titles[name]} / {titles[group.limit]}" for name in group.beside_limit()]
     else:
         cells += ["us / qemu"]
+    cells += [f"{titles[now]} / earlier" for now in group.earlier]
     if group.has_cpu:
         cells += [f"CPU us, {variant.name}" for variant in group.variants]
     if group.counted:
@@ -140,12 +174,12 @@ class Table:
         return f"{self.group.title}: images {'in memory' if self.place == 'memory' else 'on the local file system'}"
 
     def markdown(self):
-        has_goals = any(row.goal != (None, None) or row.at_most for row in self.group.rows)
-        cells = head(self.group) + ["goal"] * has_goals
+        has_goals = self.group.earlier or any(row.goal != (None, None) or row.at_most for row in self.group.rows)
+        cells = head(self.group) + ["goal"] * bool(has_goals)
         lines = [f"### {self.title}", "", "| " + " | ".join(cells) + " |",
                  "|---|---|" + "---:|" * (len(cells) - 2)]
         for line in self.lines:
-            verdict = [line.verdict() or "-"] * has_goals
+            verdict = [line.verdict() or "-"] * bool(has_goals)
             lines.append("| " + " | ".join(line.cells() + verdict) + " |")
         return "\n".join(lines) + "\n"
 
@@ -159,7 +193,9 @@ def write(folder, tables, note):
         json.dump(dump(tables, note), file, indent=1)
     with open(os.path.join(folder, "bench.md"), "w") as file:
         file.write("\n".join(table.markdown() for table in tables))
-        file.write(f"\nMedians of {note}. Ratios are such that more is better, medians of those within a round; "
+        file.write(f"\nMedians of {note}. Ratios are such that more is better, medians of those within a round "
+                   "± half of their range: what is not clear of that is noise, as is a verdict with \"?\", on which the "
+                   "rounds do not agree; "
                    "CPU is the server's, for each request.\n")
     with open(os.path.join(folder, "bench.svg"), "w") as file:
         file.write(picture(tables, note))

@@ -58,6 +58,11 @@ class Group:
     # For the picture: what the limit is, and the best rival. None: it is in none.
     limit_words: str = None
     rival_words: str = "qemu-nbd"
+    earlier: dict = dataclasses.field(default_factory=dict)  # variant: the same of an earlier filter
+
+    def beside_limit(self):
+        return [variant.name for variant in self.variants
+                if variant.name != self.limit and variant.name not in self.earlier.values()]
 
 
 # --- The measures. Each makes its image, serves it, and lets a client work.
@@ -259,11 +264,22 @@ def main_rows():
 QUICK = ("read-4k-16", "write-4k-16", "write-1m", "alloc-4k", "fsync-thin", "start-1t-1")
 
 
-def main_group(filter, sync):
-    return Group("main", "As fast as the raw file",
-                 [Raw("raw", "nbdkit, raw"), Qemu("threads", "qemu-nbd, threads", "threads"),
-                  Qemu("io_uring", "qemu-nbd, io_uring", "io_uring"), Us("us", "us", filter, sync)],
-                 main_rows(), "raw", ("threads", "io_uring"), limit_words="nbdkit on a raw file")
+def with_earlier(group, filter):
+    """The group, each variant of ours also by this earlier filter, if there is one."""
+    if filter:
+        for ours in [variant for variant in group.variants if isinstance(variant, Us)]:
+            name = f"earlier-{ours.name}"
+            group.variants.append(Us(name, f"{ours.title}, earlier", filter, ours.sync, ours.bitmap))
+            group.earlier[ours.name] = name
+    return group
+
+
+def main_group(filter, sync, earlier):
+    return with_earlier(Group(
+        "main", "As fast as the raw file",
+        [Raw("raw", "nbdkit, raw"), Qemu("threads", "qemu-nbd, threads", "threads"),
+         Qemu("io_uring", "qemu-nbd, io_uring", "io_uring"), Us("us", "us", filter, sync)],
+        main_rows(), "raw", ("threads", "io_uring"), limit_words="nbdkit on a raw file"), earlier)
 
 
 # --- What durable bitmaps cost.
@@ -349,8 +365,8 @@ def price_rows():
     return rows
 
 
-def price_group(filter, syncs):
+def price_group(filter, syncs, earlier):
     variants = [Us("none", "no bitmap", filter, None, None)]
     variants += [Us(sync, sync, filter, sync) for sync in syncs]
-    return Group("price", "What a bitmap costs", variants, price_rows(), "none", (), variants[-1].name,
-                 variants[-1].name)
+    return with_earlier(Group("price", "What a bitmap costs", variants, price_rows(), "none", (), variants[-1].name,
+                              variants[-1].name), earlier)

@@ -19,10 +19,12 @@ same "$(awk '{ print $2 }' rows | sort | uniq -d)" ""
 grep -q "^main .* read-4k-16 " rows || fail "no row read-4k-16"
 
 step "a row of each group"
-bench --rows=fsync-thin,first-4k-1-1g,connections-1,begin-1g-1,stall-64g-clear --rounds=1 --seconds=0.1 --out=out >bench.log 2>&1 ||
+bench --rows=fsync-thin,first-4k-1-1g,connections-1,begin-1g-1,stall-64g-clear --rounds=1 --seconds=0.1 \
+    --earlier="$FILTER" --out=out >bench.log 2>&1 ||
     fail "$(cat bench.log)"
 grep -q "| 4K, fsync after every write, thin | /s | [0-9.]* | [0-9.]* | [0-9.]* | [0-9.]* |" out/bench.md ||
     fail "no such line: $(cat out/bench.md)"
+grep -q "| us / earlier |" out/bench.md || fail "nothing beside an earlier filter"
 grep -q "first touch" out/bench.md || fail "no table of price"
 grep -q "connections" out/bench.md || fail "no table of growth"
 grep -q "| begin, 1G, 1 bitmaps | ms | - | [0-9.]* | [0-9.]* |" out/bench.md || fail "no table of backup"
