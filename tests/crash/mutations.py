@@ -186,6 +186,9 @@ FROZEN = [
      {"core/disk_changes.cpp": [("    return change_structure([&](Image &image) {\n        if (bitmaps.empty())\n",
        "    TRY(change_bitmaps_alone(bitmaps));\n    return change_structure([&](Image &image) {\n        if (true)\n")]},
      ["structural_crash/H1_each_operation_on_bitmaps_takes_place_wholly_or_not_at_all"]),
+    ("C10: backing and data file are opened again by their names",
+     {"core/disk_structure.cpp": [("    ImageFiles files = image_->release_files();\n", "    ImageFiles files;\n")]},
+     ["order_backing/a_backing_file_is_not_opened_again_by_its_name"]),
     ("F1: a change goes down before it is kept",
      {"core/disk_requests.cpp": [("        if (frozen.any() && parts == Parts::several)\n", "        TRY(change(part));\n"
        "        if (frozen.any() && parts == Parts::several)\n"),
