@@ -49,8 +49,10 @@ public:
     DiskDriver::Options driver_options() const
     {
         DiskDriver::Options options;
-        if (limited_)
+        if (limited_) {
             options.accepted = {Errc::no_space};
+            options.refused_is_dirty = false;
+        }
         return options;
     }
     Bitmaps bitmaps() const { return limited_ ? Bitmaps::superset : Bitmaps::exact; }

@@ -95,8 +95,10 @@ private:
             return;
         DiskDriver::Options options;
         options.length_max = random_.pick<std::uint64_t>({5000, 50000, 300000});
-        if (limited_)
+        if (limited_) {
             options.accepted = {Errc::no_space};
+            options.refused_is_dirty = false;
+        }
         DiskDriver driver(*disk_, *active_, random_, generation_, options);
         for (std::uint64_t steps = random_.below(12); steps > 0; --steps)
             driver.step({0, active_->size()});

@@ -97,6 +97,8 @@ void DiskDriver::keep_old(Range range)
 {
     old_.resize(range.length());
     reference_.bytes().read(range.begin, old_);
+    if (!options_.refused_is_dirty)
+        old_bitmaps_ = reference_.bitmaps();
 }
 
 // The content is what it is: each byte old or new.
@@ -108,6 +110,15 @@ void DiskDriver::learn(Range range)
     const std::string fault = mixture_fault(range, old_, now, found_);
     demand(fault.empty(), fault);
     reference_.preset(GuestOffset(range.begin), found_);
+}
+
+// Of what was refused, and learned.
+void DiskDriver::mark_what_is_new(Range range)
+{
+    reference_.bitmaps() = old_bitmaps_;
+    for (std::uint64_t i = 0; i < found_.size(); ++i)
+        if (found_[i] != old_[i])
+            reference_.mark(GuestOffset(range.begin + i), 1);
 }
 
 // The reference is as it is after the change.
@@ -135,6 +146,8 @@ void DiskDriver::end_change(Range range, bool fua, bool exact, std::uint64_t beg
     const bool known = result && exact;
     if (!known)
         learn(range);
+    if (!result && !options_.refused_is_dirty)
+        mark_what_is_new(range);
     if (!history)
         return;
     if (!known)

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -32,6 +33,10 @@ public:
         // Errors that a change may end with; after one each sector is old or
         // new. Anything else ends the test.
         std::vector<Errc> accepted;
+        // Of such a change: whether all of it is dirty in the reference, or what is new in the
+        // disk alone. (Data are placed before a bitmap that has no room is given up, B7: what is
+        // refused before that has no bits.)
+        bool refused_is_dirty = true;
         std::uint64_t length_max = 300000;
         // In steps of this: the ends of requests. 1, 512.
         std::uint64_t grain = 1;
@@ -90,6 +95,7 @@ private:
     void zero_fast(Range range, ZeroFlags flags);
     void keep_old(Range range);
     void learn(Range range);
+    void mark_what_is_new(Range range);
     void accept(const Error &error) const;
     void demand(bool condition, const std::string &what) const;
     void fetch(Range range, Buffer &found) const;
@@ -105,6 +111,7 @@ private:
     std::uint64_t steps_ = 0;
     std::string doing_;
     Buffer old_, data_, found_;  // of a step; members, so that their memory is asked for once
+    std::map<std::string, ReferenceBitmap> old_bitmaps_;  // unless refused_is_dirty
 };
 
 }  // namespace qcow2::test
