@@ -146,7 +146,8 @@ std::string crash_verdict(const StoreImage &image, const ReferenceDisk &before,
         was.resize(bytes.size());
         before.bytes().read(offset.value, was);
         for (std::size_t at = 0; at < was.size(); at += limits::sector)
-            if (std::memcmp(&was[at], &bytes[at], std::min(limits::sector, was.size() - at)) != 0)
+            if (std::memcmp(&was[at], &bytes[at],
+                            std::min<std::uint64_t>(limits::sector, was.size() - at)) != 0)
                 changed.push_back((offset.value + at) / limits::sector);
     };
     const std::string data = history.verdict(event, before, read);
