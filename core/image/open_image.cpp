@@ -42,7 +42,8 @@ Error not_an_image(const ByteStore &store, Bytes beginning, const std::string &p
 
 Result<Image::Beginning> read_image_header(ByteStore &store, const std::string &path)
 {
-    Image::Beginning beginning{{}, TRY(read_beginning(store).in("header"))};
+    Image::Beginning beginning;
+    beginning.bytes = TRY(read_beginning(store).in("header"));
     if (!has_magic(beginning.bytes))
         return not_an_image(store, beginning.bytes, path);
     beginning.area = TRY(read_header_area(store, beginning.bytes).in("header"));
