@@ -394,7 +394,7 @@ def try_mutation(name, files, order, test_objects):
 
 def main():
     wanted = os.environ.get("MUTATION", "")
-    every = max(int(os.environ.pop("QCOW2_EVERY", "1")), 1)  # the tests themselves run all
+    every = max(int(os.environ.pop("QCOW2_EVERY", "") or 1), 1)  # the tests themselves run all
     today = int(time.time() // 86400)
     # That all can be made is known before the first is tried.
     for _, files, _ in MUTATIONS + FROZEN:

@@ -67,7 +67,7 @@ def case(function):
 
 def cases(named):
     """name -> arguments: one case each. A grid."""
-    every = max(min(int(os.environ.get("QCOW2_EVERY", "1")), len(named)), 1)
+    every = max(min(int(os.environ.get("QCOW2_EVERY") or 1), len(named)), 1)
     today = int(time.time() // 86400)
 
     def add(function):
