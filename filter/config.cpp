@@ -157,7 +157,7 @@ Result<void> take_qcow2_files(Config &config, const char *value)
 Result<void> take_qcow2_resize(Config &config, const char *value)
 {
     const std::uint64_t size = TRY(parse_size(value, not_a("qcow2-resize", value, "a size")));
-    TRY(check_disk_size(size).in(formatted("qcow2-resize={}", value)));
+    TRY(check_disk_size(size).in("qcow2-resize={}", value));
     config.disk.size_min = size;
     return {};
 }

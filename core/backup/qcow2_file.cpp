@@ -147,7 +147,7 @@ Result<void> Qcow2File::find_pieces(const std::vector<BackupBitmap> &bitmaps)
 {
     for (const BackupBitmap &bitmap : bitmaps) {
         TRY(check_bitmap_limits(disk_size_, bitmap.granularity_bits, geometry)
-                .in(formatted("bitmap {}", quote(bitmap.name))));
+                .in("bitmap {}", quote(bitmap.name)));
         const BitmapSize size = BitmapSize::of(disk_size_, bitmap.granularity_bits, geometry);
         Pieces pieces;
         for (std::uint64_t set = bitmap.next(0, true); set < size.bits;) {

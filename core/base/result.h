@@ -51,6 +51,12 @@ public:
 
     // Puts what this floor knows in front: "bitmap 'b0': " + what.
     Error in(std::string_view context) && { return Error(code, "{}: {}", context, what); }
+    template <class First, class... Rest>
+    Error in(Format<First, Rest...> context, const First &first, const Rest &...rest) &&
+    {
+        const std::string text = formatted(context, first, rest...);
+        return std::move(*this).in(text);
+    }
 
     Errc code;
     std::string what;
@@ -78,12 +84,19 @@ public:
     const Error &error() const & { return std::get<1>(state_); }
     Error &&error() && { return std::get<1>(std::move(state_)); }
 
-    // The same, the error with a context in front.
+    // The same, the error with a context in front. A format costs nothing where there is none.
     Result in(std::string_view context) &&
     {
         if (has_value())
             return std::move(*this);
         return std::move(*this).error().in(context);
+    }
+    template <class First, class... Rest>
+    Result in(Format<First, Rest...> context, const First &first, const Rest &...rest) &&
+    {
+        if (has_value())
+            return std::move(*this);
+        return std::move(*this).error().in(context, first, rest...);
     }
 
 private:
@@ -109,6 +122,13 @@ public:
         if (has_value())
             return {};
         return std::move(*this).error().in(context);
+    }
+    template <class First, class... Rest>
+    Result in(Format<First, Rest...> context, const First &first, const Rest &...rest) &&
+    {
+        if (has_value())
+            return {};
+        return std::move(*this).error().in(context, first, rest...);
     }
 
 private:

@@ -33,7 +33,7 @@ Result<void> for_each_table_entry(Image &image, const BitmapDirectoryEntry &entr
     const auto decode = [&](std::uint64_t i, std::uint64_t raw, std::uint64_t) -> Result<void> {
         const auto decoded = decode_bitmap_table_entry(raw, image.geometry());
         if (!decoded)
-            return Error(decoded.error()).in(formatted("{}, entry {}", where, i));
+            return Error(decoded.error()).in("{}, entry {}", where, i);
         return visit(i, *decoded);
     };
     TableBuffer buffer{.where = where};
@@ -63,7 +63,7 @@ Result<void> for_each_piece(Image &image, const BitmapDirectoryEntry &entry, Fun
             };
             if (e.has_cluster())
                 TRY(for_each_table_piece(image.store(), buffer, e.data.value, piece.size(), 1, copy)
-                        .in(formatted("bitmap data at {:#x}", e.data.value)));
+                        .in("bitmap data at {:#x}", e.data.value));
             return function(i, e, MutableBytes(piece));
         });
 }

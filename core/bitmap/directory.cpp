@@ -84,7 +84,7 @@ Result<bool> BitmapDirectory::has_mark(Image &image, const BitmapDirectoryEntry 
     Buffer word(8);
     TRY(image.store()
             .read(last, word)
-            .in(formatted("bitmap table at {:#x}", entry.bitmap_table_offset.value)));
+            .in("bitmap table at {:#x}", entry.bitmap_table_offset.value));
     return load_be64(word.data()) == BitmapTableEntry{HostOffset(), true}.raw();
 }
 

@@ -161,7 +161,7 @@ Result<void> Tracker::write_flags(const EnabledBitmap &bitmap, bool in_use)
     const on_disk::be32 flags(in_use ? e.flags | bitmap_flags::in_use : e.flags);
     return image_.store()
         .write(directory_.value + e.flags_position(), {flags.data(), sizeof flags})
-        .in(formatted("{}, flags", words_for_bitmap(e.name)));
+        .in("{}, flags", words_for_bitmap(e.name));
 }
 
 // Those of all that are kept true.

@@ -51,10 +51,9 @@ Result<LostNames> put_lost_names_out_of_reach(ByteStore &store) { return walk_an
 Result<void> put_lost_names_out_of_reach(ByteStore &store, const ImageWalk &walk)
 {
     for (const HostOffset &table : walk.lost().l2_tables)
-        TRY(put_table_out_of_reach(store, walk, table)
-                .in(formatted("L2 table at {:#x}", table.value)));
+        TRY(put_table_out_of_reach(store, walk, table).in("L2 table at {:#x}", table.value));
     for (const HostOffset &word : walk.lost().words)
-        TRY(put_word_out_of_reach(store, word).in(formatted("the name at {:#x}", word.value)));
+        TRY(put_word_out_of_reach(store, word).in("the name at {:#x}", word.value));
     return store.flush();
 }
 

@@ -108,8 +108,7 @@ Result<std::vector<BitmapDirectoryEntry>> decode_bitmap_directory(Bytes bytes,
     for (std::uint32_t i = 0; i < nb_bitmaps; ++i) {
         auto entry = decode_entry(bytes.subspan(position), geometry);
         if (!entry)
-            return std::move(entry).error().in(
-                formatted("bitmap {}, {:#x} into the directory", i, position));
+            return std::move(entry).error().in("bitmap {}, {:#x} into the directory", i, position);
         entry->position = position;
         position += entry->encoded_size();
         entries.push_back(*std::move(entry));

@@ -74,7 +74,7 @@ Result<void> DataPath::read_run(const MappedRun &run, GuestOffset offset, Mutabl
         return data_.read(data->host.value + in_cluster, bytes);
     if (const auto *compressed = std::get_if<Compressed>(&run.mapping)) {
         const auto cluster =
-            TRY(compressed_.get(*compressed).in(formatted("guest offset {:#x}", offset.value)));
+            TRY(compressed_.get(*compressed).in("guest offset {:#x}", offset.value));
         std::copy_n(cluster->begin() + in_cluster, bytes.size(), bytes.begin());
         return {};
     }

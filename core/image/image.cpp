@@ -127,8 +127,8 @@ Result<void> Image::note_snapshots(const Header &header, bool with_l2_tables)
     const auto all = [&](auto note) -> Result<void> {
         for (const Snapshot &snapshot : table.snapshots)
             if (has_l1_table(snapshot, store_))
-                TRY(note(snapshot).in(formatted("{}, L1 table at {:#x}", words_for(snapshot),
-                                                snapshot.l1_table_offset.value)));
+                TRY(note(snapshot).in("{}, L1 table at {:#x}", words_for(snapshot),
+                                      snapshot.l1_table_offset.value));
         return {};
     };
     TRY(all([&](const Snapshot &snapshot) { return note_l1_table(snapshot); }));

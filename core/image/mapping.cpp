@@ -119,9 +119,8 @@ Result<void> Mapping::open(HostOffset offset, std::uint32_t l1_size)
             !metadata_.add_l2_table(geometry_.cluster_of(read.l2_table())))
             entry = finding(Finding::tables_overlap, "L2 table at {:#x}", read.l2_table().value);
         if (!entry && !why_read_only_)
-            why_read_only_ = std::move(entry)
-                                 .in(formatted("L1 table at {:#x}, entry {}", offset.value, i))
-                                 .error();
+            why_read_only_ =
+                std::move(entry).in("L1 table at {:#x}, entry {}", offset.value, i).error();
     });
     Locked lock(cache_.mutex);
     l1_ = std::move(l1);
@@ -194,7 +193,7 @@ Result<ClusterMapping> Mapping::load(GuestCluster cluster, Window &window)
         if (place < window.begin || place - window.begin >= window.bytes.size()) {
             if (const auto checked = check_l1_entry(l1, geometry_, store_); !checked)
                 return Error(checked.error())
-                    .in(formatted("guest offset {:#x}", geometry_.offset_of(cluster).value));
+                    .in("guest offset {:#x}", geometry_.offset_of(cluster).value);
             window.bytes = TRY(cache_.get(place));
             window.begin = HostOffset(align_down(place.value, cache_.piece_bytes()));
             continue;

@@ -62,7 +62,7 @@ Result<void> Mapping::make_table(GuestCluster cluster)
         result = finding(Finding::tables_overlap, "new L2 table at {:#x}", table.value);
     if (!result) {
         allocator_.give_back(taken.run);
-        return std::move(result).in(formatted("new L2 table at {:#x}", table.value));
+        return std::move(result).in("new L2 table at {:#x}", table.value);
     }
 
     Locked lock(cache_.mutex);
@@ -136,7 +136,7 @@ Result<void> Mapping::grow_l1(std::uint64_t entries)
             metadata_.remove(run);
             allocator_.give_back(run);
         }
-        return std::move(result).in(formatted("new L1 table at {:#x}", l1.offset().value));
+        return std::move(result).in("new L1 table at {:#x}", l1.offset().value);
     }
     {
         Locked lock(cache_.mutex);

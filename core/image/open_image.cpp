@@ -58,7 +58,7 @@ public:
     std::uint64_t size() const override { return file_.store->size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
-        return file_.store->read(offset, bytes).in(formatted("backing file {}", file_.path));
+        return file_.store->read(offset, bytes).in("backing file {}", file_.path);
     }
     Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) override
     {
@@ -80,12 +80,11 @@ public:
     std::uint64_t size() const override { return image_->disk_size(); }
     Result<void> read(std::uint64_t offset, MutableBytes bytes) override
     {
-        return image_->read(GuestOffset(offset), bytes)
-            .in(formatted("backing file {}", file_.path));
+        return image_->read(GuestOffset(offset), bytes).in("backing file {}", file_.path);
     }
     Result<Extent> status(std::uint64_t offset, std::uint64_t length_max) override
     {
-        return image_->status(offset, length_max).in(formatted("backing file {}", file_.path));
+        return image_->status(offset, length_max).in("backing file {}", file_.path);
     }
 
 private:
@@ -175,9 +174,9 @@ Result<std::unique_ptr<Backing>> open_backing(const HeaderArea &area, const Chai
     below.identities.push_back(file.identity);
     if (format == "raw")
         return std::unique_ptr<Backing>(new RawBacking(std::move(file)));
-    TRY(check_magic(file, name, place).in(formatted("backing file {}", file.path)));
+    TRY(check_magic(file, name, place).in("backing file {}", file.path));
     ImageOptions options{cache_bytes, std::move(below), true, false, {}};
-    auto image = TRY(open_image(*file.store, options).in(formatted("backing file {}", file.path)));
+    auto image = TRY(open_image(*file.store, options).in("backing file {}", file.path));
     return std::unique_ptr<Backing>(new ImageBacking(std::move(file), std::move(image)));
 }
 

@@ -210,7 +210,7 @@ Result<bool> Refcounts::counts_from(HostCluster first)
         };
         TRY(for_each_table_piece(store_, buffer, block.value + begin,
                                  geometry_.cluster_size() - begin, limits::sector, visit)
-                .in(formatted("refcount block at {:#x}", block.value)));
+                .in("refcount block at {:#x}", block.value));
         if (found)
             return true;
     }

@@ -28,7 +28,7 @@ Result<SnapshotTable> load_snapshots(ByteStore &store, const Header &header)
         auto table =
             decode_snapshot_table(bytes, header.nb_snapshots, header.size, header.geometry());
         if (table || bytes.size() == bytes_max)
-            return std::move(table).in(formatted("snapshot table at {:#x}", offset));
+            return std::move(table).in("snapshot table at {:#x}", offset);
     }
 }
 

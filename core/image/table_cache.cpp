@@ -59,7 +59,7 @@ Result<void> write_table(ByteStore &store, std::uint64_t offset, Bytes bytes)
     const std::uint64_t inside = store.size() - std::min(store.size(), offset);
     if (bytes.size() > inside && all_zero(sub(bytes, inside, bytes.size() - inside)))
         bytes = sub(bytes, 0, inside);
-    return store.write(offset, bytes).in(formatted("table at {:#x}", offset));
+    return store.write(offset, bytes).in("table at {:#x}", offset);
 }
 
 TableCache::TableCache(ByteStore &store, Rank rank, std::uint64_t piece_bytes,
@@ -121,7 +121,7 @@ Result<void> TableCache::load(Piece &piece)
         throw;
     }
     loaded(piece, result.has_value());
-    return result ? std::move(result) : std::move(result).in(formatted("table at {:#x}", offset));
+    return result ? std::move(result) : std::move(result).in("table at {:#x}", offset);
 }
 
 void TableCache::loaded(Piece &piece, bool well)

@@ -75,7 +75,7 @@ Result<void> change_bitmap_flags(Image &image, const BitmapDirectory &directory,
         const on_disk::be32 word(flags);
         return image.store()
             .write_durable(place, {word.data(), sizeof word})
-            .in(formatted("{}, flags", words_for_bitmap(entry.name)));
+            .in("{}, flags", words_for_bitmap(entry.name));
     };
     Result<void> written = write_flags(new_flags);
     if (!written)

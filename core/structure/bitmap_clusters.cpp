@@ -91,7 +91,7 @@ Result<void> BitmapClusters::count_table(HostOffset offset, std::uint64_t entrie
     };
     TableBuffer buffer;
     return for_each_entry(image_.store(), buffer, offset.value, entries, 8, visit)
-        .in(formatted("table at {:#x}", offset.value));
+        .in("table at {:#x}", offset.value);
 }
 
 Result<void> BitmapClusters::count_tables()

@@ -63,8 +63,8 @@ Result<CopiedBits::Shared> CopiedBits::shared_with(std::span<const Snapshot> oth
         if (has_l1_table(snapshot, image_.store()))
             TRY(for_each_entry(image_.store(), buffer, snapshot.l1_table_offset.value,
                                snapshot.l1_size, 8, visit)
-                    .in(formatted("{}, L1 table at {:#x}", words_for(snapshot),
-                                  snapshot.l1_table_offset.value)));
+                    .in("{}, L1 table at {:#x}", words_for(snapshot),
+                        snapshot.l1_table_offset.value));
         else
             shared.perhaps_any = true;
     return shared;

@@ -131,7 +131,7 @@ Result<void> set_bits_in_place(Image &image, const BitmapDirectoryEntry &entry,
         }
         TRY(image.store()
                 .write(table[i].data.value, data)
-                .in(formatted("bitmap data at {:#x}", table[i].data.value)));
+                .in("bitmap data at {:#x}", table[i].data.value));
     }
     TRY(image.store().write(entry.bitmap_table_offset.value, bytes).in("bitmap table"));
     return image.store().flush();

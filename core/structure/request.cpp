@@ -167,8 +167,7 @@ Result<void> fulfil(const BitmapRequest &request, Image &image)
     for (const std::string &name : request.names)
         if (const BitmapDirectoryEntry *entry = recovered.find(name);
             entry && entry->in_use() && !recovered.given_up(*entry))
-            return Error(done.error())
-                .in(formatted("bitmap={}: it cannot be made valid again", quote(name)));
+            return Error(done.error()).in("bitmap={}: it cannot be made valid again", quote(name));
     return add_bitmaps(image, absent);
 }
 

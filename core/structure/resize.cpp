@@ -84,7 +84,7 @@ Result<void> Resize::prepare_tables(Aside &aside)
     const std::uint64_t reach = geometry_.l2_reach();
     std::uint64_t index = kept_ / reach;
     if (kept_ % reach != 0) {
-        TRY(prepare_boundary(index, aside).in(formatted("guest offset {:#x}", kept_)));
+        TRY(prepare_boundary(index, aside).in("guest offset {:#x}", kept_));
         ++index;
     }
     const std::uint64_t end = backing_shows() ? div_ceil(shown_end_, reach) : 0;

@@ -62,7 +62,7 @@ Result<void> Tree::count_names(std::int64_t by, CountChanges &changes) const
         for (std::uint64_t i = 0; i < table.entries(); ++i) {
             const auto mapping = table.get(i);
             if (!mapping)
-                return Error(mapping.error()).in(formatted("entry {}", i));
+                return Error(mapping.error()).in("entry {}", i);
             const HostRun run = named_clusters(*mapping, geometry);
             if (run.count == 0)
                 continue;
