@@ -152,7 +152,7 @@ std::string what_is_lost(const Disk &disk, const std::optional<std::string> &nam
 {
     std::string text;
     for (const ReportLine &line : disk.report(true))
-        if (!name || line.text.starts_with(formatted("bitmap {},", quote(*name))))
+        if (!name || line.text.starts_with(formatted("{},", words_for_bitmap(*name))))
             text += formatted("removed: {}\n", line.text);
     return text.empty() ? "removed: bitmaps whose directory could not be read\n" : text;
 }

@@ -42,6 +42,7 @@
 
 #include "core/base/log.h"
 #include "core/base/rare.h"
+#include "core/bitmap/directory.h"
 
 namespace qcow2 {
 
@@ -225,9 +226,9 @@ Result<void> Arming::make_last_clusters()
         Result<void> made = bitmap->stored.make_last();
         if (!made && made.error().code == Errc::no_space) {
             RARE("there is no room for the last bits of a bitmap (B7)");
-            without_room.say("bitmap {}: there is no room for its last bits ({}); a change of the "
+            without_room.say("{}: there is no room for its last bits ({}); a change of the "
                              "disk that needs them costs the bitmap, until there is room",
-                             quote(bitmap->name), made.error().what);
+                             words_for_bitmap(bitmap->name), made.error().what);
             made = {};
         }
         TRY(std::move(made));
@@ -331,8 +332,8 @@ void Arming::log_armed(const std::vector<Write> &images, std::size_t waits, std:
 {
     for (const Write &write : images) {
         const std::uint64_t page_bytes = DirtyBits::page_bits * write.bitmap->granularity;
-        log_detail("bitmap {}: armed in {} sectors of the page for {:#x} to {:#x}",
-                   quote(write.bitmap->name), std::popcount(write.image.sectors),
+        log_detail("{}: armed in {} sectors of the page for {:#x} to {:#x}",
+                   words_for_bitmap(write.bitmap->name), std::popcount(write.image.sectors),
                    write.image.page * page_bytes, (write.image.page + 1) * page_bytes);
     }
     log_detail("bitmaps: {} changes waited {} us for {} barriers; armed and not changed: {} bytes",

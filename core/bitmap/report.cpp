@@ -105,7 +105,7 @@ std::vector<ReportLine> report_bitmaps(Image &image, bool how_much, bool will_re
                 : state_of(image, entry, how_much ? &read : nullptr);
         if (line.level == LogLevel::warning && ++warnings > warnings_max && !how_much)
             continue;
-        line.text = formatted("bitmap {}, granularity {}: {}", quote(entry.name),
+        line.text = formatted("{}, granularity {}: {}", words_for_bitmap(entry.name),
                               size_in_words(entry.granularity_bits), line.text);
         lines.push_back(std::move(line));
     }

@@ -36,10 +36,9 @@ Errc code_of(Finding finding) { return line_of(finding).code; }
 
 Error finding(Finding finding, std::string_view detail)
 {
-    std::string what(sentence_of(finding));
-    if (!detail.empty())
-        what += formatted(" ({})", detail);
-    return Error(code_of(finding), std::move(what));
+    if (detail.empty())
+        return Error(code_of(finding), std::string(sentence_of(finding)));
+    return Error(code_of(finding), "{} ({})", sentence_of(finding), detail);
 }
 
 }  // namespace qcow2

@@ -125,21 +125,19 @@ std::vector<std::string> announcements(const BitmapRequest &request, const Image
         const std::uint64_t asked = std::uint64_t(1) << *request.granularity_bits;
         for (const std::string &name : request.names)
             if (const auto *entry = find(directory, name); entry && entry->granularity() != asked)
-                lines.push_back(formatted("bitmap {} keeps its granularity of {} bytes; "
+                lines.push_back(formatted("{} keeps its granularity of {} bytes; "
                                           "bitmap-granularity={} is for bitmaps that are made",
-                                          quote(name), entry->granularity(), asked));
+                                          words_for_bitmap(name), entry->granularity(), asked));
     }
     for (const NewBitmap &made : absent_of(request, directory))
         if (made.all_dirty)
-            lines.push_back(
-                formatted("bitmap {} is made with all bits set: what there was is out of "
-                          "date, and cannot be read",
-                          quote(made.name)));
+            lines.push_back(formatted("{} is made with all bits set: what there was is out of "
+                                      "date, and cannot be read",
+                                      words_for_bitmap(made.name)));
         else if (image.has_content())
-            lines.push_back(
-                formatted("bitmap {} is not there: it is made, empty, and knows nothing of "
-                          "what was written before",
-                          quote(made.name)));
+            lines.push_back(formatted("{} is not there: it is made, empty, and knows nothing of "
+                                      "what was written before",
+                                      words_for_bitmap(made.name)));
     return lines;
 }
 

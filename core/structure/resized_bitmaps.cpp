@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "core/base/log.h"
+#include "core/bitmap/directory.h"
 #include "core/structure/new_bitmap_directory.h"
 
 namespace qcow2 {
@@ -41,13 +41,13 @@ Result<void> ResizedBitmaps::check() const
             continue;
         if (const auto cause = tracker_.why_not_followed(i)) {
             if (!e.in_use())
-                return Error(*cause).in("bitmap {} cannot follow the disk to another size",
-                                        quote(e.name));
+                return Error(*cause).in("{} cannot follow the disk to another size",
+                                        words_for_bitmap(e.name));
             continue;
         }
         if (!e.in_use())
             TRY(check_bitmap_limits(size_, e.granularity_bits, geometry_)
-                    .in("bitmap {}", quote(e.name)));
+                    .in(words_for_bitmap(e.name)));
     }
     return {};
 }
@@ -57,10 +57,10 @@ Result<void> ResizedBitmaps::prepare(Aside &aside)
     TRY(check());
     for (std::size_t i = 0; i < entries_.size(); ++i)
         if (is_set(entries_[i]))
-            TRY(set_all(entries_[i], aside).in("bitmap {}", quote(entries_[i].name)));
+            TRY(set_all(entries_[i], aside).in(words_for_bitmap(entries_[i].name)));
         else if (has_another_size() && !tracker_.why_not_followed(i) &&
                  check_bitmap_limits(size_, entries_[i].granularity_bits, geometry_))
-            TRY(resize(entries_[i], aside).in("bitmap {}", quote(entries_[i].name)));
+            TRY(resize(entries_[i], aside).in(words_for_bitmap(entries_[i].name)));
     if (entries_ == tracker_.entries())
         return {};
     change_ = TRY(write_bitmap_directory(aside, entries_, tracker_.directory_clusters()));
