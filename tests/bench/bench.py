@@ -142,7 +142,7 @@ def main():
     if options.draw:
         with open(options.draw) as file:
             drawn = json.load(file)
-        options.earlier = "earlier-" in json.dumps(drawn)
+        options.earlier = options.draw if report.has_earlier(drawn) else None  # nothing is run
     groups = [rows.main_group(options.filter, options.sync, options.earlier),
               rows.price_group(options.filter, options.price_syncs.split(","), options.earlier),
               growth.growth_group(options.filter, options.sync),

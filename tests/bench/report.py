@@ -174,12 +174,13 @@ class Table:
         return f"{self.group.title}: images {'in memory' if self.place == 'memory' else 'on the local file system'}"
 
     def markdown(self):
-        has_goals = self.group.earlier or any(row.goal != (None, None) or row.at_most for row in self.group.rows)
-        cells = head(self.group) + ["goal"] * bool(has_goals)
+        has_verdict = bool(self.group.earlier) or any(row.goal != (None, None) or row.at_most
+                                                      for row in self.group.rows)
+        cells = head(self.group) + ["goal"] * has_verdict
         lines = [f"### {self.title}", "", "| " + " | ".join(cells) + " |",
                  "|---|---|" + "---:|" * (len(cells) - 2)]
         for line in self.lines:
-            verdict = [line.verdict() or "-"] * bool(has_goals)
+            verdict = [line.verdict() or "-"] * has_verdict
             lines.append("| " + " | ".join(line.cells() + verdict) + " |")
         return "\n".join(lines) + "\n"
 
@@ -209,6 +210,12 @@ def dump(tables, note):
                                for name, samples in line.samples.items()}}
                   for line in table.lines]}
         for table in tables]}
+
+
+def has_earlier(data):
+    """Whether an earlier filter was measured, too."""
+    return any(name.startswith("earlier-") for table in data["tables"] for row in table["rows"]
+               for name in row["samples"])
 
 
 def load(data, groups):
