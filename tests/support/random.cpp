@@ -58,7 +58,7 @@ std::uint64_t every()
 
 bool seeds_are_fixed()
 {
-    return !std::getenv("QCOW2_SEED") && !std::getenv("QCOW2_SOAK") && every() == 1;
+    return !std::getenv("QCOW2_SEED") && !std::getenv("QCOW2_SOAK");
 }
 
 std::vector<std::uint64_t> seeds(unsigned smoke)

@@ -29,8 +29,8 @@
 namespace qcow2::test {
 
 std::vector<std::uint64_t> seeds(unsigned smoke);
-// Whether these are all of those that are always the same. Only then what they lead to, taken
-// together, has bounds: of some lives that are drawn nothing is restructured, for instance.
+// Whether these are the same each time. Only then what they lead to, taken together, has
+// bounds: of some lives that are drawn nothing is restructured, for instance.
 bool seeds_are_fixed();
 
 // The n of QCOW2_EVERY, or 1.
