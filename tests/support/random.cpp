@@ -56,10 +56,7 @@ std::uint64_t every()
     return words ? std::max<std::uint64_t>(std::strtoull(words, nullptr, 0), 1) : 1;
 }
 
-bool seeds_are_fixed()
-{
-    return !std::getenv("QCOW2_SEED") && !std::getenv("QCOW2_SOAK");
-}
+bool seeds_are_fixed() { return !std::getenv("QCOW2_SEED") && !std::getenv("QCOW2_SOAK"); }
 
 std::vector<std::uint64_t> seeds(unsigned smoke)
 {
