@@ -95,8 +95,7 @@ Result<Disk::Opened> Disk::open_with_bitmaps(ByteStore &store, const DiskOptions
 Result<std::unique_ptr<Tracker>> Disk::make_tracker(Image &image, const ByteStore &store,
                                                     const DiskOptions &options)
 {
-    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)),
-                                     options.region_bytes, options.extra_bytes_max);
+    return std::make_unique<Tracker>(image, TRY(bitmap_sync_of(store, options)), options.arming);
 }
 
 Result<std::unique_ptr<Disk>> Disk::open(ByteStore &store, const DiskOptions &options)

@@ -33,6 +33,7 @@
 #include "core/base/lane.h"
 #include "core/base/range.h"
 #include "core/base/result.h"
+#include "core/bitmap/arming_limits.h"
 #include "core/bitmap/bitmap_sync.h"
 #include "core/bitmap/report.h"
 #include "core/disk_backups.h"
@@ -55,12 +56,7 @@ struct DiskOptions {
     std::optional<std::uint32_t> bitmap_granularity_bits;
     // nullopt: durable, or on_close with a warning if the store cannot flush.
     std::optional<BitmapSync> bitmap_sync;
-    // How much of the disk is armed for one change, at least (core/bitmap/
-    // arming.h): bytes, a power of two.
-    std::uint64_t region_bytes = 16 << 20;
-    // And how much may be armed without being changed, for each bitmap: what a
-    // crash reports too much. Bytes of the disk.
-    std::uint64_t extra_bytes_max = std::uint64_t(64) << 30;
+    ArmingLimits arming;
     // Inconsistent bitmaps become valid again, with all bits set.
     bool recover_all_dirty = false;
     // Memory for L2 tables and refcount blocks, bytes; 0: enough for 210 GiB.

@@ -7,7 +7,13 @@
 // Seldom: not the granule is set but the region around it, as bits that the file says too much
 // (extra). While the guest works in a region its writes find their bits durable and do not
 // come here at all. DirtyBits chooses the width of regions, and keeps for each bit what it is
-// to say (precise) and what the file is known to say (durable).
+// to say (precise) and what the file is known to say (durable). That widens regions where
+// armings are near each other. A guest that writes all over a large disk shows no such places,
+// and would wait for a barrier with nearly each write: two TiB have 131072 regions, of which
+// 4096 may be extra at a time. So armings are counted for the whole bitmap too: where there are
+// too many (is_all_over()) whole pages are armed, one barrier for each 2 GiB instead of 128, and
+// without a bound, which would take them away again at once. What a crash reports then may be
+// all of the disk, as long as the guest goes on like this and some ten seconds longer.
 //
 // Not for long: all changes that wait share one barrier (group commit). A change that comes
 // while a batch is under way joins the next batch. One of these changes leads it: it gathers
@@ -165,8 +171,10 @@ void Arming::gather(const Batch &batch, std::vector<Write> &images)
                 pages.insert(page);
         }
         for (const std::uint64_t page : pages)
-            if (auto image = bitmap->bits.arm(page))
+            if (auto image = bitmap->bits.arm(page, is_all_over(*bitmap))) {
                 images.push_back({bitmap.get(), std::move(*image)});
+                ++bitmap->armings_lately;
+            }
     }
 }
 
@@ -313,8 +321,10 @@ Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_us
         TRY(write_tables());
     for (const Write &write : images)
         write.bitmap->bits.written(write.image);
-    for (EnabledBitmap *bitmap : which)
+    for (EnabledBitmap *bitmap : which) {
         bitmap->bits.settled();
+        bitmap->armings_lately = 0;
+    }
     return {};
 }
 

@@ -8,7 +8,8 @@
 //     first waits for a barrier. That it may be seldom, the *region* around the
 //     granule (16 MiB of the disk) is armed: all its bits are set in the file. Changes
 //     that come while a barrier is under way share the next one (group commit).
-//     Armings near each other widen the region, to the double each time.
+//     Armings near each other widen the region, to the double each time; where the
+//     guest writes all over the disk it is a whole page of bits.
 // B3  Of one sector of a bitmap at most one write is in flight: every writer holds
 //     the turn (turn_), an arming until its barrier has succeeded. Only then are
 //     the bits called durable.
@@ -20,7 +21,7 @@
 //
 // cool() takes the bits of regions to which nothing came lately out again. A
 // crash therefore reports too much: the regions in use. How much that can be
-// is bounded by extra_bytes_max for each bitmap.
+// is bounded for each bitmap, but where the guest writes all over the disk (ArmingLimits).
 //
 // It logs each barrier with log_detail(), and the sums with log_debug().
 //
@@ -37,6 +38,7 @@
 #include <vector>
 
 #include "core/base/mutex.h"
+#include "core/bitmap/arming_limits.h"
 #include "core/bitmap/enabled_bitmap.h"
 
 namespace qcow2 {
@@ -62,12 +64,9 @@ public:
     // Marks a bitmap in_use, durably, because it cannot be kept true any more.
     using GiveUp = std::function<Result<void>(EnabledBitmap &)>;
 
-    // The bitmaps must outlive it. extra_bytes_max: of the disk, for each bitmap.
-    Arming(Image &image, Bitmaps &bitmaps, std::uint64_t extra_bytes_max, GiveUp give_up)
-        : image_(image),
-          bitmaps_(bitmaps),
-          extra_bytes_max_(extra_bytes_max),
-          give_up_(std::move(give_up))
+    // The bitmaps must outlive it.
+    Arming(Image &image, Bitmaps &bitmaps, const ArmingLimits &limits, GiveUp give_up)
+        : image_(image), bitmaps_(bitmaps), limits_(limits), give_up_(std::move(give_up))
     {
     }
 
@@ -102,6 +101,11 @@ private:
     void end_turn() REQUIRES(queue_);
     Result<bool> run(Batch &batch) EXCLUDES(turn_);
     std::uint64_t extra_bytes() const REQUIRES(turn_);
+    // Whether the guest writes all over the disk.
+    bool is_all_over(const EnabledBitmap &bitmap) const REQUIRES(turn_)
+    {
+        return bitmap.armings_lately > limits_.armings_all_over;
+    }
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);
@@ -123,7 +127,7 @@ private:
 
     Image &image_;
     Bitmaps &bitmaps_;
-    const std::uint64_t extra_bytes_max_;
+    const ArmingLimits limits_;
     const GiveUp give_up_;
 
     Mutex turn_{Rank::turn};

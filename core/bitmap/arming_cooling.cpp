@@ -17,8 +17,10 @@ constexpr unsigned cooled_pages_max = 8;
 constexpr std::uint64_t looked_at_pages_max = 256;
 
 // Where an arming is to keep the bounds it first looks at so many pages for regions
-// that are not in use.
+// that are not in use. More pages than this it does not write: when a guest has ceased to write
+// all over the disk, what is beyond the bound goes with the next armings.
 constexpr std::uint64_t spared_pages_max = 32;
+constexpr unsigned pages_written_max = 64;
 
 }  // namespace
 
@@ -57,6 +59,8 @@ Result<bool> Arming::cool(Cooling &cooling)
     if (cooling.bitmap == 0 && cooling.page == 0)
         log_figures();
     EnabledBitmap &bitmap = *bitmaps_[cooling.bitmap];
+    if (cooling.page == 0)
+        bitmap.armings_lately /= 2;
     const std::uint64_t pages = bitmap.lost ? 0 : bitmap.bits.pages();
     const std::uint64_t end = std::min(cooling.page + looked_at_pages_max, pages);
     for (unsigned cooled = 0; cooling.page < end && cooled < cooled_pages_max; ++cooling.page)
@@ -74,18 +78,22 @@ Result<bool> Arming::cool(Cooling &cooling)
 // (It would be right all the same: its bits are precise.)
 Result<void> Arming::keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)
 {
+    if (is_all_over(bitmap))
+        return {};
     const std::uint64_t bits_max =
-        std::max<std::uint64_t>(1, extra_bytes_max_ / bitmap.granularity);
+        std::max<std::uint64_t>(1, limits_.extra_bytes_max / bitmap.granularity);
     const std::uint64_t pages = bitmap.bits.pages();
     const std::uint64_t spared = std::min(pages, spared_pages_max);
-    for (std::uint64_t n = 0;
-         n < spared + pages && bitmap.bits.extra_bits() > bits_max && !bitmap.lost; ++n) {
+    unsigned written = 0;
+    for (std::uint64_t n = 0; n < spared + pages && bitmap.bits.extra_bits() > bits_max &&
+                              !bitmap.lost && written < pages_written_max;
+         ++n) {
         const std::uint64_t page = bitmap.next_to_cool++ % pages;
         const bool is_armed = std::ranges::any_of(just_armed, [&](const Write &write) {
             return write.bitmap == &bitmap && write.image.page == page;
         });
         if (!is_armed)
-            TRY(cool_page(bitmap, page, n >= spared));
+            written += TRY(cool_page(bitmap, page, n >= spared));
     }
     return {};
 }

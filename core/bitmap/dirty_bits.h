@@ -104,8 +104,8 @@ public:
     static Range pages_of(Range bits) { return bits.touched(page_bits); }
 
     // What has to be written so that all precise bits of this page are durable,
-    // with the regions around them; nullopt if they are.
-    std::optional<PageImage> arm(std::uint64_t page);
+    // with the regions around them, or `whole`, with all of it; nullopt if they are.
+    std::optional<PageImage> arm(std::uint64_t page, bool whole);
     // The regions of this page that were not touched since the last time lose
     // their extra bits; `all`: all regions. nullopt if there are none.
     std::optional<PageImage> cool(std::uint64_t page, bool all);

@@ -108,14 +108,14 @@ void DirtyBits::count_extra(Page &page)
     page.extra = extra;
 }
 
-std::optional<PageImage> DirtyBits::arm(std::uint64_t number)
+std::optional<PageImage> DirtyBits::arm(std::uint64_t number, bool whole)
 {
     Page *page = loaded(number);
     if (!page)
         return std::nullopt;
     PageImage image;
     std::array<std::uint64_t, page_words> wanted{};
-    const std::uint64_t width = this->width(number, *page);
+    const std::uint64_t width = whole ? page_bits : this->width(number, *page);
     const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
     for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
         std::uint64_t missing = word.precise.load() & ~word.durable.load();

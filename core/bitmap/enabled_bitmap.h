@@ -48,7 +48,9 @@ struct EnabledBitmap {
     const std::uint64_t granularity;  // bytes
     StoredBitmap stored;
     DirtyBits bits;
-    std::uint64_t next_to_cool = 0;  // page; under the turn (Arming)
+    // Under the turn (Arming):
+    std::uint64_t next_to_cool = 0;  // page
+    unsigned armings_lately = 0;     // of pages, half of them forgotten with each cooling
     // Given up: marked in_use, for there was no room to keep it true (B7).
     std::atomic<bool> lost{false};
     // Set and taken away while nobody else is inside; nullptr: no backup.

@@ -21,13 +21,11 @@ constexpr const char *remove_all_words = "; bitmap-remove-all=yes removes the bi
 
 }  // namespace
 
-Tracker::Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes,
-                 std::uint64_t extra_bytes_max)
+Tracker::Tracker(Image &image, BitmapSync sync, const ArmingLimits &limits)
     : image_(image),
       sync_(sync),
-      region_bytes_(region_bytes),
-      arming_(image, enabled_, extra_bytes_max,
-              [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
+      region_bytes_(limits.region_bytes),
+      arming_(image, enabled_, limits, [this](EnabledBitmap &bitmap) { return give_up(bitmap); })
 {
 }
 

@@ -43,10 +43,7 @@ namespace qcow2 {
 
 class Tracker {
 public:
-    // region_bytes: how much of the disk is armed for one change, at least;
-    // extra_bytes_max: how much may be armed that was not changed.
-    Tracker(Image &image, BitmapSync sync, std::uint64_t region_bytes,
-            std::uint64_t extra_bytes_max);
+    Tracker(Image &image, BitmapSync sync, const ArmingLimits &limits);
 
     // Reads directory and tables. A finding that keeps an enabled bitmap from
     // being kept true does not fail: why_read_only() says it.

@@ -169,6 +169,7 @@ private:
     Random random_;
     const BitmapSync sync_;
     const std::uint64_t region_bytes_;
+    const unsigned armings_all_over_;
     Beginning beginning_;
     DiskOptions reading_;   // how the image is opened
     ReferenceDisk before_;  // the beginning of all lives

@@ -145,7 +145,7 @@ void expect_bits(ByteStore &store)
 // each is a way of its own out of the engine.)
 void for_each_shortage(const std::function<Result<void>(Disk &)> &request, Before before = {})
 {
-    before.options.region_bytes = 4 * cs;
+    before.options.arming.region_bytes = 4 * cs;
     const std::uint64_t step = (every() + 1) / 2;
     for (std::uint64_t nth = 1; nth < 20000; nth += step) {
         BOOST_TEST_INFO_SCOPE("no memory for thing " << nth);
@@ -339,7 +339,7 @@ BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
         }
         expect_sectors(pages + pages / 2, "marked");
         for (std::uint64_t page = 0; page < pages; ++page)
-            if (const auto image = bits.arm(page))
+            if (const auto image = bits.arm(page, false))
                 bits.durable(*image);
         expect_sectors(pages + pages / 2, "armed");
         for (const bool all : {false, true})
@@ -387,7 +387,7 @@ BOOST_AUTO_TEST_CASE(bits_that_were_written_need_no_memory)
     DirtyBits bits(DirtyBits::page_bits, DirtyBits::page_bits,
                    [](std::uint64_t, MutableBytes) { return Result<void>(); });
     must(bits.mark({5, 6}));
-    const auto armed = bits.arm(0);
+    const auto armed = bits.arm(0, false);
     BOOST_REQUIRE((armed && armed->sectors == 0xff));
     memory_left = 1;
     bits.durable(*armed);

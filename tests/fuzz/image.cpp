@@ -107,7 +107,7 @@ DiskOptions Trial::options()
     options.recover_all_dirty = input_.one_in(8);
     options.read_only = input_.one_in(16);
     options.keep_clusters = input_.one_in(8);
-    options.region_bytes = 65536;
+    options.arming.region_bytes = 65536;
     if (input_.one_in(4))
         options.bitmaps = {"fuzzed"};
     if (input_.one_in(2))

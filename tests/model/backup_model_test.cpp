@@ -88,7 +88,7 @@ private:
     {
         DiskOptions options;
         options.scratch = &maker_;
-        options.region_bytes = 1 << 14;
+        options.arming.region_bytes = 1 << 14;
         disk_ = must(Disk::open(*store_, options));
         must(disk_->begin_writing());
     }

@@ -87,7 +87,7 @@ public:
     {
         const Range pages = DirtyBits::pages_of(range);
         for (std::uint64_t page = pages.begin; page < pages.end; ++page) {
-            const auto image = bits_.arm(page);
+            const auto image = bits_.arm(page, random_.one_in(4));
             if (!image)
                 continue;
             expect_in_bounds(*image);
@@ -202,7 +202,7 @@ BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)
                 ++lies;
             else if (!*durable) {
                 const std::lock_guard<std::mutex> lock(turn);
-                if (const auto image = bits.arm(bit / page_bits)) {
+                if (const auto image = bits.arm(bit / page_bits, random.one_in(4))) {
                     file.write(*image);
                     bits.durable(*image);
                 }

@@ -78,7 +78,9 @@ public:
         if (random_.coin())
             disk_options.bitmap_sync =
                 random_.coin() && options.can_flush ? BitmapSync::durable : BitmapSync::on_close;
-        disk_options.region_bytes = random_.pick<std::uint64_t>({512, 65536, 1 << 20, 16 << 20});
+        disk_options.arming.region_bytes =
+            random_.pick<std::uint64_t>({512, 65536, 1 << 20, 16 << 20});
+        disk_options.arming.armings_all_over = random_.pick<unsigned>({0, 5, 1000});
         if (random_.coin())
             disk_options.cache_bytes = random_.pick<std::uint64_t>({1, 65536, 1 << 20});
         if (spec_.version >= 3 && random_.one_in(3))

@@ -50,7 +50,7 @@ public:
     {
         DiskOptions options;
         options.bitmap_sync = BitmapSync::durable;
-        options.region_bytes = region;
+        options.arming.region_bytes = region;
         return options;
     }
 

@@ -87,7 +87,7 @@ private:
     {
         DiskOptions options;
         options.scratch = &maker_;
-        options.region_bytes = cluster_size;
+        options.arming.region_bytes = cluster_size;
         return options;
     }
 

@@ -50,8 +50,8 @@ public:
     {
         DiskOptions options;
         options.bitmap_sync = BitmapSync::durable;
-        options.region_bytes = 256 << 10;
-        options.extra_bytes_max = extra_bytes_max;
+        options.arming.region_bytes = 256 << 10;
+        options.arming.extra_bytes_max = extra_bytes_max;
         return options;
     }
 
