@@ -299,23 +299,33 @@ Result<void> Arming::place_exact(Write &write, std::vector<SmallWrite> &writes, 
     return bitmap.stored.place(write.image, writes);
 }
 
+// True if something was sent. What the page holds is let go of then: a thousand bitmaps have
+// many pages.
+Result<bool> Arming::write_exact(Write &write, bool in_use)
+{
+    std::vector<SmallWrite> writes;
+    TRY(place_exact(write, writes, in_use));
+    for (const SmallWrite &part : writes)
+        TRY(image_.store().write(part.offset, part.bytes).in("bitmap data"));
+    write.image.content = Buffer();
+    return !writes.empty();
+}
+
 Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_use)
 {
     Locked turn(turn_);
     log_figures();
-    std::vector<SmallWrite> writes;
+    bool sent = false;
     std::vector<Write> images;
     for (EnabledBitmap *bitmap : which)
         for (std::uint64_t page = 0;
              (page = bitmap->bits.next_loaded(page)) < bitmap->bits.pages() && !bitmap->lost;
              ++page)
-            if (auto image = bitmap->bits.settle(page))
+            if (auto image = bitmap->bits.settle(page)) {
                 images.push_back({bitmap, std::move(*image)});
-    for (Write &write : images)
-        TRY(place_exact(write, writes, in_use));
-    for (const SmallWrite &write : writes)
-        TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
-    if (!writes.empty() || tables_changed())
+                sent |= TRY(write_exact(images.back(), in_use));
+            }
+    if (sent || tables_changed())
         TRY(image_.store().flush());
     if (tables_changed())
         TRY(write_tables());

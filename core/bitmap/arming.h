@@ -116,6 +116,7 @@ private:
     Result<void> give_up(EnabledBitmap &bitmap) REQUIRES(turn_);
     Result<void> place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use)
         REQUIRES(turn_);
+    Result<bool> write_exact(Write &write, bool in_use) REQUIRES(turn_);
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);
     Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);
