@@ -149,6 +149,7 @@ def main():
               backup_rows.backup_group(options.filter, options.sync),
               backup_rows.scratch_group(options.filter, options.sync),
               floor_rows.floor_group(),
+              floor_rows.extents_group(options.filter, options.sync),
               control_rows.control_group(options.filter, options.sync)]
     if options.list:
         for group in groups:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (C) 2026 The qcow2bitmap authors.
 #
-# What a first touch costs whoever keeps what was there: nbdkit on a raw file, without and
-# with a copy before each write, and nothing else (copying.c). The goals of a backup's first
-# touch are read beside it.
+# What nbdkit costs where it does what we do and nothing else; goals are read beside it.
+#
+# A first touch costs whoever keeps what was there: nbdkit on a raw file, without and with a copy
+# before each write (copying.c). Many extents cost whoever tells them: nbdkit with a list of the
+# same extents in memory (its filter extentlist).
 
 import os
 
 from backup_rows import DISK, WRITES, writes
-from rows import Group, Row, Sample, known, part
-from servers import Raw, compiled, warm_memory
+from images import CLUSTER
+from rows import Group, Row, Sample, known, part, status
+from servers import GiB, Qemu, Raw, Us, compiled, warm_memory
 
 
 class Copying(Raw):
@@ -48,3 +51,33 @@ def floor_group():
     return Group("floor", "What a copy before each write costs alone",
                  [Raw("raw", "nbdkit file"), Copying("us", "nbdkit file, copying")],
                  rows, "raw", has_cpu=False)
+
+
+# --- Many extents.
+
+EXTENTS_DISK = 64 * GiB  # extentlist needs minutes to load a list for a terabyte
+EXTENT_CLUSTERS = 8       # mapped, and as many that are not, and so on
+
+
+class Listed(Raw):
+    """The extents of an image that alternates, from a list."""
+
+    def serve(self, image, sockets):
+        if not os.path.exists(image + ".extents"):
+            length = EXTENT_CLUSTERS * CLUSTER
+            with open(image + ".extents", "w") as file:
+                file.writelines(f"{at} {length}\n" for at in range(0, EXTENTS_DISK, 2 * length))
+        return super().serve(image, sockets)
+
+    def command(self, image, path):
+        return ["nbdkit", "-f", "-U", path, "--filter=extentlist", "memory", f"size={EXTENTS_DISK}",
+                f"extentlist={image}.extents"]
+
+
+def extents_group(filter, sync):
+    return Group("extents", "What many extents cost",
+                 [Listed("list", "nbdkit, extentlist"), Qemu("threads", "qemu-nbd", "threads"),
+                  Us("us", "us", filter, sync)],
+                 [Row("extents-64g", "block status, 64G in 131072 extents", "ms",
+                      status(EXTENTS_DISK, EXTENT_CLUSTERS))],
+                 "list", ("threads",))
