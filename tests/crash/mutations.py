@@ -10,7 +10,6 @@
 #   ./configure --disable-unity            a mutation takes the place of one file
 #   make check-mutations                   all of them
 #   make check-mutations MUTATION=W3       those with this in their names
-#   make check-mutations QCOW2_EVERY=2     every second one, tomorrow the others
 #
 # The environment (see Makefile.am): COMPILE, LINK, OBJECTS and FROZEN_OBJECTS (the crash
 # tests and those of frozen disks), LIBRARIES, and srcdir, the folder tests/ of the sources.
@@ -394,8 +393,6 @@ def try_mutation(name, files, order, test_objects):
 
 def main():
     wanted = os.environ.get("MUTATION", "")
-    every = max(int(os.environ.pop("QCOW2_EVERY", "") or 1), 1)  # the tests themselves run all
-    today = int(time.time() // 86400)
     # That all can be made is known before the first is tried.
     for _, files, _ in MUTATIONS + FROZEN:
         for path, changes in files.items():
@@ -409,8 +406,6 @@ def main():
             if wanted in name:
                 jobs.append((name, files, first + [case for case in everything if case not in first],
                              os.environ["OBJECTS"]))
-    if not wanted:
-        jobs = jobs[today % every::every]
     found = lost = 0
     # One for each processor.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
