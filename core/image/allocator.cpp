@@ -325,6 +325,12 @@ Result<std::uint64_t> Allocator::refcount(HostCluster cluster)
     return refcounts_.get(cluster);
 }
 
+Result<void> Allocator::refcounts(HostCluster first, std::span<std::uint64_t> counts)
+{
+    Locked lock(mutex_);
+    return refcounts_.get(first, counts);
+}
+
 std::vector<HostRun> Allocator::last_references(HostRun run)
 {
     Locked lock(mutex_);

@@ -24,6 +24,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <span>
 
 #include "core/image/refcounts.h"
 
@@ -62,6 +63,8 @@ public:
     void lower(HostRun run) EXCLUDES(mutex_);
 
     Result<std::uint64_t> refcount(HostCluster cluster) EXCLUDES(mutex_);
+    // Of those from `first` on.
+    Result<void> refcounts(HostCluster first, std::span<std::uint64_t> counts) EXCLUDES(mutex_);
     // The parts of the run that are used once, by the name that the caller is about
     // to take away: nobody else can begin to use them meanwhile.
     std::vector<HostRun> last_references(HostRun run) EXCLUDES(mutex_);

@@ -84,12 +84,27 @@ Refcounts::Place Refcounts::place(HostCluster cluster) const
 
 Result<std::uint64_t> Refcounts::get(HostCluster cluster)
 {
-    if (!covered(cluster))
-        return std::uint64_t(0);
+    std::uint64_t count = 0;
+    TRY(get(cluster, {&count, 1}));
+    return count;
+}
+
+Result<void> Refcounts::get(HostCluster first, std::span<std::uint64_t> counts)
+{
     Locked lock(cache_.mutex);
-    const Place at = place(cluster);
-    const MutableBytes piece = TRY(cache_.get(at.offset));
-    return load_refcount(piece, geometry_.refcount_order, at.piece_entry);
+    for (std::uint64_t i = 0; i < counts.size();) {
+        if (!covered(first + i)) {
+            counts[i++] = 0;
+            continue;
+        }
+        const Place at = place(first + i);
+        const MutableBytes piece = TRY(cache_.get(at.offset));
+        const std::uint64_t length = std::min(at.piece_end - at.entry, counts.size() - i);
+        for (std::uint64_t n = 0; n < length; ++n)
+            counts[i + n] = load_refcount(piece, geometry_.refcount_order, at.piece_entry + n);
+        i += length;
+    }
+    return {};
 }
 
 Result<void> Refcounts::add_one(HostCluster cluster, bool up)

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/image/image_header.h"
@@ -33,6 +34,8 @@ public:
 
     // Clusters whose block does not exist have a count of 0.
     Result<std::uint64_t> get(HostCluster cluster);
+    // Of those from `first` on.
+    Result<void> get(HostCluster first, std::span<std::uint64_t> counts);
 
     // True if the block that counts this cluster exists.
     bool covered(HostCluster cluster) const;

@@ -16,8 +16,7 @@ namespace qcow2 {
 Result<std::uint64_t> CopiedBits::count_to_come(HostOffset host, const CountChanges &changes)
 {
     const HostCluster cluster = geometry_.cluster_of(host);
-    return TRY(image_.allocator().refcount(cluster)) +
-           static_cast<std::uint64_t>(changes.of(cluster));
+    return TRY(counts_.of(cluster)) + static_cast<std::uint64_t>(changes.of(cluster));
 }
 
 Result<bool> CopiedBits::wanted(HostOffset host, const CountChanges &changes)
@@ -89,6 +88,7 @@ Result<std::vector<std::size_t>> CopiedBits::wrong_tables(const CountChanges &ch
                                                           std::int64_t names_more,
                                                           std::span<const Snapshot> others)
 {
+    counts_.forget();
     std::vector<std::size_t> wrong;
     std::optional<Shared> shared;  // asked for by the first table that is wrong
     TRY(active_.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
@@ -112,6 +112,7 @@ Result<std::vector<L1Entry>> CopiedBits::move_wrong_tables(Aside &aside, CountCh
 {
     const std::vector<std::size_t> wrong = TRY(wrong_tables(changes, names_more, others));
     const std::vector<HostOffset> places = TRY(take_scattered(image_, aside, wrong.size()));
+    counts_.forget();
     std::vector<L1Entry> l1;
     for (const L1Entry &entry : active_.l1())
         l1.push_back(entry.present()
@@ -138,6 +139,7 @@ Result<std::vector<L1Entry>> CopiedBits::move_wrong_tables(Aside &aside, CountCh
 
 Result<void> CopiedBits::put_right_in_place(const CountChanges &changes)
 {
+    counts_.forget();
     std::vector<L1Entry> l1 = active_.l1();
     TRY(active_.for_each_table([&](std::size_t index, L2Table &table) -> Result<void> {
         const HostOffset place = l1[index].l2_table();

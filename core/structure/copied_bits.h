@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/format/snapshot_table.h"
+#include "core/structure/count_reader.h"
 #include "core/structure/new_refcounts.h"
 #include "core/structure/tree.h"
 
@@ -23,7 +24,7 @@ class CopiedBits {
 public:
     // Both must outlive it. active: the disk's tree.
     CopiedBits(Image &image, const Tree &active)
-        : image_(image), active_(active), geometry_(image.geometry())
+        : image_(image), active_(active), geometry_(image.geometry()), counts_(image)
     {
     }
 
@@ -63,6 +64,7 @@ private:
     Image &image_;
     const Tree &active_;
     const Geometry geometry_;
+    CountReader counts_;  // while the tables are gone through, which changes none
 };
 
 // Bits 63 under an inactive L1 table mean nothing, and may be any; before it becomes

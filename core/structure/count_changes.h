@@ -28,8 +28,8 @@ public:
 
     std::int64_t of(HostCluster cluster) const
     {
-        const auto page = pages_.find(cluster.value / page_clusters);
-        return page == pages_.end() ? 0 : (*page->second)[cluster.value % page_clusters];
+        const Page *page = find(cluster.value / page_clusters);
+        return page ? (*page)[cluster.value % page_clusters] : 0;
     }
 
     // Calls visit(cluster, change) for what has changed in [from, end), in
@@ -58,15 +58,30 @@ private:
     static constexpr std::uint64_t page_clusters = 512;
     using Page = std::array<std::int64_t, page_clusters>;
 
+    // nullptr if it is not there.
+    Page *find(std::uint64_t number) const
+    {
+        if (last_ && last_number_ == number)
+            return last_;
+        const auto page = pages_.find(number);
+        if (page == pages_.end())
+            return nullptr;
+        last_number_ = number;
+        return last_ = page->second.get();
+    }
+
     Page &page_of(HostCluster cluster)
     {
-        auto &page = pages_[cluster.value / page_clusters];
-        if (!page)
-            page = std::make_unique<Page>();
-        return *page;
+        const std::uint64_t number = cluster.value / page_clusters;
+        if (Page *page = find(number))
+            return *page;
+        return *(pages_[number] = std::make_unique<Page>());
     }
 
     std::map<std::uint64_t, std::unique_ptr<Page>> pages_;
+    // That which was asked for last: clusters mostly follow each other. None goes away.
+    mutable std::uint64_t last_number_ = 0;
+    mutable Page *last_ = nullptr;
 };
 
 }  // namespace qcow2

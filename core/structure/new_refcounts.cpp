@@ -10,6 +10,7 @@
 #include "core/format/findings.h"
 #include "core/format/refcount_block.h"
 #include "core/format/table_entry.h"
+#include "core/structure/count_reader.h"
 
 namespace qcow2 {
 
@@ -34,8 +35,9 @@ Error too_narrow(const Geometry &geometry, HostCluster cluster)
 Result<void> check_counts(Image &image, const CountChanges &changes)
 {
     const Geometry &geometry = image.geometry();
+    CountReader counts(image);
     return changes.for_each([&](HostCluster cluster, std::int64_t change) -> Result<void> {
-        const std::uint64_t count = TRY(image.allocator().refcount(cluster));
+        const std::uint64_t count = TRY(counts.of(cluster));
         const std::uint64_t by = static_cast<std::uint64_t>(change < 0 ? -change : change);
         if (count == 0 || (change < 0 && by > count))
             return too_low(geometry, cluster);

@@ -9,6 +9,7 @@
 #include "core/base/range.h"
 #include "core/format/findings.h"
 #include "core/format/limits.h"
+#include "core/structure/count_reader.h"
 
 namespace qcow2 {
 
@@ -175,11 +176,12 @@ Result<void> Resize::put_zeros(L2Table &table, std::uint64_t index, Aside &aside
 // Under a shared table nobody has kept bit 63 so that it is true (W6).
 Result<void> Resize::clear_untrue_copied(L2Table &table)
 {
+    CountReader counts(image_);
     for (std::uint64_t i = 0; i < table.entries(); ++i) {
         if (!table.copied(i))
             continue;
         const HostRun run = named_clusters(TRY(table.get(i)), geometry_);
-        if (run.count != 0 && TRY(image_.allocator().refcount(run.first)) != 1)
+        if (run.count != 0 && TRY(counts.of(run.first)) != 1)
             table.clear_copied(i);
     }
     return {};

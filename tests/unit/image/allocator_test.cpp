@@ -237,6 +237,33 @@ BOOST_AUTO_TEST_CASE(the_search_for_more_than_one_cluster_ends_soon)
                 Errc::no_space);
 }
 
+// Read together, counts are what they are one by one: over the end of a piece and of a block,
+// where there is no block, and behind the last one.
+BOOST_AUTO_TEST_CASE(counts_that_are_read_together_are_those_of_each_cluster)
+{
+    constexpr std::uint64_t blocks = 4, entries = cluster / 2;
+    MemoryStore memory(full_image(blocks));
+    Buffer word(8);
+    must(memory.read(48, word));  // refcount_table_offset
+    put(memory, load_be64(word.data()) + 8 * 2, 0, 8);
+    for (std::uint64_t i = 0; i < 100; ++i)
+        put(memory, block_reach + 2 * (2048 - 50 + i), i, 2);
+    const auto image = must(open_image(memory, {}));
+    Allocator &allocator = image->allocator();
+    std::set<std::uint64_t> seen;
+    for (const std::uint64_t first :
+         {std::uint64_t(0), entries - 3, entries + 2048 - 50, 2 * entries - 5, 3 * entries - 64,
+          3 * entries - 1, 4 * entries - 7, 4 * entries, 9 * entries}) {
+        std::vector<std::uint64_t> together(64), alone;
+        must(allocator.refcounts(HostCluster(first), together));
+        for (std::uint64_t i = 0; i < together.size(); ++i)
+            alone.push_back(must(allocator.refcount(HostCluster(first + i))));
+        BOOST_TEST(together == alone, boost::test_tools::per_element());
+        seen.insert(alone.begin(), alone.end());
+    }
+    BOOST_TEST(seen.size() == 64u);  // 0 to 63
+}
+
 // So that a change of the structure does not make it while everybody waits.
 BOOST_AUTO_TEST_CASE(what_was_seen_in_the_look_for_a_free_cluster_is_not_read_again)
 {
