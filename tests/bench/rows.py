@@ -358,9 +358,9 @@ def price_rows():
             ]
         rows += [
             Row(f"flush-1-{name.lower()}", f"flush after every 4K, 128 MiB dirty, {name}", "MB/s",
-                flushing(size, 128 * KiB, 1)),
+                flushing(size, 4 * MiB, 1)),
             Row(f"flush-32-{name.lower()}", f"flush after 32 of 4K, 128 MiB dirty, {name}", "MB/s",
-                flushing(size, 4 * MiB, 32)),
+                flushing(size, 32 * MiB, 32)),
         ]
     return rows
 
