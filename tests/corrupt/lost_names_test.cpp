@@ -52,6 +52,41 @@ BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_it_grows)
     expect_what_grew(*disk);
 }
 
+// What a change of the structure makes aside, at the end of the file, is under no such name.
+BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_its_structure_changes)
+{
+    const std::vector<std::pair<const char *, std::function<Result<void>(Disk &)>>> changes = {
+        {"larger", [](Disk &disk) { return disk.resize(disk.size() + (std::uint64_t(1) << 32)); }},
+        {"a snapshot", [](Disk &disk) { return disk.create_snapshot({.name = "s"}); }},
+        {"a snapshot that goes",
+         [](Disk &disk) -> Result<void> {
+             TRY(disk.create_snapshot({.name = "s"}));
+             return disk.delete_snapshot("s");
+         }},
+    };
+    for (const auto &[name, change] : changes) {
+        BOOST_TEST_CONTEXT(name)
+        {
+            const StoreImage before = cut_image(true);
+            MemoryStore store(before);
+            {
+                const auto disk = must(Disk::open(store, {}));
+                must(disk->begin_writing());
+                must(change(*disk));
+                BOOST_TEST(store.size() > before.size);
+                expect_lost(*disk);
+                grow(*disk);
+                expect_lost(*disk);
+                must(disk->close());
+            }
+            const auto disk = must(Disk::open(store, {}));
+            must(disk->begin_writing());
+            expect_lost(*disk);
+            expect_what_grew(*disk);
+        }
+    }
+}
+
 // Their refcounts say that they are free: who meets one must see to it.
 BOOST_AUTO_TEST_CASE(W7_a_name_that_is_met_behind_the_end_is_not_given_to_another)
 {

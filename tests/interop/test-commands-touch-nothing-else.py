@@ -136,4 +136,33 @@ def a_bitmap_changes_while_two_write(t):
                f"what was written at {offset} is not dirty")
 
 
+@case
+def what_is_open_may_have_another_name_by_now(t):
+    """And its lock is held all the time: what is locked is the file, not the name."""
+    path, base, moved = t.path("disk.qcow2"), t.path("base.qcow2"), t.path("moved.qcow2")
+    create(base, 64 * MiB)
+    qemu_io(base, "write -P 7 0 64M")
+    end_qemu()
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
+    with Nbdkit(t, path, f"qcow2-control={t.path('qmp')}", f"qcow2-files={t.folder}") as server:
+        qmp = Qmp(t.path("qmp"))
+        h = server.connect()
+        h.pwrite(b"x" * 4096, 0)
+        os.rename(base, moved)
+        for command, arguments in (
+                ("blockdev-snapshot-internal-sync", {"device": "disk", "name": "s"}),
+                ("block_resize", {"node-name": "disk", "size": 128 * MiB}),
+                ("blockdev-snapshot-delete-internal-sync", {"device": "disk", "name": "s"}),
+                ("block-dirty-bitmap-add", {"node": "disk", "name": "b", "persistent": True})):
+            qmp.do(command, arguments)
+            same(bytes(h.pread(4096, 63 * MiB)), b"\7" * 4096, f"the backing file after {command}")
+            refused = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write 0 4k", moved],
+                                     capture_output=True, text=True)
+            expect(refused.returncode != 0 and "lock" in refused.stderr,
+                   f"{command}: the backing file is not locked any more:", refused.stderr)
+            h.pwrite(b"y" * 4096, 32 * MiB)
+    os.rename(moved, base)
+    check(path)
+
+
 main()
