@@ -101,11 +101,8 @@ private:
     void end_turn() REQUIRES(queue_);
     Result<bool> run(Batch &batch) EXCLUDES(turn_);
     std::uint64_t extra_bytes() const REQUIRES(turn_);
-    // Whether the guest writes all over the disk.
-    bool is_all_over(const EnabledBitmap &bitmap) const REQUIRES(turn_)
-    {
-        return bitmap.armings_lately > limits_.armings_all_over;
-    }
+    // Whether the guest writes all over the disk, and the bitmap may be armed by pages.
+    bool is_all_over(const EnabledBitmap &bitmap) const REQUIRES(turn_);
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);
