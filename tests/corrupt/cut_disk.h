@@ -108,4 +108,13 @@ inline void expect_lost(Disk &disk)
         is_lost(disk, i);
 }
 
+// By a disk that is opened anew.
+inline void expect_lost_and_what_grew(ByteStore &store)
+{
+    const auto disk = must(Disk::open(store, {}));
+    must(disk->begin_writing());
+    expect_lost(*disk);
+    expect_what_grew(*disk);
+}
+
 }  // namespace lost_names

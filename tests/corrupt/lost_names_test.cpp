@@ -46,10 +46,7 @@ BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_it_grows)
         must(disk->close());
     }
     BOOST_TEST(past_end(store.image()) == clusters - lost_from);
-    const auto disk = must(Disk::open(store, {}));
-    must(disk->begin_writing());
-    expect_lost(*disk);
-    expect_what_grew(*disk);
+    expect_lost_and_what_grew(store);
 }
 
 // What a change of the structure makes aside, at the end of the file, is under no such name.
@@ -79,10 +76,7 @@ BOOST_AUTO_TEST_CASE(W7_what_a_cut_file_has_lost_stays_an_error_when_its_structu
                 expect_lost(*disk);
                 must(disk->close());
             }
-            const auto disk = must(Disk::open(store, {}));
-            must(disk->begin_writing());
-            expect_lost(*disk);
-            expect_what_grew(*disk);
+            expect_lost_and_what_grew(store);
         }
     }
 }
@@ -105,10 +99,7 @@ BOOST_AUTO_TEST_CASE(W7_a_name_that_is_met_behind_the_end_is_not_given_to_anothe
             expect_what_grew(*disk);
             must(disk->close());
         }
-        const auto disk = must(Disk::open(store, {}));
-        must(disk->begin_writing());
-        expect_lost(*disk);
-        expect_what_grew(*disk);
+        expect_lost_and_what_grew(store);
     }
 }
 

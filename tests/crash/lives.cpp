@@ -40,10 +40,10 @@ Lives::Lives(std::uint64_t seed, const Kind &kind)
       sync_(kind.on_close || (!kind.small_regions && !kind.full() && random_.one_in(4))
                 ? BitmapSync::on_close
                 : BitmapSync::durable),
-      region_bytes_(kind.small_regions
-                        ? 16384
-                        : random_.pick<std::uint64_t>({512, 4096, 65536, 1 << 20, 16 << 20})),
-      armings_all_over_(seed % 3 == 0 ? 2 : 1000),
+      arming_{.region_bytes = kind.small_regions ? 16384
+                                                 : random_.pick<std::uint64_t>(
+                                                       {512, 4096, 65536, 1 << 20, 16 << 20}),
+              .armings_all_over = seed % 3 == 0 ? 2u : 1000u},
       beginning_(Beginning::of(random_, kind, spec_of(random_, kind))),
       before_(beginning_.reference),
       current_(beginning_.reference),
@@ -131,8 +131,7 @@ void Lives::live(bool first)
 
     DiskOptions disk_options = reading_;
     disk_options.bitmap_sync = sync_;
-    disk_options.arming.region_bytes = region_bytes_;
-    disk_options.arming.armings_all_over = armings_all_over_;
+    disk_options.arming = arming_;
     disk_options.cache_bytes = random_.coin() ? 1 : 0;
     if (first && !beginning_.version_2 && random_.one_in(3)) {
         disk_options.bitmaps = {"made"};

@@ -168,8 +168,7 @@ private:
     const Kind kind_;
     Random random_;
     const BitmapSync sync_;
-    const std::uint64_t region_bytes_;
-    const unsigned armings_all_over_;
+    const ArmingLimits arming_;
     Beginning beginning_;
     DiskOptions reading_;   // how the image is opened
     ReferenceDisk before_;  // the beginning of all lives
