@@ -25,6 +25,11 @@
 // with a ticket that is theirs already. So a gate that is closed again at once waits for them,
 // and a thread that closes it again and again starves nobody.
 //
+// set_ajar() is an opening for one kind of sleepers, and shut() a closing that needs not wait
+// for another one to end: the gate is still its owner's, so nobody else closes it. A ticket is
+// read by who wakes up, after the lock was free; it must be the same then. It is: the next that
+// lets in the same kind has first closed the gate, which waits for him.
+//
 // leave() wakes the thread that drains only if there is one: it takes the counter down and then
 // looks at the flag; drain() sets the flag before it looks at the counters. All atomics are
 // sequentially consistent, as each such argument ("either drain() sees my count or I see its
@@ -50,7 +55,7 @@ bool Gate::empty(unsigned generation) const
     return true;
 }
 
-unsigned Gate::enter()
+unsigned Gate::enter(Door widest)
 {
     for (;;) {
         const unsigned generation = generation_.load() & 1;
@@ -62,18 +67,20 @@ unsigned Gate::enter()
         // closes it later comes to an end only when we have left. (The other
         // way round: between the two looks a gate may be closed whose drain is
         // the second since we took our ticket, and waits for the other half.)
-        if ((generation_.load() & 1) == generation && !closed_.load())
+        if ((generation_.load() & 1) == generation && lets(widest))
             return ticket;
         leave(ticket);
-        if (closed_.load()) {
+        if (!lets(widest)) {
             Locked lock(mutex_);
-            if (!closed_.load())
+            if (lets(widest))
                 continue;
-            ++kept_waiting_;
-            changed_.wait(mutex_, [this, opening = openings_]()
-                                      NO_THREAD_SAFETY_ANALYSIS { return openings_ != opening; });
+            Sleepers &like_me = sleepers_[widest == Door::ajar];
+            ++like_me.waiting;
+            changed_.wait(mutex_, [&like_me, opening = like_me.openings] {
+                return like_me.openings != opening;
+            });
             // Still the ticket of our opening: a later one comes when we have left.
-            return let_in_;
+            return like_me.ticket;
         }
     }
 }
@@ -110,21 +117,42 @@ void Gate::drain()
 void Gate::close()
 {
     Locked lock(mutex_);
-    changed_.wait(mutex_, [this] { return !closed_.load(); });
-    closed_ = true;
+    changed_.wait(mutex_, [this] { return door_.load() == Door::open; });
+    door_ = Door::closed;
     drain_locked();
+}
+
+// No drain begins while we hold the lock: the generation stays.
+void Gate::let_in(Sleepers &sleepers)
+{
+    sleepers.ticket = this_lane() * 2 + (generation_.load() & 1);
+    inside(sleepers.ticket) += sleepers.waiting;
+    sleepers.waiting = 0;
+    ++sleepers.openings;
 }
 
 void Gate::open()
 {
     Locked lock(mutex_);
-    // No drain begins while we hold the lock: the generation stays.
-    let_in_ = this_lane() * 2 + (generation_.load() & 1);
-    inside(let_in_) += kept_waiting_;
-    kept_waiting_ = 0;
-    ++openings_;
-    closed_ = false;
+    for (Sleepers &sleepers : sleepers_)
+        let_in(sleepers);
+    door_ = Door::open;
     changed_.notify_all();
+}
+
+void Gate::set_ajar()
+{
+    Locked lock(mutex_);
+    let_in(sleepers_[1]);
+    door_ = Door::ajar;
+    changed_.notify_all();
+}
+
+void Gate::shut()
+{
+    Locked lock(mutex_);
+    door_ = Door::closed;
+    drain_locked();
 }
 
 }  // namespace qcow2

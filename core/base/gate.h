@@ -2,7 +2,8 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Gate: many pass at once, and one can wait until all who were inside have
-// left, or keep everybody out. (The first half is SRCU; gate.cpp tells how.)
+// left, or keep everybody out, or let some of them in meanwhile. (The first part is SRCU;
+// gate.cpp tells how.)
 //
 // Passing costs two atomic operations, each in the lane of the processor
 // (lane.h), and never blocks while the gate is open.
@@ -24,14 +25,17 @@ namespace qcow2 {
 
 class Gate {
 public:
+    // Who closed the gate may set it ajar. Then some pass, and others wait until it is open.
+    enum class Door : unsigned { open, ajar, closed };
+
     explicit Gate(Rank rank) : mutex_(rank) {}
     ~Gate();
     Gate(const Gate &) = delete;
     Gate &operator=(const Gate &) = delete;
 
-    // Passes; waits while the gate is closed. The ticket, which tells lane and
-    // generation, is given back.
-    unsigned enter();
+    // Passes; waits while the gate is closed or, if `widest` is Door::open, ajar. The ticket,
+    // which tells lane and generation, is given back.
+    unsigned enter(Door widest = Door::ajar);
     void leave(unsigned ticket);
 
     // Returns when everybody who was inside at the call has left. Others may
@@ -45,7 +49,20 @@ public:
     void close() EXCLUDES(mutex_);
     void open() EXCLUDES(mutex_);
 
+    // For the one who closed it, and before he opens it: lets those in who pass a gate that is
+    // ajar; keeps newcomers waiting again, and returns when nobody is inside.
+    void set_ajar() EXCLUDES(mutex_);
+    void shut() EXCLUDES(mutex_);
+
 private:
+    // Threads that are kept waiting and pass at the same time: with this ticket, when this
+    // number of openings has been passed.
+    struct Sleepers {
+        std::uint64_t waiting = 0;
+        std::uint64_t openings = 0;
+        unsigned ticket = 0;
+    };
+
     // How many came in by this lane and are inside, in two generations: those
     // who came before a drain began, and the others.
     struct alignas(lane_bytes) Lane {
@@ -57,25 +74,28 @@ private:
     }
     bool empty(unsigned generation) const;
     void drain_locked() REQUIRES(mutex_);
+    void let_in(Sleepers &sleepers) REQUIRES(mutex_);
+    bool lets(Door widest) const { return door_.load() <= widest; }
 
     Lane lanes_[lanes];
     std::atomic<unsigned> generation_{0};
-    std::atomic<bool> closed_{false};
+    std::atomic<Door> door_{Door::open};
     std::atomic<bool> waiting_{false};  // somebody wants to hear of a zero
 
     Mutex mutex_;
     Condition changed_;
     bool draining_ GUARDED_BY(mutex_) = false;
-    // open() lets in all threads that are kept waiting, with this ticket.
-    std::uint64_t kept_waiting_ GUARDED_BY(mutex_) = 0;
-    std::uint64_t openings_ GUARDED_BY(mutex_) = 0;
-    unsigned let_in_ GUARDED_BY(mutex_) = 0;
+    // Who waits until it is open, and until it is ajar at least.
+    Sleepers sleepers_[2] GUARDED_BY(mutex_);
 };
 
 // Passes a gate for the current scope.
 class Passage {
 public:
-    explicit Passage(Gate &gate) : gate_(gate), ticket_(gate.enter()) {}
+    explicit Passage(Gate &gate, Gate::Door widest = Gate::Door::ajar)
+        : gate_(gate), ticket_(gate.enter(widest))
+    {
+    }
     ~Passage() { gate_.leave(ticket_); }
     Passage(const Passage &) = delete;
     Passage &operator=(const Passage &) = delete;
@@ -92,6 +112,18 @@ public:
     ~Exclusive() { gate_.open(); }
     Exclusive(const Exclusive &) = delete;
     Exclusive &operator=(const Exclusive &) = delete;
+
+private:
+    Gate &gate_;
+};
+
+// Sets a gate ajar for the current scope, inside that of an Exclusive.
+class Ajar {
+public:
+    explicit Ajar(Gate &gate) : gate_(gate) { gate_.set_ajar(); }
+    ~Ajar() { gate_.shut(); }
+    Ajar(const Ajar &) = delete;
+    Ajar &operator=(const Ajar &) = delete;
 
 private:
     Gate &gate_;

@@ -296,22 +296,25 @@ namespace {
 // What the threads do, and what must be so.
 class Scene {
 public:
-    void pass()
-    {
-        const stepped::Passage passage(gate_);
-        const unsigned number = ++passages_;
-        wrong |= alone_;
-        inside_.insert(number);
-        schedule.pause();
-        inside_.erase(number);
-    }
+    void pass() { pass_where(stepped::Gate::Door::ajar); }
+    void pass_when_open() { pass_where(stepped::Gate::Door::open); }
     void close()
     {
         const stepped::Exclusive exclusive(gate_);
-        wrong |= alone_ || !inside_.empty();
-        alone_ = true;
-        schedule.pause();
-        alone_ = false;
+        be_alone();
+    }
+    // Alone, then with some, then alone again.
+    void close_and_set_ajar()
+    {
+        const stepped::Exclusive exclusive(gate_);
+        be_alone();
+        {
+            ajar_ = true;
+            const stepped::Ajar ajar(gate_);
+            schedule.pause();
+        }
+        ajar_ = false;
+        be_alone();
     }
     void drain()
     {
@@ -324,10 +327,28 @@ public:
     bool wrong = false;
 
 private:
+    void pass_where(stepped::Gate::Door widest)
+    {
+        const stepped::Passage passage(gate_, widest);
+        const unsigned number = ++passages_;
+        wrong |= alone_ || (ajar_ && widest == stepped::Gate::Door::open);
+        inside_.insert(number);
+        schedule.pause();
+        inside_.erase(number);
+    }
+    void be_alone()
+    {
+        wrong |= alone_ || !inside_.empty();
+        alone_ = true;
+        schedule.pause();
+        alone_ = false;
+    }
+
     stepped::Gate gate_{qcow2::Rank::gate};
     unsigned passages_ = 0;
     std::set<unsigned> inside_;
     bool alone_ = false;
+    bool ajar_ = false;  // or about to be, with nobody inside
 };
 
 using Deed = void (Scene::*)();
@@ -356,7 +377,9 @@ void explore(unsigned stops_max, const std::vector<std::vector<Deed>> &threads)
     BOOST_TEST(wrong == 0u);
 }
 
-constexpr Deed passes = &Scene::pass, closes = &Scene::close, drains = &Scene::drain;
+constexpr Deed passes = &Scene::pass, passes_when_open = &Scene::pass_when_open,
+               closes = &Scene::close, sets_ajar = &Scene::close_and_set_ajar,
+               drains = &Scene::drain;
 
 }  // namespace
 
@@ -372,5 +395,20 @@ BOOST_AUTO_TEST_CASE(one_enters_and_one_drains_and_closes)
 {
     explore(2, {{passes}, {drains, closes}});
 }
+
+// Some pass a gate that is ajar, and others wait until it is open.
+BOOST_AUTO_TEST_CASE(one_enters_and_one_sets_ajar) { explore(2, {{passes}, {sets_ajar}}); }
+
+BOOST_AUTO_TEST_CASE(one_waits_until_it_is_open_and_one_sets_ajar)
+{
+    explore(2, {{passes_when_open}, {sets_ajar}});
+}
+
+BOOST_AUTO_TEST_CASE(two_kinds_enter_and_one_sets_ajar)
+{
+    explore(0, {{passes_when_open}, {passes}, {sets_ajar}});
+}
+
+BOOST_AUTO_TEST_CASE(one_sets_ajar_and_one_closes) { explore(2, {{sets_ajar}, {closes}}); }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -103,6 +103,55 @@ BOOST_AUTO_TEST_CASE(who_was_kept_waiting_passes_before_it_is_closed_again)
     }
 }
 
+// Of two that were kept waiting the one passes when it is ajar, the other when it is open.
+BOOST_AUTO_TEST_CASE(some_pass_a_gate_that_is_ajar)
+{
+    Gate gate(Rank::gate);
+    std::atomic<bool> passed_ajar = false, passed_open = false;
+    gate.close();
+    WaitingThread one([&] {
+        const Passage passage(gate);
+        passed_ajar = true;
+    });
+    WaitingThread other([&] {
+        const Passage passage(gate, Gate::Door::open);
+        passed_open = true;
+    });
+    one.wait_until_asleep();
+    other.wait_until_asleep();
+    {
+        const Ajar ajar(gate);
+        const Passage passage(gate);
+        one.join();
+        BOOST_TEST(passed_ajar);
+    }
+    BOOST_TEST(!passed_open);
+    gate.open();
+    gate.close();
+    BOOST_TEST(passed_open);
+    gate.open();
+    other.join();
+}
+
+// It is still his who closed it.
+BOOST_AUTO_TEST_CASE(nobody_else_closes_a_gate_that_is_ajar)
+{
+    Gate gate(Rank::gate);
+    std::atomic<bool> closed = false;
+    auto mine = std::make_unique<Exclusive>(gate);
+    auto ajar = std::make_unique<Ajar>(gate);
+    WaitingThread closer([&] {
+        const Exclusive theirs(gate);
+        closed = true;
+    });
+    closer.wait_until_asleep();
+    ajar.reset();
+    BOOST_TEST(!closed);
+    mine.reset();
+    closer.join();
+    BOOST_TEST(closed);
+}
+
 BOOST_AUTO_TEST_CASE(close_waits_for_those_inside)
 {
     Gate gate(Rank::gate);
