@@ -6,11 +6,11 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <chrono>
 #include <thread>
 
 #include "core/bitmap/dirty_bits.h"
 #include "tests/order/order.h"
+#include "tests/support/held_store.h"
 #include "tests/support/waiting_thread.h"
 
 using namespace qcow2;
@@ -87,27 +87,6 @@ public:
     }
 };
 
-// Asks before each write, durable or not, whether it may go on; who asks may wait.
-class HeldStore final : public MemoryStore {
-public:
-    using MemoryStore::MemoryStore;
-
-    std::function<void(std::uint64_t offset, bool durable)> before_write = [](std::uint64_t, bool) {
-    };
-
-    Result<void> write(std::uint64_t offset, Bytes bytes) override
-    {
-        before_write(offset, false);
-        return MemoryStore::write(offset, bytes);
-    }
-    Result<void> write_durable(std::uint64_t offset, Bytes bytes) override
-    {
-        before_write(offset, true);
-        TRY(MemoryStore::write(offset, bytes));
-        return flush();
-    }
-};
-
 // A disk with one bitmap over such a store. All clusters of the bitmap are there, and in each
 // of its pages something is armed.
 class Held {
@@ -165,21 +144,6 @@ public:
 private:
     std::vector<std::uint64_t> clusters_;
 };
-
-// False if it has not come true after a time in which anything comes true that will.
-bool comes_true(const std::function<bool()> &condition)
-{
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!condition() && std::chrono::steady_clock::now() < end)
-        std::this_thread::yield();
-    return condition();
-}
-
-void wait_for(const std::atomic<bool> &flag)
-{
-    while (!flag)
-        std::this_thread::yield();
-}
 
 // One thread cools a bitmap of 64 pages. When it is about to write the first of them, another
 // one begins with its work; it has come to where it waits when the first one goes on. Returns
