@@ -2,7 +2,7 @@
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
 // Disk: how it is opened, begins to be written, settles and stops. (disk_requests.cpp: what
-// clients ask for; disk_structure.cpp, disk_changes.cpp: what changes the structure;
+// clients ask for; disk_structure.cpp, disk_changes.cpp, disk_ajar.cpp: what changes the structure;
 // disk_begin_and_end.cpp, disk_backups.cpp: backups.)
 
 #include "core/disk.h"

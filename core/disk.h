@@ -229,7 +229,8 @@ public:
     Result<std::vector<BitmapState>> bitmap_states(bool how_much = true);
 
     // Internal snapshots, as the file has them. The operations are structural
-    // changes (structure/snapshot_change.h tells what they refuse). not_found.
+    // changes (structure/snapshot_change.h tells what they refuse). While they are prepared requests
+    // pass that leave the mapping as it is (disk_ajar.cpp). not_found.
     Result<std::vector<Snapshot>> snapshots();
     Result<void> create_snapshot(const NewSnapshot &snapshot);
     // To be read beside the disk. As long as somebody has it the snapshot can neither be
@@ -264,10 +265,13 @@ private:
     class Live;
     enum class Parts { whole, several };  // how a change goes down
 
-    template <class Place, class Change>
-    Result<void> change(Range range, bool fua, Parts parts, Place place, Change change);
-    template <class Place, class Change>
-    Result<void> change_inside(Range range, bool fua, Parts parts, Place place, Change change);
+    template <class Place, class Overwrite, class Change>
+    Result<void> change(Range range, bool fua, Parts parts, Place place, Overwrite overwrite,
+                        Change change);
+    template <class Place, class Overwrite, class Change>
+    Result<void> change_inside(Range range, bool fua, Parts parts, Place place, Overwrite overwrite,
+                               Change change);
+    Result<bool> overwrite(GuestOffset offset, Bytes bytes, bool fua);
     bool backups_take_room() const;
     void end_all_backups();
     Result<void> trim_parts(Range range, bool fua);
@@ -280,12 +284,26 @@ private:
     Result<void> settle_beforehand();
     Result<void> cool_bitmaps(Cooling cooling);
     void cool_beforehand(Cooling cooling);
-    Result<void> restructure_beforehand();
+    // Whether an image that is opened anew reads bits from the file, which has them all, or takes
+    // over those in memory: bitmaps were left alone.
+    enum class Bits { read, kept };
+    Result<void> restructure_beforehand(Bits bits = Bits::read);
     void look_for_free();
     Result<void> settle_alone();
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
-    Result<void> change_structure(const Restructuring &operation);
+    Result<void> change_structure(const Restructuring &operation, Bits bits = Bits::read);
+    // A structure that is prepared while some requests pass (disk_ajar.cpp).
+    enum class Meanwhile { reads, overwrites };
+    using Preparation = std::function<Result<void>(Image &, const BecomeAlone &)>;
+    static Bits bits_after(Meanwhile who)
+    {
+        return who == Meanwhile::overwrites ? Bits::kept : Bits::read;
+    }
+    class Passing;
+    Result<void> restructure_ajar(Meanwhile who, const Preparation &operation);
+    Result<void> change_structure_ajar(Meanwhile who, const Preparation &operation);
+    Result<void> before_preparing(Meanwhile who);
     Result<void> writable_alone();
     Result<void> settle_before_restructuring();
     Result<void> give_back_after(Result<void> done);
@@ -306,9 +324,9 @@ private:
     Result<void> open_bitmaps_anew(const std::vector<std::optional<std::size_t>> &kept);
     Result<void> check_resize_alone(std::uint64_t size) const;
     Result<void> resize_alone(std::uint64_t size);
-    Result<void> open_anew();
+    Result<void> open_anew(Bits bits = Bits::read);
     void make_room_for_bits();
-    Result<void> open_what_is_there();
+    Result<void> open_what_is_there(Bits bits);
 
     ByteStore &store_;
     const DiskOptions options_;
@@ -323,8 +341,9 @@ private:
     std::unique_ptr<Image> image_;  // these two are there unless broken_
     std::unique_ptr<Tracker> tracker_;
     std::optional<Error> why_read_only_;
-    std::optional<Error> broken_;  // why the image could not be opened anew
-    bool flush_failed_ = false;    // before it broke
+    std::optional<Meanwhile> ajar_;  // the gate is, and who passes
+    std::optional<Error> broken_;    // why the image could not be opened anew
+    bool flush_failed_ = false;      // before it broke
 
     ServedSnapshots served_;
     const std::unique_ptr<Live> outside_, inside_;  // of the gate

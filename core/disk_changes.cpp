@@ -137,13 +137,17 @@ Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
         TRY(plan(bitmaps, step, taken, snapshot));
     if (!snapshot)
         return change_bitmaps_alone(bitmaps);
-    return change_structure([&](Image &image) {
-        if (bitmaps.empty())
-            return qcow2::create_snapshot(image, snapshot->snapshot);
-        return qcow2::create_snapshot(image, snapshot->snapshot, [&](Aside &aside, std::uint64_t) {
-            return bitmaps.prepare(aside);
+    // What changes bitmaps has read them: no bit may come.
+    if (bitmaps.empty())
+        return change_structure_ajar(
+            Meanwhile::overwrites, [&](Image &image, const BecomeAlone &become_alone) {
+                return qcow2::create_snapshot(image, snapshot->snapshot, nullptr, become_alone);
+            });
+    const auto change_bitmaps = [&](Aside &aside, std::uint64_t) { return bitmaps.prepare(aside); };
+    return change_structure_ajar(
+        Meanwhile::reads, [&](Image &image, const BecomeAlone &become_alone) {
+            return qcow2::create_snapshot(image, snapshot->snapshot, change_bitmaps, become_alone);
         });
-    });
 }
 
 Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step,

@@ -12,6 +12,12 @@
 
 namespace qcow2 {
 
+namespace {
+
+Result<bool> never_in_place() { return false; }
+
+}  // namespace
+
 // A disk may have shrunk since the client asked for its size.
 Result<void> Disk::check_range(Range range) const
 {
@@ -37,25 +43,32 @@ bool Disk::backups_take_room() const
 
 // What a backup has taken of the room of the image is the guest's: then it goes (F2), before
 // the change is refused, and before a bitmap is given up for lack of room (B7).
-template <class Place, class Change>
-Result<void> Disk::change(Range range, bool fua, Parts parts, Place place, Change change)
+template <class Place, class Overwrite, class Change>
+Result<void> Disk::change(Range range, bool fua, Parts parts, Place place, Overwrite overwrite,
+                          Change change)
 {
     const auto place_without_backups = [&]() -> Result<void> {
         return backups_take_room() ? Error(Errc::no_space, "a backup takes the room") : place();
     };
-    Result<void> done = change_inside(range, fua, parts, place_without_backups, change);
+    Result<void> done = change_inside(range, fua, parts, place_without_backups, overwrite, change);
     if (done || done.error().code != Errc::no_space || !backups_take_room())
         return done;
     backups_.frozen().break_all("the room that it takes is needed for a change of the disk");
-    return change_inside(range, fua, parts, place, change);
+    return change_inside(range, fua, parts, place, overwrite, change);
 }
 
 // Every change comes this way: first the bitmaps (B1, B6), then what backups need of
-// what was there (F1), then the image.
-template <class Place, class Change>
-Result<void> Disk::change_inside(Range range, bool fua, Parts parts, Place place, Change change)
+// what was there (F1), then the image. (While the gate is ajar: disk_ajar.cpp.)
+template <class Place, class Overwrite, class Change>
+Result<void> Disk::change_inside(Range range, bool fua, Parts parts, Place place,
+                                 Overwrite overwrite, Change change)
 {
     Passage passage(gate_);
+    if (ajar_) {
+        if (TRY(overwrite()))
+            return {};
+        passage.wait_until_open();
+    }
     TRY(check_range(range));
     if (why_read_only_)
         return *why_read_only_;
@@ -88,6 +101,7 @@ Result<void> Disk::write(GuestOffset offset, Bytes bytes, bool fua)
     const Range range = Range::of(offset.value, bytes.size());
     return change(
         range, fua, Parts::whole, [&] { return image_->place_write(range); },
+        [&] { return overwrite(offset, bytes, fua); },
         [&](Range) { return image_->write(offset, bytes); });
 }
 
@@ -102,7 +116,7 @@ Result<void> Disk::zero(GuestOffset offset, std::uint64_t length, ZeroFlags flag
     }
     return change(
         range, flags.fua, Parts::several,
-        [&] { return image_->place_zero(range, flags.may_unmap); },
+        [&] { return image_->place_zero(range, flags.may_unmap); }, never_in_place,
         [&](Range part) { return image_->zero(part, flags.may_unmap); });
 }
 
@@ -115,7 +129,7 @@ Result<void> Disk::trim(GuestOffset offset, std::uint64_t length, bool fua)
 Result<void> Disk::trim_all(Range range, bool fua)
 {
     return change(
-        range, fua, Parts::whole, [&] { return image_->place_trim(range); },
+        range, fua, Parts::whole, [&] { return image_->place_trim(range); }, never_in_place,
         [&](Range part) { return image_->trim(part); });
 }
 

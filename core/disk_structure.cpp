@@ -34,9 +34,9 @@ Result<std::uint64_t> whole_sectors(std::uint64_t size)
 }  // namespace
 
 // The long part of what comes before a change of the structure.
-Result<void> Disk::restructure_beforehand()
+Result<void> Disk::restructure_beforehand(Bits bits)
 {
-    TRY(settle_beforehand());
+    TRY(bits == Bits::kept ? flush() : settle_beforehand());
     Passage passage(gate_);
     TRY(readable());
     look_for_free();
@@ -82,7 +82,7 @@ Result<void> Disk::settle_before_restructuring()
     return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
 }
 
-Result<void> Disk::change_structure(const Restructuring &operation)
+Result<void> Disk::change_structure(const Restructuring &operation, Bits bits)
 {
     Result<void> done;
     try {
@@ -90,11 +90,11 @@ Result<void> Disk::change_structure(const Restructuring &operation)
     } catch (...) {
         // The file may have changed all the same. If it cannot be opened either,
         // the error is kept, and the next request gets it.
-        [[maybe_unused]] const auto opened = open_anew();
+        [[maybe_unused]] const auto opened = open_anew(bits);
         throw;
     }
     TRY(std::move(done));
-    return open_anew();
+    return open_anew(bits);
 }
 
 // Clusters that came into the allocator's hands, whatever became of the change.
@@ -105,10 +105,10 @@ Result<void> Disk::give_back_after(Result<void> done)
     return done;
 }
 
-Result<void> Disk::open_anew()
+Result<void> Disk::open_anew(Bits bits)
 {
     try {
-        return open_what_is_there();
+        return open_what_is_there(bits);
     } catch (const std::bad_alloc &) {  // there may be no image now
         broken_.emplace(Errc::io, "out of memory");
         return Error(Errc::io, "out of memory");
@@ -117,14 +117,16 @@ Result<void> Disk::open_anew()
 
 // What the old image knew and the file does not tell goes along: where space
 // is fresh (W2), and whether a flush has failed (W5).
-Result<void> Disk::open_what_is_there()
+Result<void> Disk::open_what_is_there(Bits bits)
 {
     const HostCluster fresh_mark = image_->allocator().fresh_mark();
     const std::optional<Error> cause = image_->first_cause();
     flush_failed_ = cause.has_value();  // to be known if it breaks
     // Backing and data file stay open: somebody may have renamed them.
     ImageFiles files = image_->release_files();
-    tracker_.reset();
+    std::unique_ptr<Tracker> before = std::move(tracker_);
+    if (bits == Bits::read)
+        before.reset();
     image_.reset();
     auto opened = open_with_bitmaps(store_, options_, std::move(files));
     if (!opened) {
@@ -133,6 +135,8 @@ Result<void> Disk::open_what_is_there()
     }
     image_ = std::move(opened->image);
     tracker_ = std::move(opened->tracker);
+    if (before)
+        tracker_->take_bits_of(*before);
     backups_.attach(*tracker_);
     image_->allocator().set_fresh_mark(fresh_mark);
     why_read_only_ = why_read_only_of(*image_, *tracker_);
@@ -216,7 +220,10 @@ Result<std::vector<Snapshot>> Disk::snapshots()
 
 Result<void> Disk::create_snapshot(const NewSnapshot &snapshot)
 {
-    return restructure([&](Image &image) { return qcow2::create_snapshot(image, snapshot); });
+    return restructure_ajar(
+        Meanwhile::overwrites, [&](Image &image, const BecomeAlone &become_alone) {
+            return qcow2::create_snapshot(image, snapshot, nullptr, become_alone);
+        });
 }
 
 Result<std::shared_ptr<SnapshotReader>> Disk::open_snapshot(std::string_view id_or_name)
@@ -228,27 +235,35 @@ Result<std::shared_ptr<SnapshotReader>> Disk::open_snapshot(std::string_view id_
 
 Result<void> Disk::delete_snapshot(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) -> Result<void> {
-        TRY(served_.check_unused(image, id_or_name));
-        return qcow2::delete_snapshot(image, id_or_name);
-    });
+    return restructure_ajar(
+        Meanwhile::overwrites, [&](Image &image, const BecomeAlone &become_alone) -> Result<void> {
+            TRY(served_.check_unused(image, id_or_name));
+            return qcow2::delete_snapshot(image, id_or_name, [&]() -> Result<void> {
+                TRY(become_alone());
+                return served_.check_unused(image, id_or_name);
+            });
+        });
 }
 
 // B6: a switch changes the disk.
 Result<void> Disk::revert(std::string_view id_or_name)
 {
-    return restructure([&](Image &image) -> Result<void> {
-        TRY(check_no_backup("the disk cannot be reverted to a snapshot"));
-        TRY(served_.check_unused(image, id_or_name));
-        const auto bitmaps = [&](Aside &aside,
-                                 std::uint64_t disk_size) -> Result<ImageHeader::Change> {
-            ResizedBitmaps bitmaps(image, *tracker_, disk_size);
-            bitmaps.set_enabled();
-            TRY(bitmaps.prepare(aside));
-            return ImageHeader::Change([bitmaps](HeaderArea &area) { bitmaps.apply(area); });
-        };
-        return apply_snapshot(image, id_or_name, bitmaps);
-    });
+    return restructure_ajar(
+        Meanwhile::reads, [&](Image &image, const BecomeAlone &become_alone) -> Result<void> {
+            TRY(check_no_backup("the disk cannot be reverted to a snapshot"));
+            TRY(served_.check_unused(image, id_or_name));
+            const auto bitmaps = [&](Aside &aside,
+                                     std::uint64_t disk_size) -> Result<ImageHeader::Change> {
+                ResizedBitmaps bitmaps(image, *tracker_, disk_size);
+                bitmaps.set_enabled();
+                TRY(bitmaps.prepare(aside));
+                return ImageHeader::Change([bitmaps](HeaderArea &area) { bitmaps.apply(area); });
+            };
+            return apply_snapshot(image, id_or_name, bitmaps, [&]() -> Result<void> {
+                TRY(become_alone());
+                return served_.check_unused(image, id_or_name);
+            });
+        });
 }
 
 }  // namespace qcow2

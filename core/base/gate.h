@@ -97,12 +97,18 @@ public:
     {
     }
     ~Passage() { gate_.leave(ticket_); }
+    // Leaves, and passes again when the gate is open, not ajar.
+    void wait_until_open()
+    {
+        gate_.leave(ticket_);
+        ticket_ = gate_.enter(Gate::Door::open);
+    }
     Passage(const Passage &) = delete;
     Passage &operator=(const Passage &) = delete;
 
 private:
     Gate &gate_;
-    const unsigned ticket_;
+    unsigned ticket_;
 };
 
 // Has a gate to itself for the current scope.

@@ -35,6 +35,9 @@ public:
     SlotsIn(const SlotsIn &) = delete;
     SlotsIn &operator=(const SlotsIn &) = delete;
 
+    // Nobody else uses either of them.
+    void swap(SlotsIn &other) { slots_.swap(other.slots_); }
+
     std::size_t size() const { return slots_.size(); }
 
     // nullptr if nothing is there.

@@ -44,6 +44,13 @@ void DirtyBits::for_each_precise_word(Visit visit) const
     }
 }
 
+void DirtyBits::take_over(DirtyBits &other)
+{
+    INVARIANT(bits_ == other.bits_);
+    groups_.swap(other.groups_);
+    extra_bits_ = other.extra_bits_.exchange(extra_bits_);
+}
+
 std::uint64_t DirtyBits::next_loaded(std::uint64_t page) const
 {
     while (page < pages_) {

@@ -95,6 +95,9 @@ public:
     // std::bad_alloc: it says what it said.
     void replace_precise(const SparseBits &bits);
 
+    // What is known in memory of the same bits of the same file becomes known here.
+    void take_over(DirtyBits &other);
+
     // --- For the holder of the turn.
 
     std::uint64_t pages() const { return pages_; }

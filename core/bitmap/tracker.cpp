@@ -58,6 +58,19 @@ Result<void> Tracker::open_after(Tracker &before, const KeptTables &kept)
     return {};
 }
 
+void Tracker::take_bits_of(Tracker &before)
+{
+    for (const auto &bitmap : enabled_) {
+        EnabledBitmap *old = before.tracked(bitmap->name);
+        if (!old || before.entries_[old->index].bitmap_table_offset !=
+                        entries_[bitmap->index].bitmap_table_offset)
+            continue;
+        bitmap->bits.take_over(old->bits);
+        bitmap->next_to_cool = old->next_to_cool;
+        bitmap->armings_lately = old->armings_lately;
+    }
+}
+
 // False: nothing that it says can be used. noted: where it stands whose clusters are noted
 // as metadata already.
 Result<bool> Tracker::open_directory(HostOffset noted)
@@ -237,6 +250,17 @@ Result<void> Tracker::make_durable(Range bytes, const std::function<Result<void>
     TRY(place());
     TRY(arming_.arm(bytes, true));
     return {};
+}
+
+// A bit without a cluster needs one (busy); with on-close it needs in_use.
+Result<bool> Tracker::before_overwrite(Range bytes)
+{
+    if (TRY(mark(bytes)))
+        return true;
+    if (sync_ == BitmapSync::on_close)
+        return false;
+    const Result<bool> armed = arming_.arm(bytes, false);
+    return armed || armed.error().code != Errc::busy ? armed : Result<bool>(false);
 }
 
 Result<void> Tracker::mark_all()

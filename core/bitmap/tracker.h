@@ -54,6 +54,9 @@ public:
     // number (BitmapChanges::kept_tables()).
     using KeptTables = std::vector<std::optional<std::size_t>>;
     Result<void> open_after(Tracker &before, const KeptTables &kept);
+    // After open() of an image that was opened anew, whose bitmaps are where they were: what
+    // `before` knows of their bits is known here, and does not have to be in the file.
+    void take_bits_of(Tracker &before);
     const std::optional<Error> &why_read_only() const { return why_read_only_; }
 
     // Once, before the first change (B7).
@@ -67,6 +70,10 @@ public:
     {
         return TRY(mark(bytes)) ? Result<void>() : make_durable(bytes, place);
     }
+
+    // The same while somebody else prepares a structure: nothing changes but bits where they are.
+    // False: that is not enough, and the change has to wait.
+    Result<bool> before_overwrite(Range bytes);
 
     // Regions to which nothing was written lately are not reported after a crash any more;
     // cooling.all: whenever they were written to, so that little is left to store(). A step of

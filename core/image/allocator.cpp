@@ -84,6 +84,8 @@ Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
 {
     INVARIANT(count_max != 0);
     Locked lock(mutex_);
+    if (held_)
+        return Error(Errc::busy, "the structure of the image is being changed");
     if (reserve_.empty())
         TRY(refill(count_max));
     HostRun &run = reserve_.front();
@@ -93,6 +95,12 @@ Result<Allocator::Taken> Allocator::take(std::uint64_t count_max)
     if (run.count == 0)
         reserve_.pop_front();
     return taken;
+}
+
+void Allocator::set_held(bool held)
+{
+    Locked lock(mutex_);
+    held_ = held;
 }
 
 Result<void> Allocator::look_for_free()

@@ -52,6 +52,9 @@ public:
     // The first look for a free cluster reads all refcounts of a full image: it need not be
     // made while others wait. Nothing is taken.
     Result<void> look_for_free() EXCLUDES(mutex_);
+    // While it is held take() fails (busy), and only take_contiguous() hands clusters out: for
+    // who prepares a structure that counts them anew, while requests pass.
+    void set_held(bool held) EXCLUDES(mutex_);
     // Taken, but not named after all: back into the reserve.
     void give_back(HostRun run) EXCLUDES(mutex_);
 
@@ -113,6 +116,7 @@ private:
     mutable Mutex mutex_{Rank::allocator};
     Refcounts refcounts_ GUARDED_BY(mutex_);
     std::deque<HostRun> reserve_ GUARDED_BY(mutex_);
+    bool held_ GUARDED_BY(mutex_) = false;
     // No cluster before it is free.
     HostCluster free_hint_ GUARDED_BY(mutex_);
     // What take_contiguous() has looked at: before `end` it finds no so many side by

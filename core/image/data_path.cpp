@@ -121,6 +121,18 @@ Result<void> DataPath::write(GuestOffset offset, Bytes bytes)
     return {};
 }
 
+Result<bool> DataPath::overwrite(GuestOffset offset, Bytes bytes)
+{
+    while (!bytes.empty()) {
+        const std::uint64_t written = TRY(write_in_place(offset, bytes));
+        if (written == 0)
+            return false;
+        offset += written;
+        bytes = bytes.subspan(written);
+    }
+    return true;
+}
+
 bool DataPath::may_write_in_place(const ClusterMapping &mapping) const
 {
     const auto *data = std::get_if<Data>(&mapping);

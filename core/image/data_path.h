@@ -47,6 +47,9 @@ public:
 
     Result<void> read(GuestOffset offset, MutableBytes bytes);
     Result<void> write(GuestOffset offset, Bytes bytes);
+    // The same where no cluster has to be made for it. False: somewhere one has to be; some of
+    // the bytes may have been written.
+    Result<bool> overwrite(GuestOffset offset, Bytes bytes);
     // may_unmap false: what has a cluster keeps one.
     Result<void> zero(Range range, bool may_unmap);
     // Whole clusters inside the range lose their content; the rest stays.

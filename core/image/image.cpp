@@ -238,6 +238,15 @@ Result<void> Image::write(GuestOffset offset, Bytes bytes)
     return change([&] { return data_.write(offset, bytes); });
 }
 
+Result<bool> Image::overwrite(GuestOffset offset, Bytes bytes)
+{
+    TRY(state());
+    Result<bool> done = data_.overwrite(offset, bytes);
+    if (!done && mapping_.met_metadata())
+        mark_corrupt(done.error());
+    return done;
+}
+
 Result<void> Image::zero(Range range, bool may_unmap)
 {
     return change([&] { return data_.zero(range, may_unmap); });

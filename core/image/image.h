@@ -124,6 +124,9 @@ public:
 
     Result<void> read(GuestOffset offset, MutableBytes bytes) { return data_.read(offset, bytes); }
     Result<void> write(GuestOffset offset, Bytes bytes);
+    // While somebody else prepares a structure: nothing changes but bytes of the guest. False: that
+    // is not enough, and it has to be written later.
+    Result<bool> overwrite(GuestOffset offset, Bytes bytes);
     Result<void> zero(Range range, bool may_unmap);
     Result<void> trim(Range range);
     // The first half of these: all that needs room, and nothing that shows.

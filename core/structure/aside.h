@@ -17,12 +17,18 @@
 
 #pragma once
 
+#include <functional>
 #include <utility>
 #include <vector>
 
 #include "core/image/image.h"
 
 namespace qcow2 {
+
+// Requests may pass while something is prepared, those that leave what the image says of itself
+// as it is. Called before the commit, and before anything is changed in place: returns when
+// nobody else is inside, and nobody comes before the end. If it fails nothing may be changed.
+using BecomeAlone = std::function<Result<void>()>;
 
 class Aside {
 public:

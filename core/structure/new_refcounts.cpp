@@ -203,12 +203,14 @@ void NewRefcounts::give_back() const
 }
 
 Result<void> commit_with_counts(Image &image, Aside &aside, CountChanges &changes,
-                                const ImageHeader::Change &change)
+                                const ImageHeader::Change &change, const BecomeAlone &become_alone)
 {
     for (const HostRun &run : aside.take_replaced())
         changes.add(run, -1);
     NewRefcounts counts(image, aside, changes);
     TRY(counts.prepare());
+    if (become_alone)
+        TRY(become_alone());
     TRY(aside.commit([&](HeaderArea &area) {
         change(area);
         counts.apply(area.header);

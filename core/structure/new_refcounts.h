@@ -64,7 +64,7 @@ private:
 // The commit of a change that alters counts: what it replaces is counted down, the new
 // structure is written, and the header names both.
 Result<void> commit_with_counts(Image &image, Aside &aside, CountChanges &changes,
-                                const ImageHeader::Change &change);
+                                const ImageHeader::Change &change, const BecomeAlone &become_alone);
 
 // So many clusters, side by side as far as there is room.
 Result<std::vector<HostOffset>> take_scattered(Image &image, Aside &aside, std::uint64_t count);

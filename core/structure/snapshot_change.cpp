@@ -38,8 +38,9 @@ std::vector<L1Entry> without_copied(std::vector<L1Entry> l1, std::uint64_t entri
 
 class CreateSnapshot final : public SnapshotOperation {
 public:
-    CreateSnapshot(Image &image, const NewSnapshot &wanted, const SwitchCompanion &companion)
-        : SnapshotOperation(image), wanted_(wanted), companion_(companion)
+    CreateSnapshot(Image &image, const NewSnapshot &wanted, const SwitchCompanion &companion,
+                   const BecomeAlone &become_alone)
+        : SnapshotOperation(image, become_alone), wanted_(wanted), companion_(companion)
     {
     }
 
@@ -120,11 +121,14 @@ Result<void> CreateSnapshot::change_aside(CountChanges &changes)
     const HostOffset l1_place = TRY(move_l1(aside, l1));
     aside.replace(old_snapshot_table());
     const ImageHeader::Change more = TRY(prepare_more(aside));
-    return commit_with_counts(image_, aside, changes, [&](HeaderArea &area) {
-        name_snapshots(area.header, table);
-        more(area);
-        area.header.l1_table_offset = l1_place;
-    });
+    return commit_with_counts(
+        image_, aside, changes,
+        [&](HeaderArea &area) {
+            name_snapshots(area.header, table);
+            more(area);
+            area.header.l1_table_offset = l1_place;
+        },
+        become_alone_);
 }
 
 Result<void> CreateSnapshot::change_in_place(const CountChanges &changes)
@@ -153,8 +157,8 @@ Result<void> CreateSnapshot::change_in_place(const CountChanges &changes)
 
 class DeleteSnapshot final : public SnapshotOperation {
 public:
-    DeleteSnapshot(Image &image, std::string_view id_or_name)
-        : SnapshotOperation(image), id_or_name_(id_or_name)
+    DeleteSnapshot(Image &image, std::string_view id_or_name, const BecomeAlone &become_alone)
+        : SnapshotOperation(image, become_alone), id_or_name_(id_or_name)
     {
     }
 
@@ -192,10 +196,13 @@ Result<void> DeleteSnapshot::change_aside(CountChanges &changes)
     const std::vector<L1Entry> l1 =
         TRY(CopiedBits(image_, *active_).move_wrong_tables(aside, changes, 0, snapshots_));
     const HostOffset l1_place = TRY(move_l1(aside, l1));
-    return commit_with_counts(image_, aside, changes, [&](HeaderArea &area) {
-        name_snapshots(area.header, table);
-        area.header.l1_table_offset = l1_place;
-    });
+    return commit_with_counts(
+        image_, aside, changes,
+        [&](HeaderArea &area) {
+            name_snapshots(area.header, table);
+            area.header.l1_table_offset = l1_place;
+        },
+        become_alone_);
 }
 
 Result<void> DeleteSnapshot::change_in_place(const CountChanges &changes)
@@ -214,8 +221,9 @@ Result<void> DeleteSnapshot::change_in_place(const CountChanges &changes)
 
 class ApplySnapshot final : public SnapshotOperation {
 public:
-    ApplySnapshot(Image &image, std::string_view id_or_name, const SwitchCompanion &companion)
-        : SnapshotOperation(image), id_or_name_(id_or_name), companion_(companion)
+    ApplySnapshot(Image &image, std::string_view id_or_name, const SwitchCompanion &companion,
+                  const BecomeAlone &become_alone)
+        : SnapshotOperation(image, become_alone), id_or_name_(id_or_name), companion_(companion)
     {
     }
 
@@ -270,7 +278,7 @@ Result<void> ApplySnapshot::change_aside(CountChanges &changes)
 {
     Aside aside(image_);
     const auto change = TRY(prepare(aside));
-    return commit_with_counts(image_, aside, changes, change);
+    return commit_with_counts(image_, aside, changes, change, become_alone_);
 }
 
 Result<void> ApplySnapshot::change_in_place(const CountChanges &changes)
@@ -289,20 +297,21 @@ Result<void> ApplySnapshot::change_in_place(const CountChanges &changes)
 }  // namespace
 
 Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot,
-                             const SwitchCompanion &companion)
+                             const SwitchCompanion &companion, const BecomeAlone &become_alone)
 {
-    return CreateSnapshot(image, snapshot, companion).run();
+    return CreateSnapshot(image, snapshot, companion, become_alone).run();
 }
 
-Result<void> delete_snapshot(Image &image, std::string_view id_or_name)
+Result<void> delete_snapshot(Image &image, std::string_view id_or_name,
+                             const BecomeAlone &become_alone)
 {
-    return DeleteSnapshot(image, id_or_name).run();
+    return DeleteSnapshot(image, id_or_name, become_alone).run();
 }
 
 Result<void> apply_snapshot(Image &image, std::string_view id_or_name,
-                            const SwitchCompanion &companion)
+                            const SwitchCompanion &companion, const BecomeAlone &become_alone)
 {
-    return ApplySnapshot(image, id_or_name, companion).run();
+    return ApplySnapshot(image, id_or_name, companion, become_alone).run();
 }
 
 }  // namespace qcow2

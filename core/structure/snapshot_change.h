@@ -19,7 +19,8 @@
 // clusters nobody counts (as QEMU).
 //
 // The image is settled, nobody else is inside, and it is opened anew after
-// that. Bitmaps tell of the active state, and stay what they are when
+// that. With `become_alone` (core/structure/aside.h) requests may pass until that is called; what
+// it writes then (bits of bitmaps) has its clusters. Bitmaps tell of the active state, and stay what they are when
 // snapshots come and go; when one is applied their part comes from the caller.
 
 #pragma once
@@ -41,13 +42,16 @@ using SwitchCompanion =
 // With the ID that QEMU would give it. Names may be there already. companion:
 // nullptr if there is none.
 Result<void> create_snapshot(Image &image, const NewSnapshot &snapshot,
-                             const SwitchCompanion &companion = nullptr);
+                             const SwitchCompanion &companion = nullptr,
+                             const BecomeAlone &become_alone = nullptr);
 
-Result<void> delete_snapshot(Image &image, std::string_view id_or_name);
+Result<void> delete_snapshot(Image &image, std::string_view id_or_name,
+                             const BecomeAlone &become_alone = nullptr);
 
 // The disk becomes what the snapshot is, which stays; its size, too. VM state
 // stays with the snapshot.
 Result<void> apply_snapshot(Image &image, std::string_view id_or_name,
-                            const SwitchCompanion &companion);
+                            const SwitchCompanion &companion,
+                            const BecomeAlone &become_alone = nullptr);
 
 }  // namespace qcow2

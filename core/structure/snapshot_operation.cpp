@@ -67,6 +67,8 @@ Result<void> SnapshotOperation::run()
         RARE("a snapshot changes in place for lack of room");
         log_debug("in place: {}", done.error().what);
     }
+    if (become_alone_)
+        TRY(become_alone_());
     // What was taken aside is room again.
     TRY(image_.allocator().settle());
     CountChanges changes;

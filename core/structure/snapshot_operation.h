@@ -5,7 +5,7 @@
 // snapshot_change.h). Each plans, counts, and then changes the image aside or, where there is
 // no room for that, in place.
 //
-// One thread, on an image that is settled.
+// One thread, on an image that is settled, and that nobody else changes.
 
 #pragma once
 
@@ -26,7 +26,10 @@ public:
     Result<void> run();
 
 protected:
-    explicit SnapshotOperation(Image &image) : image_(image), geometry_(image.geometry()) {}
+    SnapshotOperation(Image &image, const BecomeAlone &become_alone)
+        : image_(image), become_alone_(become_alone), geometry_(image.geometry())
+    {
+    }
 
     // Finds out what is to be. Loads active_.
     virtual Result<void> plan() = 0;
@@ -52,6 +55,7 @@ protected:
     Result<HostOffset> move_l1(Aside &aside, const std::vector<L1Entry> &l1) const;
 
     Image &image_;
+    const BecomeAlone &become_alone_;
     const Geometry geometry_;
     SnapshotTable table_;              // as it is
     std::vector<Snapshot> snapshots_;  // as they are to be, of those operations that change them

@@ -84,6 +84,70 @@ BOOST_AUTO_TEST_CASE(snapshots_under_requests_of_threads)
     }
 }
 
+// Threads write on while a snapshot is prepared, and it is the disk of one instant all the same:
+// each writes a number at one place, then at another one.
+BOOST_AUTO_TEST_CASE(a_snapshot_is_of_one_instant)
+{
+    for (const std::uint64_t seed : seeds(6)) {
+        SEEDED(seed);
+        Random random(seed);
+        ImageSpec spec;
+        spec.cluster_bits = random.pick<std::uint32_t>({9, 12});
+        spec.size = 1 << 20;
+        spec.bitmaps = {{.name = "b0", .granularity_bits = 9, .set = {}, .extra_data = {}}};
+        StoreOptions options;
+        options.stirred = seed;
+        MemoryStore store(build_image(spec).image, options);
+        const auto disk = must(Disk::open(store, {}));
+        must(disk->begin_writing());
+        must(disk->write(GuestOffset(0), Buffer(spec.size), false));
+        must(disk->settle());
+
+        constexpr unsigned threads = 3;
+        const auto place = [&](unsigned thread, unsigned which) {
+            return GuestOffset((2 * thread + which) * (spec.size / (2 * threads) / 512) * 512);
+        };
+        std::atomic<bool> stop{false};
+        std::atomic<unsigned> wrong{0};
+        std::vector<std::thread> workers;
+        for (unsigned t = 0; t < threads; ++t)
+            workers.emplace_back([&, t] {
+                Buffer sector(512);
+                for (std::uint64_t number = 1; !stop; ++number)
+                    for (const unsigned which : {0, 1}) {
+                        store_be64(sector.data(), number);
+                        wrong += !disk->write(place(t, which), sector, number % 16 == 0);
+                    }
+            });
+        const auto number_in = [&](SnapshotReader &reader, GuestOffset where) {
+            Buffer sector(512);
+            must(reader.read(where, sector));
+            return load_be64(sector.data());
+        };
+        for (int i = 0; i < 4; ++i) {
+            must(disk->create_snapshot({"s", 0, 0}));
+            {
+                const auto reader = must(disk->open_snapshot("s"));
+                for (unsigned t = 0; t < threads; ++t) {
+                    const std::uint64_t first = number_in(*reader, place(t, 0));
+                    const std::uint64_t second = number_in(*reader, place(t, 1));
+                    BOOST_TEST((first == second || first == second + 1), first << " " << second);
+                }
+            }
+            must(disk->delete_snapshot("s"));
+        }
+        stop = true;
+        for (std::thread &worker : workers)
+            worker.join();
+        BOOST_REQUIRE_EQUAL(wrong, 0u);
+        must(disk->close());
+        const StoreImage left = store.image();
+        ImageView view(left);
+        const CheckReport report = must(check(view));
+        BOOST_REQUIRE_MESSAGE(report.sound(), report.text());
+    }
+}
+
 // They are read beside the disk, by several at a time, while requests, other snapshots and
 // other sizes of the disk come and go; and stay as long as somebody reads them.
 BOOST_AUTO_TEST_CASE(snapshots_are_read_beside_the_disk)

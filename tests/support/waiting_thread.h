@@ -28,10 +28,10 @@ public:
     {
     }
 
-    // Until the kernel says that it sleeps. Only for work that sleeps nowhere else.
+    // Until the kernel says that it sleeps, or has ended. Only for work that sleeps nowhere else.
     void wait_until_asleep() const
     {
-        while (id_ == 0 || state() != 'S')
+        while (id_ == 0 || (state() != 'S' && state() != '?'))
             std::this_thread::yield();
     }
 
