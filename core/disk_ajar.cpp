@@ -35,6 +35,7 @@
 #include "core/base/log.h"
 #include "core/bitmap/tracker.h"
 #include "core/disk.h"
+#include "core/disk_live.h"
 #include "core/image/image.h"
 
 namespace qcow2 {

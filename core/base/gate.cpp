@@ -74,15 +74,18 @@ unsigned Gate::enter(Door widest)
             Locked lock(mutex_);
             if (lets(widest))
                 continue;
-            Sleepers &like_me = sleepers_[widest == Door::ajar];
-            ++like_me.waiting;
-            changed_.wait(mutex_, [&like_me, opening = like_me.openings] {
-                return like_me.openings != opening;
-            });
-            // Still the ticket of our opening: a later one comes when we have left.
-            return like_me.ticket;
+            return sleep(sleepers_[widest == Door::ajar]);
         }
     }
+}
+
+unsigned Gate::sleep(Sleepers &like_me)
+{
+    ++like_me.waiting;
+    changed_.wait(mutex_,
+                  [&like_me, opening = like_me.openings] { return like_me.openings != opening; });
+    // Still the ticket of our opening: a later one comes when we have left.
+    return like_me.ticket;
 }
 
 void Gate::leave(unsigned ticket)

@@ -74,6 +74,7 @@ private:
     }
     bool empty(unsigned generation) const;
     void drain_locked() REQUIRES(mutex_);
+    unsigned sleep(Sleepers &like_me) REQUIRES(mutex_);
     void let_in(Sleepers &sleepers) REQUIRES(mutex_);
     bool lets(Door widest) const { return door_.load() <= widest; }
 
