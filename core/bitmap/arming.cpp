@@ -20,7 +20,7 @@
 // the pages of all ranges, writes them, waits for the barrier, and calls the bits durable.
 //
 // The turn, turn_, is what B3 says: of one sector at most one write is in flight. What a write
-// holds was gathered at one moment, without a lock that keeps changes out. Two of them in
+// holds was read at one moment, without a lock that keeps changes out. Two of them in
 // flight for one sector could land in either order, and the older one would take out bits that
 // are called durable because of the newer one. Therefore every writer of bits holds the turn,
 // arming, cooling and storing alike, and an arming holds it until its barrier has succeeded.
@@ -44,19 +44,15 @@
 
 #include <algorithm>
 #include <bit>
-#include <set>
 
 #include "core/base/log.h"
 #include "core/base/rare.h"
+#include "core/bitmap/arming_writes.h"
 #include "core/bitmap/directory.h"
 
 namespace qcow2 {
 
 namespace {
-
-// More writes than this share a flush of the whole store: each barrier of its
-// own costs a turn of the device.
-constexpr std::size_t barriers_max = 2;
 
 // A bitmap of more pages (2 TiB of the disk at a granularity of 64K) is not armed by whole pages,
 // wherever the guest writes: each takes 9 KiB of memory, and 10 us when the disk is stopped.
@@ -142,14 +138,13 @@ Result<bool> Arming::run(Batch &batch)
     waits_ += batch.ranges.size();
     const std::uint64_t barriers_before = barriers_;
     const auto begun = std::chrono::steady_clock::now();
-    std::vector<Write> images;
-    gather(batch, images);
-    if (!TRY(write_durably(images, batch.may_give_up)))
+    std::vector<Write> armed;
+    if (!TRY(write_durably(batch, armed)))
         return false;
-    for (Write &write : images)
+    for (const Write &write : armed)
         if (!write.bitmap->lost)
             write.bitmap->bits.durable(write.image);
-    log_armed(images, batch.ranges.size(), barriers_ - barriers_before,
+    log_armed(armed, batch.ranges.size(), barriers_ - barriers_before,
               std::chrono::duration_cast<std::chrono::microseconds>(
                   std::chrono::steady_clock::now() - begun));
     {
@@ -157,7 +152,7 @@ Result<bool> Arming::run(Batch &batch)
         finish(batch, true);
     }
     // Nobody waits for this but who leads, and the next batch.
-    const Result<void> bounded = keep_bounds(images);
+    const Result<void> bounded = keep_bounds(armed);
     if (!bounded)
         log_debug("armed regions are kept: {}", bounded.error().what);
     return true;
@@ -169,59 +164,75 @@ bool Arming::is_all_over(const EnabledBitmap &bitmap) const
            bitmap.bits.pages() <= whole_pages_max;
 }
 
-void Arming::gather(const Batch &batch, std::vector<Write> &images)
+namespace {
+
+// The pages of this bitmap in which some of these bytes of the disk are.
+std::vector<std::uint64_t> pages_of(const EnabledBitmap &bitmap, const std::vector<Range> &bytes)
 {
-    for (const auto &bitmap : bitmaps_) {
-        if (bitmap->lost)
-            continue;
-        std::set<std::uint64_t> pages;
-        for (const Range &bytes : batch.ranges) {
-            const Range touched = DirtyBits::pages_of(bytes.touched(bitmap->granularity));
-            for (std::uint64_t page = touched.begin; page < touched.end; ++page)
-                pages.insert(page);
-        }
-        for (const std::uint64_t page : pages)
-            if (auto image = bitmap->bits.arm(page, is_all_over(*bitmap))) {
-                images.push_back({bitmap.get(), std::move(*image)});
-                ++bitmap->armings_lately;
-            }
+    std::vector<std::uint64_t> pages;
+    for (const Range &range : bytes) {
+        const Range touched = DirtyBits::pages_of(range.touched(bitmap.granularity));
+        for (std::uint64_t page = touched.begin; page < touched.end; ++page)
+            pages.push_back(page);
     }
+    std::ranges::sort(pages);
+    pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
+    return pages;
 }
 
-Result<bool> Arming::write_durably(std::vector<Write> &images, bool may_give_up)
+}  // namespace
+
+// Says what it has armed, without content. False: there is no room for the bits of some bitmap.
+// Then, and where something fails, there may be pages in the file that are not believed: they say
+// too much, and `unsure` tells who stores the bitmap to write them anew.
+Result<bool> Arming::write_durably(const Batch &batch, std::vector<Write> &armed)
 {
-    std::vector<SmallWrite> writes;
-    if (!TRY(place(images, writes, may_give_up)))
-        return false;
-    if (tables_changed()) {
-        // The new clusters are durable before they have a name.
-        for (const SmallWrite &write : writes)
-            TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
-        TRY(image_.store().flush());
-        ++barriers_;
-        TRY(write_tables());
+    ArmingWrites writes(image_.store());
+    for (const auto &bitmap : bitmaps_)
+        for (const std::uint64_t page : pages_of(*bitmap, batch.ranges))
+            if (!bitmap->lost)
+                if (auto image = arm_page(*bitmap, page)) {
+                    if (!TRY(write_page(*bitmap, *image, writes, batch.may_give_up)))
+                        return false;
+                    image->content = Buffer();
+                    armed.push_back({bitmap.get(), std::move(*image)});
+                }
+    if (!tables_changed()) {
+        barriers_ += TRY(writes.make_durable().in("bitmap data"));
         return true;
     }
-    TRY(send(writes).in("bitmap data"));
+    // The new clusters are durable before they have a name.
+    TRY(writes.write().in("bitmap data"));
+    TRY(image_.store().flush());
+    ++barriers_;
+    TRY(write_tables());
     return true;
 }
 
-Result<bool> Arming::place(std::vector<Write> &images, std::vector<SmallWrite> &writes,
-                           bool may_give_up)
+std::optional<PageImage> Arming::arm_page(EnabledBitmap &bitmap, std::uint64_t page)
 {
-    for (Write &write : images) {
-        if (write.bitmap->lost)
-            continue;
-        Result<void> placed = write.bitmap->stored.place(write.image, writes);
-        if (!placed && placed.error().code == Errc::no_space) {
-            if (!may_give_up) {
-                RARE("data are placed before a bitmap is given up (B7)");
-                return false;
-            }
-            placed = give_up(*write.bitmap);
+    std::optional<PageImage> image = bitmap.bits.arm(page, is_all_over(bitmap));
+    if (image)
+        ++bitmap.armings_lately;
+    return image;
+}
+
+// False: there is no room for it, and the bitmap was not to be given up for that.
+Result<bool> Arming::write_page(EnabledBitmap &bitmap, const PageImage &image, ArmingWrites &writes,
+                                bool may_give_up)
+{
+    auto placed = bitmap.stored.place(image);
+    if (!placed && placed.error().code == Errc::no_space) {
+        if (may_give_up) {
+            TRY(give_up(bitmap));
+            return true;
         }
-        TRY(std::move(placed));
+        RARE("data are placed before a bitmap is given up (B7)");
+        return false;
     }
+    const std::vector<PlacedPart> parts = TRY(std::move(placed));
+    for (const PlacedPart &part : parts)
+        TRY(writes.add(part.offset, part.bytes).in("bitmap data"));
     return true;
 }
 
@@ -263,62 +274,48 @@ bool Arming::tables_changed() const
                        [](const auto &bitmap) { return bitmap->stored.table_changed(); });
 }
 
+// Durable when it returns.
 Result<void> Arming::write_tables()
 {
-    std::vector<SmallWrite> writes;
+    ArmingWrites writes(image_.store());
     for (const auto &bitmap : bitmaps_)
-        bitmap->stored.place_table(writes);
-    TRY(send(writes).in("bitmap table"));
+        for (const SmallWrite &write : bitmap->stored.table_writes())
+            TRY(writes.add(write.offset, write.bytes).in("bitmap table"));
+    barriers_ += TRY(writes.make_durable().in("bitmap table"));
     for (const auto &bitmap : bitmaps_)
         bitmap->stored.table_written();
     return {};
 }
 
-// Durable when it returns.
-Result<void> Arming::send(const std::vector<SmallWrite> &writes)
-{
-    if (writes.size() <= barriers_max) {
-        for (const SmallWrite &write : writes)
-            TRY(image_.store().write_durable(write.offset, write.bytes));
-        barriers_ += writes.size();
-        return {};
-    }
-    for (const SmallWrite &write : writes)
-        TRY(image_.store().write(write.offset, write.bytes));
-    ++barriers_;
-    return image_.store().flush();
-}
-
 // B7: no room for bits on which no change relies, because each of those that set
 // them was refused, is no reason to give the bitmap up: they are forgotten.
-Result<void> Arming::place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use)
+Result<std::vector<PlacedPart>> Arming::place_exact(Write &write, bool in_use)
 {
     EnabledBitmap &bitmap = *write.bitmap;
-    if (bitmap.lost)
-        return {};
-    const Result<void> placed = bitmap.stored.place(write.image, writes);
+    auto placed = bitmap.stored.place(write.image);
     if (placed || placed.error().code != Errc::no_space)
         return placed;
-    if (in_use)
-        return give_up(bitmap);
+    if (in_use) {
+        TRY(give_up(bitmap));
+        return std::vector<PlacedPart>();
+    }
     bitmap.bits.forget_refused(write.image.page);
     auto image = bitmap.bits.settle(write.image.page);
     if (!image)
-        return {};
+        return std::vector<PlacedPart>();
     write.image = std::move(*image);
-    return bitmap.stored.place(write.image, writes);
+    return bitmap.stored.place(write.image);
 }
 
 // True if something was sent. What the page holds is let go of then: a thousand bitmaps have
 // many pages.
 Result<bool> Arming::write_exact(Write &write, bool in_use)
 {
-    std::vector<SmallWrite> writes;
-    TRY(place_exact(write, writes, in_use));
-    for (const SmallWrite &part : writes)
+    const std::vector<PlacedPart> parts = TRY(place_exact(write, in_use));
+    for (const PlacedPart &part : parts)
         TRY(image_.store().write(part.offset, part.bytes).in("bitmap data"));
     write.image.content = Buffer();
-    return !writes.empty();
+    return !parts.empty();
 }
 
 Result<void> Arming::store(const std::vector<EnabledBitmap *> &which, bool in_use)

@@ -43,6 +43,8 @@
 
 namespace qcow2 {
 
+class ArmingWrites;
+
 // What is to be cooled, and how far it has come.
 struct Cooling {
     bool all = false;  // also what was written to lately
@@ -94,7 +96,7 @@ private:
     };
     struct Write {
         EnabledBitmap *bitmap;
-        PageImage image;
+        PageImage image;  // without content, when that is written
     };
 
     void finish(Batch &batch, Result<bool> result) REQUIRES(queue_);
@@ -106,17 +108,15 @@ private:
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);
-    void gather(const Batch &batch, std::vector<Write> &images) REQUIRES(turn_);
-    Result<bool> write_durably(std::vector<Write> &images, bool may_give_up) REQUIRES(turn_);
-    Result<bool> place(std::vector<Write> &images, std::vector<SmallWrite> &writes,
-                       bool may_give_up) REQUIRES(turn_);
+    Result<bool> write_durably(const Batch &batch, std::vector<Write> &armed) REQUIRES(turn_);
+    std::optional<PageImage> arm_page(EnabledBitmap &bitmap, std::uint64_t page) REQUIRES(turn_);
+    Result<bool> write_page(EnabledBitmap &bitmap, const PageImage &image, ArmingWrites &writes,
+                            bool may_give_up) REQUIRES(turn_);
     Result<void> give_up(EnabledBitmap &bitmap) REQUIRES(turn_);
-    Result<void> place_exact(Write &write, std::vector<SmallWrite> &writes, bool in_use)
-        REQUIRES(turn_);
+    Result<std::vector<PlacedPart>> place_exact(Write &write, bool in_use) REQUIRES(turn_);
     Result<bool> write_exact(Write &write, bool in_use) REQUIRES(turn_);
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);
-    Result<void> send(const std::vector<SmallWrite> &writes) REQUIRES(turn_);
     void let_others_arm() EXCLUDES(turn_, queue_);
     Result<bool> cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool all) REQUIRES(turn_);
     Result<void> keep_bound(EnabledBitmap &bitmap, const std::vector<Write> &just_armed)

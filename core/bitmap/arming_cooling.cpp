@@ -30,10 +30,9 @@ Result<bool> Arming::cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool a
     const auto image = bitmap.bits.cool(page, all);
     if (!image)
         return false;
-    std::vector<SmallWrite> writes;
-    TRY(bitmap.stored.place(*image, writes));
-    for (const SmallWrite &write : writes)
-        TRY(image_.store().write(write.offset, write.bytes).in("bitmap data"));
+    const std::vector<PlacedPart> parts = TRY(bitmap.stored.place(*image));
+    for (const PlacedPart &part : parts)
+        TRY(image_.store().write(part.offset, part.bytes).in("bitmap data"));
     bitmap.bits.written(*image);
     return true;
 }

@@ -47,13 +47,15 @@
 
 namespace qcow2 {
 
-// A page of a bitmap, as it is to stand in the file.
+// A page of a bitmap, as it is to stand in the file. Who writes many lets go of the content of
+// each when it is written: what is asked about it later is in the other members.
 struct PageImage {
     static constexpr std::uint64_t sector_bytes = 512;
 
     std::uint64_t page = 0;
-    Buffer content;            // DirtyBits::page_bytes
-    std::uint8_t sectors = 0;  // bit n: sector n of it differs from the file, or may
+    Buffer content;              // DirtyBits::page_bytes
+    std::uint8_t sectors = 0;    // bit n: sector n of it differs from the file, or may
+    std::vector<Range> regions;  // bits of the page that are armed by it
 
     bool touches(Range bytes) const;
 };
@@ -125,7 +127,8 @@ public:
     {
         loaded(image.page)->unsure &= std::uint8_t(~image.sectors);
     }
-    // The file now holds this page durably.
+    // The file now holds this page durably: the regions that it arms are durable. (Of nothing
+    // else that is believed: bits may have become precise since the image was made.)
     void durable(const PageImage &image);
     // All that was written is durable, and exact.
     void settled();
@@ -201,6 +204,8 @@ private:
     }
     bool end_is_extra(std::uint64_t page) const;
     std::uint64_t width(std::uint64_t number, Page &page) const;
+    std::vector<Range> regions_around_missing(std::uint64_t number, const Page &page,
+                                              std::uint64_t width) const;
     static void fill(std::uint64_t number, const Page &page, PageImage &image);
     static bool cool_word(Word word);
     void count_extra(Page &page);

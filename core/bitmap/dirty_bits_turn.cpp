@@ -108,38 +108,47 @@ void DirtyBits::count_extra(Page &page)
     page.extra = extra;
 }
 
+// The regions of a page, so wide, in which something is precise and not durable. Those side
+// by side are one.
+std::vector<Range> DirtyBits::regions_around_missing(std::uint64_t number, const Page &page,
+                                                     std::uint64_t width) const
+{
+    const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
+    std::vector<Range> regions;
+    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
+        for_each_bit(word.precise.load() & ~word.durable.load(), [&](std::uint64_t bit) {
+            const std::uint64_t begin = align_down(at * word_bits + bit, width);
+            const std::uint64_t end = std::min(begin + width, here);
+            if (!regions.empty() && begin <= regions.back().end)
+                regions.back().end = end;
+            else
+                regions.push_back({begin, end});
+        });
+    });
+    return regions;
+}
+
 std::optional<PageImage> DirtyBits::arm(std::uint64_t number, bool whole)
 {
     Page *page = loaded(number);
     if (!page)
         return std::nullopt;
     PageImage image;
-    std::array<std::uint64_t, page_words> wanted{};
-    const std::uint64_t width = whole ? page_bits : this->width(number, *page);
-    const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
-    for_each_word_there(*page, {0, page_words}, [&](std::uint64_t at, Word word) {
-        std::uint64_t missing = word.precise.load() & ~word.durable.load();
-        while (missing != 0) {
-            const std::uint64_t bit = at * word_bits + std::countr_zero(missing);
-            const std::uint64_t begin = bit / width * width;
-            const Range region{begin, std::min(begin + width, here)};
-            for_each_word(region, [&](std::uint64_t w, std::uint64_t mask) { wanted[w] |= mask; });
-            missing &= ~wanted[at];
-        }
-    });
+    image.regions = regions_around_missing(number, *page, whole ? page_bits : width(number, *page));
+    if (image.regions.empty())
+        return std::nullopt;
     // Sectors are made here, so that durable() needs no memory: then it is too
     // late to fail.
-    for (std::uint64_t word = 0; word < page_words; ++word) {
-        if (wanted[word] == 0)
-            continue;
-        if ((wanted[word] & ~page->made(word / sector_words).word(word).durable.load()) != 0)
-            image.sectors |= sector_of(word);
-    }
-    if (image.sectors == 0)
-        return std::nullopt;
+    for (const Range &region : image.regions)
+        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
+            if ((mask & ~page->made(at / sector_words).word(at).durable.load()) != 0)
+                image.sectors |= sector_of(at);
+        });
     fill(number, *page, image);
-    for (std::uint64_t word = 0; word < page_words; ++word)
-        store_word(image.content, word, load_word(image.content, word) | wanted[word]);
+    for (const Range &region : image.regions)
+        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
+            store_word(image.content, at, load_word(image.content, at) | mask);
+        });
     page->armings = std::min(page->armings + 1, widest);
     page->unsure |= image.sectors;
     return image;
@@ -226,10 +235,10 @@ void DirtyBits::forget_refused(std::uint64_t number)
 void DirtyBits::durable(const PageImage &image)
 {
     Page &page = *loaded(image.page);
-    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
-        if (image.sectors & sector_of(at))
-            word.durable.fetch_or(load_word(image.content, at));
-    });
+    for (const Range &region : image.regions)
+        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
+            page.sector(at / sector_words)->word(at).durable.fetch_or(mask);
+        });
     written(image);
     count_extra(page);
 }

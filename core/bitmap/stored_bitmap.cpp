@@ -160,8 +160,9 @@ std::uint64_t StoredBitmap::next_stored(std::uint64_t page) const
                                  : std::max(page, next * cluster_size / DirtyBits::page_bytes);
 }
 
-Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite> &writes)
+Result<std::vector<PlacedPart>> StoredBitmap::place(const PageImage &image)
 {
+    std::vector<PlacedPart> parts;
     const std::uint64_t cluster_size = geometry_.cluster_size();
     const std::uint64_t step = std::min<std::uint64_t>(cluster_size, image.content.size());
     const std::uint64_t first = image.page * DirtyBits::page_bytes;
@@ -177,10 +178,9 @@ Result<void> StoredBitmap::place(const PageImage &image, std::vector<SmallWrite>
             there = entry_of(entry);
         }
         if (there.has_cluster())
-            writes.push_back(
-                {there.data.value + (first + at) % cluster_size, {part.begin(), part.end()}});
+            parts.push_back({there.data.value + (first + at) % cluster_size, part});
     }
-    return {};
+    return parts;
 }
 
 Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
@@ -197,8 +197,9 @@ Result<void> StoredBitmap::make_cluster(std::uint64_t entry)
     return {};
 }
 
-void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
+std::vector<SmallWrite> StoredBitmap::table_writes() const
 {
+    std::vector<SmallWrite> writes;
     Locked lock(table_mutex_);
     for (const std::uint64_t sector : table_dirty_) {
         const std::uint64_t first = sector * entries_per_sector;
@@ -209,6 +210,7 @@ void StoredBitmap::place_table(std::vector<SmallWrite> &writes)
             store_be64(&bytes[(i - first) * 8], table_[i]);
         writes.push_back({table_offset_.value + first * 8, std::move(bytes)});
     }
+    return writes;
 }
 
 void StoredBitmap::table_written()

@@ -4,8 +4,8 @@
 // StoredBitmap: the table and the data clusters of one bitmap in the file.
 //
 // Data are changed in place, by whole sectors that are right before and after
-// (B3), or while the bitmap is marked in_use (B1). What is to be written is
-// gathered as SmallWrites, because many of them may share one flush.
+// (B3), or while the bitmap is marked in_use (B1). Where something is to be written is said
+// to others, because many writes may share one flush.
 //
 // load() may be called from any thread, all else by the holder of the turn
 // (Arming).
@@ -27,8 +27,15 @@
 
 namespace qcow2 {
 
-struct SmallWrite {
+// A part of a PageImage, which it needs, and where it goes.
+struct PlacedPart {
     std::uint64_t offset;  // in the store
+    Bytes bytes;
+};
+
+// As it goes into the store.
+struct SmallWrite {
+    std::uint64_t offset;
     Buffer bytes;
 };
 
@@ -62,16 +69,15 @@ public:
     std::uint64_t next_stored(std::uint64_t page) const EXCLUDES(table_mutex_);
 
     // What brings the sectors of the page into the file. Clusters that are not
-    // there yet are made, and named by the table in memory: what is gathered
-    // here must be durable before the table is. Where there is no room the
+    // there yet are made, and named by the table in memory: these parts
+    // must be durable before the table is. Where there is no room the
     // table entry becomes all ones: a superset (B7). no_space: not even that.
-    Result<void> place(const PageImage &image, std::vector<SmallWrite> &writes)
-        EXCLUDES(table_mutex_);
+    Result<std::vector<PlacedPart>> place(const PageImage &image) EXCLUDES(table_mutex_);
 
     // The sectors of the table that name new clusters: not known to be durable
     // until table_written().
     bool table_changed() const { return !table_dirty_.empty(); }
-    void place_table(std::vector<SmallWrite> &writes) EXCLUDES(table_mutex_);
+    std::vector<SmallWrite> table_writes() const EXCLUDES(table_mutex_);
     void table_written() EXCLUDES(table_mutex_);
 
 private:

@@ -49,23 +49,21 @@ MUTATIONS = [
      {"core/disk_ajar.cpp": [("    if (!TRY(tracker_->before_overwrite(range)))\n        return false;\n", "")]},
      ["snapshots_while_threads_write"]),
     ("B2: arming without a barrier",
-     {"core/bitmap/arming.cpp": [("            TRY(image_.store().write_durable(write.offset, write.bytes));",
-       "            TRY(image_.store().write(write.offset, write.bytes));"),
-      ("    ++barriers_;\n    return image_.store().flush();\n", "    return {};\n")]},
+     {"core/bitmap/arming_writes.cpp": [("        TRY(store_.write_durable(write.offset, write.bytes));",
+       "        TRY(store_.write(write.offset, write.bytes));"),
+      ("        TRY(store_.flush());\n", "")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B2: armed is believed before the barrier",
-     {"core/bitmap/arming.cpp": [("    if (!TRY(write_durably(images, batch.may_give_up)))\n",
-       "    for (Write &early : images)\n        early.bitmap->bits.durable(early.image);\n"
-       "    if (!TRY(write_durably(images, batch.may_give_up)))\n")]},
+     {"core/bitmap/arming.cpp": [("                    image->content = Buffer();\n",
+       "                    image->content = Buffer();\n                    bitmap->bits.durable(*image);\n")]},
      ["bits_under_threads", "bits_that_come_and_go"]),
     ("B2: a cluster of a bitmap has a name before it is durable",
-     {"core/bitmap/arming.cpp": [("        TRY(image_.store().flush());\n        ++barriers_;\n        TRY(write_tables());",
-       "        TRY(write_tables());")]},
+     {"core/bitmap/arming.cpp": [("    TRY(image_.store().flush());\n    ++barriers_;\n    TRY(write_tables());",
+       "    TRY(write_tables());")]},
      ["bits_that_have_no_room"]),
     ("B2: the name of a bitmap's cluster is believed before it is durable",
-     {"core/bitmap/arming.cpp": [('    TRY(send(writes).in("bitmap table"));\n',
-       "    for (const SmallWrite &write : writes)\n"
-       "        TRY(image_.store().write(write.offset, write.bytes));\n")]},
+     {"core/bitmap/arming.cpp": [('    barriers_ += TRY(writes.make_durable().in("bitmap table"));\n',
+       "    TRY(writes.write());\n")]},
      ["writes_that_fail_without_room", "bits_that_come_and_go", "bits_under_threads"]),
     ("B3: an arming forgets what is armed in the same sector",
      {"core/bitmap/dirty_bits_turn.cpp": [("word.precise.load() | word.durable.load());", "word.precise.load());")]},
@@ -77,14 +75,16 @@ MUTATIONS = [
        "    if (before == 0)\n        return false;\n    word.precise.fetch_and(~(before >> 1));\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a clearing write that comes late",
-     {"core/bitmap/arming_cooling.cpp": [("    for (const SmallWrite &write : writes)\n"
-       "        TRY(image_.store().write(write.offset, write.bytes).in(\"bitmap data\"));\n"
+     {"core/bitmap/arming_cooling.cpp": [("    for (const PlacedPart &part : parts)\n"
+       "        TRY(image_.store().write(part.offset, part.bytes).in(\"bitmap data\"));\n"
        "    bitmap.bits.written(*image);",
        "    static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"
        "    if (late.first == this)\n"
        "        for (const SmallWrite &write : late.second)\n"
        "            TRY(image_.store().write(write.offset, write.bytes));\n"
-       "    late = {this, writes};\n"
+       "    late = {this, {}};\n"
+       "    for (const PlacedPart &part : parts)\n"
+       "        late.second.push_back({part.offset, {part.bytes.begin(), part.bytes.end()}});\n"
        "    bitmap.bits.written(*image);")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B8: on-close: the mark is gone before the bits are there",

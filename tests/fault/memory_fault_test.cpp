@@ -5,8 +5,6 @@
 // exception, which the callback of the filter turns into an error. Afterwards
 // the disk serves on: nobody waits for ever, nothing that was written before is
 // lost, and the file is sound.
-//
-// And what do the bits of a bitmap take?
 
 #include <boost/test/unit_test.hpp>
 
@@ -14,7 +12,6 @@
 #include <new>
 #include <utility>
 
-#include "core/bitmap/dirty_bits.h"
 #include "core/check/check.h"
 #include "core/disk.h"
 #include "core/structure/operations.h"
@@ -22,7 +19,6 @@
 #include "tests/support/image_reader.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/must.h"
-#include "tests/support/random.h"
 #include "tests/support/scarce_memory.h"
 
 using namespace qcow2;
@@ -311,89 +307,6 @@ BOOST_AUTO_TEST_CASE(C9_changing_bitmaps)
                                        {{.name = "off", .granularity_bits = 11, .enabled = false}});
                 }));
             }});
-}
-
-// One bit in each of many pages, half of which have one more in the file.
-BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
-{
-    constexpr std::int64_t pages = 1000;
-    constexpr std::int64_t sector_max =
-        1300;  // its page included: two words for each, and who used them
-    for (const std::uint64_t seed : seeds(1)) {
-        SEEDED(seed);
-        Random random(seed);
-        const std::int64_t before = memory_taken;
-        DirtyBits bits(pages * DirtyBits::page_bits, 64,
-                       [](std::uint64_t page, MutableBytes bytes) {
-                           bytes[page % DirtyBits::page_bytes] = page % 2;
-                           return Result<void>();
-                       });
-        const auto expect_sectors = [&](std::int64_t sectors, const char *when) {
-            BOOST_TEST_MESSAGE(when << ": " << memory_taken - before << " bytes");
-            BOOST_TEST(memory_taken - before <= sectors * sector_max, when);
-        };
-        for (std::uint64_t page = 0; page < pages; ++page) {
-            const std::uint64_t bit =
-                page * DirtyBits::page_bits + random.below(DirtyBits::page_bits);
-            must(bits.mark({bit, bit + 1}));
-        }
-        expect_sectors(pages + pages / 2, "marked");
-        for (std::uint64_t page = 0; page < pages; ++page)
-            if (const auto image = bits.arm(page, false))
-                bits.durable(*image);
-        expect_sectors(pages + pages / 2, "armed");
-        for (const bool all : {false, true})
-            for (std::uint64_t page = 0; page < pages; ++page)
-                if (const auto image = bits.cool(page, all))
-                    bits.written(*image);
-        for (std::uint64_t page = 0; page < pages; ++page)
-            if (const auto image = bits.settle(page))
-                bits.written(*image);
-        bits.settled();
-        expect_sectors(pages + pages / 2, "settled");
-        must(bits.mark({0, DirtyBits::page_bits}));
-        expect_sectors(pages + pages / 2 + 8, "a page that is full");
-    }
-}
-
-// Where there is no memory for bits that are to be instead, those stay that were: a copy has
-// them all.
-BOOST_AUTO_TEST_CASE(C9_bits_that_cannot_be_replaced_stay)
-{
-    for (std::uint64_t nth = 1;; ++nth) {
-        DirtyBits bits(3 * DirtyBits::page_bits, DirtyBits::page_bits,
-                       [](std::uint64_t, MutableBytes) { return Result<void>(); });
-        must(bits.mark({5, 6}));
-        SparseBits others(3 * DirtyBits::page_bits);
-        for (const std::uint64_t bit : {std::uint64_t(9000), 2 * DirtyBits::page_bits})
-            others.set({bit, bit + 1});
-        bool ran_out = false;
-        memory_left = nth;
-        try {
-            bits.replace_precise(others);
-        } catch (const std::bad_alloc &) {
-            ran_out = true;
-        }
-        memory_left = 0;
-        BOOST_TEST(must(bits.count()) == (ran_out ? 1u : 2u), "no memory for thing " << nth);
-        if (!ran_out)
-            break;
-    }
-}
-
-// What is in the file is taken note of where there is no memory, too.
-BOOST_AUTO_TEST_CASE(bits_that_were_written_need_no_memory)
-{
-    DirtyBits bits(DirtyBits::page_bits, DirtyBits::page_bits,
-                   [](std::uint64_t, MutableBytes) { return Result<void>(); });
-    must(bits.mark({5, 6}));
-    const auto armed = bits.arm(0, false);
-    BOOST_REQUIRE((armed && armed->sectors == 0xff));
-    memory_left = 1;
-    bits.durable(*armed);
-    bits.settled();
-    BOOST_TEST(std::exchange(memory_left, 0) == 1u);
-    BOOST_TEST(must(bits.mark({5, 6})));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Copyright (C) 2026 The qcow2bitmap authors.
+//
+// How an arming goes page by page, where there are many bitmaps and many pages.
+
+#include "tests/order/durable.h"
+
+using namespace qcow2;
+using namespace qcow2::test;
+
+BOOST_AUTO_TEST_SUITE(order_durable)
+
+namespace {
+
+constexpr std::uint64_t small = 512;  // bytes of a cluster, and of a granule
+const std::vector<std::string> fine = {"x", "y", "z"};
+
+// Not a free cluster. There is room for the bits of three bitmaps, four clusters each, and not
+// for those of "coarse", which comes after them.
+ImageSpec full_spec()
+{
+    ImageSpec spec = durable_spec();
+    spec.cluster_bits = 9;
+    spec.clusters.emplace(5, Preset::data);
+    for (const std::string &name : fine)
+        spec.bitmaps.insert(spec.bitmaps.begin(),
+                            {.name = name,
+                             .granularity_bits = 9,
+                             .set = {{1000, 1001}, {5000, 5001}, {9000, 9001}, {13000, 13001}},
+                             .extra_data = {}});
+    return spec;
+}
+
+DiskOptions armed_whole()
+{
+    DiskOptions options = Durable::options();
+    options.arming.region_bytes = full_spec().size;
+    return options;
+}
+
+// A write has been refused there; by then bits of the three were in the file.
+class Refused : public Durable {
+public:
+    Refused()
+        : Durable(full_spec(),
+                  {.can_grow = false, .size_limit = build_image(full_spec()).image.size},
+                  armed_whole())
+    {
+        const auto refused = disk().write(GuestOffset(50 * small), Buffer(small, 1), false);
+        BOOST_REQUIRE((!refused && refused.error().code == Errc::no_space));
+        for (const std::string &name : fine)
+            BOOST_TEST(bitmap(name).bits.count() == 4 * 4096u);
+        BOOST_TEST(!bitmap("coarse").entry.in_use());
+    }
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(B2_what_was_armed_before_there_was_no_room_is_not_believed)
+{
+    Refused order;
+    // Another granule of the region: it has to be armed all the same.
+    const HostOffset host = order.host_of(5);
+    order.store().forget();
+    order.write(5, 1);
+    const Recording recording = order.recording();
+    const std::size_t change = recording.find(0, [&](const Operation &operation) {
+        return operation.writes() && operation.range().overlaps(Range::of(host.value, small));
+    });
+    BOOST_REQUIRE(change < recording.operations.size());
+    for (const std::string &name : fine) {
+        const std::size_t set = find_bit(recording, order.place(name, 5 * small), 5);
+        BOOST_REQUIRE_MESSAGE(set < change, name << "\n" << recording.text());
+        BOOST_TEST(
+            recording.is_durable(recording.operations[set], recording.operations[change].begun),
+            recording.text());
+    }
+}
+
+BOOST_AUTO_TEST_CASE(B8_what_was_armed_before_there_was_no_room_goes_again)
+{
+    Refused order;
+    must(order.disk().settle());
+    for (const std::string &name : fine) {
+        // (The bit of the change that was refused may stay.)
+        BOOST_TEST(order.bitmap(name).bits.count() - order.bitmap(name).bits.test(50) == 4u);
+        BOOST_TEST(order.bitmap(name).bits.test(13000));
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
