@@ -28,13 +28,11 @@ void DirtyBits::for_each_precise_word(Visit visit) const
     const auto visit_page = [&](std::uint64_t number) {
         const Page *page = loaded(number);
         for (std::uint64_t i = 0; page && i < page_sectors; ++i)
-            if (Sector *sector = page->sector(i))
-                for_each_bit(sector->words_precise.load(std::memory_order_relaxed),
-                             [&](std::uint64_t word) {
-                                 if (const std::uint64_t bits =
-                                         sector->precise[word].load(std::memory_order_relaxed))
-                                     visit(number * page_words + i * sector_words + word, bits);
-                             });
+            if (DirtySector *sector = page->sector(i))
+                for_each_bit(sector->words_precise(), [&](std::uint64_t word) {
+                    if (const std::uint64_t bits = sector->precise(word))
+                        visit(number * page_words + i * sector_words + word, bits);
+                });
     };
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const Group *group = groups_.find(g);
@@ -65,15 +63,14 @@ std::uint64_t DirtyBits::next_loaded(std::uint64_t page) const
     return pages_;
 }
 
-void DirtyBits::note_precise(std::uint64_t page, Sector &sector, std::uint64_t word)
+// Before its first bit is set: who looks for precise bits, or for those that are not durable,
+// looks nowhere else.
+void DirtyBits::note_precise(std::uint64_t page, DirtySector &sector, std::uint64_t word)
 {
-    const auto set = [](std::atomic<std::uint64_t> &mask, std::uint64_t number) {
-        const std::uint64_t bit = std::uint64_t(1) << number % 64;
-        return !(mask.load(std::memory_order_relaxed) & bit) &&
-               !(mask.fetch_or(bit, std::memory_order_relaxed) & bit);
-    };
-    if (set(sector.words_precise, word))
-        set(groups_.find(page / group_pages)->precise[page % group_pages / 64], page);
+    if (sector.note_precise(word))
+        groups_.find(page / group_pages)
+            ->precise[page % group_pages / 64]
+            .fetch_or(std::uint64_t(1) << page % 64, std::memory_order_relaxed);
 }
 
 // Two threads may load one page: the first that is in stays. A page that is
@@ -95,11 +92,11 @@ DirtyBits::Page &DirtyBits::put_page(std::uint64_t number, Bytes content)
         const std::uint64_t value = boost::endian::load_little_u64(&content[word * 8]);
         if (value == 0)
             continue;
-        Sector &sector = mine->made(word / sector_words);
-        const Word there = sector.word(word);
-        note_precise(number, sector, word);
-        there.precise.store(value, std::memory_order_relaxed);
-        there.durable.store(value, std::memory_order_relaxed);
+        DirtySector &sector = mine->made(word / sector_words);
+        if (is_coarse())
+            sector.make_room_for_rest();
+        note_precise(number, sector, word % sector_words);
+        sector.load(word % sector_words, value);
     }
     return group.pages.put(number % group_pages, std::move(mine));
 }
@@ -113,16 +110,14 @@ Result<bool> DirtyBits::mark(Range bits)
         const std::uint64_t first = number * sector_bits;
         const std::uint64_t end = std::min(bits.end, first + sector_bits);
         Page &page = *TRY(load(number / page_sectors));
-        Sector &sector = page.made(number % page_sectors);
+        DirtySector &sector = page.made(number % page_sectors);
         for_each_word({bits.begin - first, end - first}, [&](std::uint64_t at, std::uint64_t mask) {
-            const Word word = sector.word(at);
-            if ((word.precise.load() & mask) != mask) {
-                word.precise.fetch_or(mask);
+            if ((sector.precise(at) & mask) != mask) {
                 note_precise(number / page_sectors, sector, at);
+                sector.set(at, mask);
             }
-            if (!word.used.load(std::memory_order_relaxed))
-                word.used.store(true, std::memory_order_relaxed);
-            durable &= (word.durable.load() & mask) == mask;
+            sector.use(at);
+            durable &= sector.is_durable(at, mask);
         });
         bits.begin = end;
     }
@@ -187,6 +182,11 @@ void DirtyBits::replace_precise(const SparseBits &bits)
         Page *page = loaded(bit / page_bits);
         (page ? *page : put_page(bit / page_bits, nothing)).made(bit / sector_bits % page_sectors);
     }
+    for (std::uint64_t number = next_loaded(0); number < pages(); number = next_loaded(number + 1))
+        for_each_sector(*loaded(number), [](std::uint64_t, DirtySector &sector) {
+            if (sector.words_precise() != 0)
+                sector.make_room_for_rest();
+        });
     // All memory is there: from here on nothing is thrown.
     for (std::size_t g = 0; g < groups_.size(); ++g)
         if (Group *group = groups_.find(g))
@@ -194,19 +194,17 @@ void DirtyBits::replace_precise(const SparseBits &bits)
                 pages.store(0, std::memory_order_relaxed);
     for (std::uint64_t number = next_loaded(0); number < pages();
          number = next_loaded(number + 1)) {
-        Page *page = loaded(number);
-        for (std::uint64_t i = 0; i < page_sectors; ++i)
-            if (Sector *sector = page->sector(i)) {
-                sector->words_precise.store(0, std::memory_order_relaxed);
-                for (std::uint64_t word = 0; word < sector_words; ++word) {
-                    const std::uint64_t wanted =
-                        bits.word(number * page_words + i * sector_words + word);
-                    sector->precise[word].store(wanted);
-                    if (wanted != 0)
-                        note_precise(number, *sector, word);
-                }
+        for_each_sector(*loaded(number), [&](std::uint64_t i, DirtySector &sector) {
+            sector.begin_replacing();
+            for (std::uint64_t word = 0; word < sector_words; ++word) {
+                const std::uint64_t wanted =
+                    bits.word(number * page_words + i * sector_words + word);
+                sector.replace(word, wanted);
+                if (wanted != 0)
+                    note_precise(number, sector, word);
             }
-        count_extra(*page);
+        });
+        count_extra(*loaded(number));
     }
 }
 

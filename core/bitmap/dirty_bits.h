@@ -3,10 +3,10 @@
 //
 // DirtyBits: one dirty bitmap in memory. Sparse: pages of 4 KiB of bits come
 // from the file with the first touch, and of a page those sectors (512 bytes)
-// are in memory that have a bit, or had one: 1.1 KiB for each. What nobody touched
+// are in memory that have a bit, or had one, or are armed: 0.6 KiB for each. What nobody touched
 // costs 8 bytes for each 2 MiB of bits, and so little to pass over (next_loaded()).
 //
-// Of each bit two things are kept:
+// Of each bit two things are known:
 //
 //   precise   the granule was changed: what the bitmap is to say in the end.
 //   durable   the bit is known to be set in the file, durably. Set where it is
@@ -15,9 +15,8 @@
 // A change goes down only when all its bits are durable (B2), or the bitmap is
 // marked in_use (B1). mark() makes them precise *first* and looks *then*
 // whether they are durable; the thread that takes a durable bit away looks
-// *afterwards* whether it has become precise, and puts it back. So one of the two
-// sees the other, and no lock is needed. (All these operations are in one total order:
-// memory_order_seq_cst.)
+// *afterwards* whether it has become precise, and then it stays so. So one of the two
+// sees the other, and no lock is needed. How, and in what words, is in dirty_bits_sector.h.
 //
 // mark() may be called from any thread. All else is for the thread that holds the
 // turn (Arming::turn_): of one sector of a bitmap at most one write is in flight (B3).
@@ -42,6 +41,7 @@
 #include "core/base/range.h"
 #include "core/base/result.h"
 #include "core/base/slots.h"
+#include "core/bitmap/dirty_bits_sector.h"
 #include "core/bitmap/frozen_bits.h"
 #include "core/bitmap/sparse_bits.h"
 
@@ -119,8 +119,9 @@ public:
     std::optional<PageImage> settle(std::uint64_t page);
 
     // Those bits of this page go that are not durable: the changes that set them
-    // were refused. Nobody else is inside, and no bit counts by being in memory.
-    void forget_refused(std::uint64_t page);
+    // were refused. (As far as the file does not have them.) Nobody else is inside, and no bit
+    // counts by being in memory.
+    Result<void> forget_refused(std::uint64_t page);
 
     // The file now holds exactly this page (not yet durable).
     void written(const PageImage &image)
@@ -140,41 +141,22 @@ private:
     static constexpr std::uint64_t word_bits = 64;
     static constexpr std::uint64_t page_words = page_bits / word_bits;
     static constexpr std::uint64_t sector_bits = PageImage::sector_bytes * 8;
-    static constexpr std::uint64_t sector_words = sector_bits / word_bits;
+    static constexpr std::uint64_t sector_words = DirtySector::word_count;
+    static_assert(sector_words * word_bits == sector_bits);
     static constexpr std::uint64_t page_sectors = page_bits / sector_bits;
     static constexpr unsigned widest = 15;  // region_bits << widest is a page at least
 
-    // 64 bits of a sector.
-    struct Word {
-        std::atomic<std::uint64_t> &precise;
-        std::atomic<std::uint64_t> &durable;
-        std::atomic<bool> &used;  // by a change, since cool()
-    };
-    struct Sector {
-        std::array<std::atomic<std::uint64_t>, sector_words> precise{};
-        std::array<std::atomic<std::uint64_t>, sector_words> durable{};
-        std::array<std::atomic<bool>, sector_words> used{};
-        // Bit n: word n has a precise bit, or had one.
-        std::atomic<std::uint64_t> words_precise{0};
-
-        // Its number in this sector, or in its page.
-        Word word(std::uint64_t number)
-        {
-            number %= sector_words;
-            return {precise[number], durable[number], used[number]};
-        }
-    };
     struct Page {
-        Slots<Sector, page_sectors> sectors;
+        Slots<DirtySector, page_sectors> sectors;
         // The holder of the turn alone:
         unsigned armings = 0;     // lately: the more, the wider
         std::uint64_t extra = 0;  // bits
         std::uint8_t unsure = 0;  // sectors that were sent, and may be there or not
 
         // nullptr if it is not there.
-        Sector *sector(std::uint64_t number) const { return sectors.find(number); }
+        DirtySector *sector(std::uint64_t number) const { return sectors.find(number); }
         // Made if it is not there.
-        Sector &made(std::uint64_t number) { return sectors.made(number); }
+        DirtySector &made(std::uint64_t number) { return sectors.made(number); }
     };
     static constexpr std::uint64_t group_pages = 512;
     struct Group {
@@ -185,13 +167,21 @@ private:
         std::array<std::atomic<std::uint64_t>, group_pages / 64> precise{};
     };
 
+    // Calls for each sector that is there: its number in the page, the sector.
     template <class Visit>
-    static void for_each_word_there(const Page &page, Range words, Visit visit);
+    static void for_each_sector(const Page &page, Visit visit)
+    {
+        for (std::uint64_t number = 0; number < page_sectors; ++number)
+            if (DirtySector *sector = page.sector(number))
+                visit(number, *sector);
+    }
     template <class Visit>
-    static void for_each_word_in_use(const Page &page, Visit visit);
+    static void for_each_sector_of(const Page &page, Range words, Visit visit);
+    template <class Words, class Part>
+    static void split(Range bits, Words words, Part part);
     template <class Visit>
     void for_each_precise_word(Visit visit) const;
-    void note_precise(std::uint64_t page, Sector &sector, std::uint64_t word);
+    void note_precise(std::uint64_t page, DirtySector &sector, std::uint64_t word);
 
     Result<Page *> load(std::uint64_t number);
     Page &put_page(std::uint64_t number, Bytes content);
@@ -202,12 +192,14 @@ private:
         const Group *group = groups_.find(number / group_pages);
         return group ? group->pages.find(number % group_pages) : nullptr;
     }
+    // A region is less than a word: it takes words to say which of its bits are durable.
+    bool is_coarse() const { return region_bits_ < word_bits; }
     bool end_is_extra(std::uint64_t page) const;
     std::uint64_t width(std::uint64_t number, Page &page) const;
     std::vector<Range> regions_around_missing(std::uint64_t number, const Page &page,
                                               std::uint64_t width) const;
     static void fill(std::uint64_t number, const Page &page, PageImage &image);
-    static bool cool_word(Word word);
+    static void fill_regions(PageImage &image);
     void count_extra(Page &page);
 
     const std::uint64_t bits_;

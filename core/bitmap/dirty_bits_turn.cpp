@@ -14,20 +14,13 @@ namespace qcow2 {
 
 namespace {
 
-std::uint64_t load_word(Bytes bytes, std::uint64_t word)
-{
-    return boost::endian::load_little_u64(&bytes[word * 8]);
-}
-
-void store_word(Buffer &bytes, std::uint64_t word, std::uint64_t value)
-{
-    boost::endian::store_little_u64(&bytes[word * 8], value);
-}
-
 // As in PageImage::sectors.
-std::uint8_t sector_of(std::uint64_t word)
+std::uint8_t of(std::uint64_t sector) { return std::uint8_t(1u << sector); }
+
+// These words of a sector.
+DirtySector::Words words_of(std::uint64_t begin, std::uint64_t end)
 {
-    return std::uint8_t(1u << word * 8 / PageImage::sector_bytes);
+    return begin == end ? 0 : ~DirtySector::Words(0) >> (64 - (end - begin)) << begin;
 }
 
 }  // namespace
@@ -41,31 +34,35 @@ bool PageImage::touches(Range bytes) const
     return any;
 }
 
-// Calls for each of these words of a page whose sector is there: its number in
-// the page, the word.
+// Calls for each sector that is there and has some of these words of a page: its number, the
+// sector, which of its words they are.
 template <class Visit>
-void DirtyBits::for_each_word_there(const Page &page, Range words, Visit visit)
+void DirtyBits::for_each_sector_of(const Page &page, Range words, Visit visit)
 {
-    while (!words.empty()) {
-        const std::uint64_t number = words.begin / sector_words;
-        const std::uint64_t end = std::min(words.end, (number + 1) * sector_words);
-        if (Sector *sector = page.sector(number))
-            for (std::uint64_t word = words.begin; word < end; ++word)
-                visit(word, sector->word(word));
+    for (std::uint64_t number = words.begin / sector_words; !words.empty(); ++number) {
+        const std::uint64_t first = number * sector_words;
+        const std::uint64_t end = std::min(words.end, first + sector_words);
+        if (DirtySector *sector = page.sector(number))
+            visit(number, *sector, words_of(words.begin - first, end - first));
         words.begin = end;
     }
 }
 
-// Calls for each word of a page that may have a bit of either kind: its number in the page,
-// the word. (Where nothing is extra the words with precise bits are all.)
-template <class Visit>
-void DirtyBits::for_each_word_in_use(const Page &page, Visit visit)
+// Of these bits of a page: calls words(sector, words) for whole words, and part(word in the page,
+// bits) where they begin or end inside of one.
+template <class Words, class Part>
+void DirtyBits::split(Range bits, Words words, Part part)
 {
-    for (std::uint64_t i = 0; i < page_sectors; ++i)
-        if (Sector *sector = page.sector(i))
-            for_each_bit(
-                page.extra != 0 ? ~std::uint64_t(0) : sector->words_precise.load(),
-                [&](std::uint64_t word) { visit(i * sector_words + word, sector->word(word)); });
+    Range whole = bits.whole(word_bits);
+    for_each_word({bits.begin, std::min(bits.end, whole.begin * word_bits)}, part);
+    for_each_word({std::max(bits.begin, whole.end * word_bits), bits.end}, part);
+    while (!whole.empty()) {
+        const std::uint64_t sector = whole.begin / sector_words;
+        const std::uint64_t first = sector * sector_words;
+        const std::uint64_t end = std::min(whole.end, first + sector_words);
+        words(sector, words_of(whole.begin - first, end - first));
+        whole.begin = end;
+    }
 }
 
 // A stream that runs from page to page.
@@ -74,8 +71,8 @@ bool DirtyBits::end_is_extra(std::uint64_t number) const
     const Page *page = loaded(number);
     if (!page || page->armings <= 1)
         return false;
-    Sector *last = page->sector(page_sectors - 1);
-    return last && last->word(page_words - 1).durable.load() >> 63;
+    DirtySector *last = page->sector(page_sectors - 1);
+    return last && last->durable(sector_words - 1) >> 63;
 }
 
 // How much is armed for one bit, in bits: the more armings there were near it
@@ -93,17 +90,32 @@ void DirtyBits::fill(std::uint64_t number, const Page &page, PageImage &image)
 {
     image.page = number;
     image.content.resize(page_bytes);
-    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
-        store_word(image.content, at, word.precise.load() | word.durable.load());
+    for_each_sector(page, [&](std::uint64_t i, const DirtySector &sector) {
+        sector.fill(
+            sub(MutableBytes(image.content), i * PageImage::sector_bytes, PageImage::sector_bytes));
     });
+}
+
+// And what is to be armed.
+void DirtyBits::fill_regions(PageImage &image)
+{
+    const auto set = [&](std::uint64_t at, std::uint64_t bits) {
+        std::uint8_t *word = &image.content[at * 8];
+        boost::endian::store_little_u64(word, boost::endian::load_little_u64(word) | bits);
+    };
+    for (const Range &region : image.regions) {
+        const Range words = region.whole(word_bits);
+        std::fill_n(image.content.begin() + words.begin * 8, words.length() * 8, 0xff);
+        for_each_word({region.begin, std::min(region.end, words.begin * word_bits)}, set);
+        for_each_word({std::max(region.begin, words.end * word_bits), region.end}, set);
+    }
 }
 
 void DirtyBits::count_extra(Page &page)
 {
     std::uint64_t extra = 0;
-    for_each_word_there(page, {0, page_words}, [&](std::uint64_t, Word word) {
-        extra += std::popcount(word.durable.load() & ~word.precise.load());
-    });
+    for_each_sector(page,
+                    [&](std::uint64_t, const DirtySector &sector) { extra += sector.extra(); });
     extra_bits_ += extra - page.extra;
     page.extra = extra;
 }
@@ -115,14 +127,18 @@ std::vector<Range> DirtyBits::regions_around_missing(std::uint64_t number, const
 {
     const std::uint64_t here = std::min(page_bits, bits_ - number * page_bits);
     std::vector<Range> regions;
-    for_each_word_there(page, {0, page_words}, [&](std::uint64_t at, Word word) {
-        for_each_bit(word.precise.load() & ~word.durable.load(), [&](std::uint64_t bit) {
-            const std::uint64_t begin = align_down(at * word_bits + bit, width);
-            const std::uint64_t end = std::min(begin + width, here);
-            if (!regions.empty() && begin <= regions.back().end)
-                regions.back().end = end;
-            else
-                regions.push_back({begin, end});
+    const auto add = [&](std::uint64_t bit) {
+        const std::uint64_t begin = align_down(bit, width);
+        const std::uint64_t end = std::min(begin + width, here);
+        if (!regions.empty() && begin <= regions.back().end)
+            regions.back().end = end;
+        else
+            regions.push_back({begin, end});
+    };
+    for_each_sector(page, [&](std::uint64_t i, const DirtySector &sector) {
+        for_each_bit(sector.in_doubt(), [&](std::uint64_t word) {
+            const std::uint64_t first = i * sector_bits + word * word_bits;
+            for_each_bit(sector.missing(word), [&](std::uint64_t bit) { add(first + bit); });
         });
     });
     return regions;
@@ -137,34 +153,24 @@ std::optional<PageImage> DirtyBits::arm(std::uint64_t number, bool whole)
     image.regions = regions_around_missing(number, *page, whole ? page_bits : width(number, *page));
     if (image.regions.empty())
         return std::nullopt;
-    // Sectors are made here, so that durable() needs no memory: then it is too
-    // late to fail.
+    // All that durable() needs is made here: then it is too late to fail.
+    const auto make_words = [&](std::uint64_t i, DirtySector::Words words) {
+        if (!page->made(i).are_armed(words))
+            image.sectors |= of(i);
+    };
+    const auto make_part = [&](std::uint64_t at, std::uint64_t bits) {
+        DirtySector &sector = page->made(at / sector_words);
+        sector.make_room_for_rest();
+        if (!sector.are_armed(at % sector_words, bits))
+            image.sectors |= of(at / sector_words);
+    };
     for (const Range &region : image.regions)
-        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
-            if ((mask & ~page->made(at / sector_words).word(at).durable.load()) != 0)
-                image.sectors |= sector_of(at);
-        });
+        split(region, make_words, make_part);
     fill(number, *page, image);
-    for (const Range &region : image.regions)
-        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
-            store_word(image.content, at, load_word(image.content, at) | mask);
-        });
+    fill_regions(image);
     page->armings = std::min(page->armings + 1, widest);
     page->unsure |= image.sectors;
     return image;
-}
-
-// True if the word has lost bits. Those that a change has made precise
-// meanwhile are put back: it may have seen them durable, and they are.
-bool DirtyBits::cool_word(Word word)
-{
-    const std::uint64_t before = word.durable.load();
-    const std::uint64_t extra = before & ~word.precise.load();
-    if (extra == 0)
-        return false;
-    word.durable.fetch_and(~extra);
-    word.durable.fetch_or(extra & word.precise.load());
-    return true;
 }
 
 std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
@@ -180,18 +186,17 @@ std::optional<PageImage> DirtyBits::cool(std::uint64_t number, bool all)
     for (std::uint64_t first = 0; first < page_words; first += region_words) {
         const Range region{first, first + region_words};
         bool used = false;
-        for_each_word_there(*page, region, [&](std::uint64_t, Word word) {
-            if (!word.used.load(std::memory_order_relaxed))
-                return;
-            used = true;
-            word.used.store(false, std::memory_order_relaxed);
-        });
+        for_each_sector_of(*page, region,
+                           [&](std::uint64_t, DirtySector &sector, DirtySector::Words words) {
+                               used |= sector.take_used(words);
+                           });
         if (used && !all)
             continue;
-        for_each_word_there(*page, region, [&](std::uint64_t at, Word word) {
-            if (cool_word(word))
-                image.sectors |= sector_of(at);
-        });
+        for_each_sector_of(*page, region,
+                           [&](std::uint64_t i, DirtySector &sector, DirtySector::Words words) {
+                               if (sector.cool(words))
+                                   image.sectors |= of(i);
+                           });
     }
     count_extra(*page);
     if (image.sectors == 0)
@@ -208,12 +213,9 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
         return std::nullopt;
     PageImage image;
     image.sectors = page->unsure;
-    for_each_word_in_use(*page, [&](std::uint64_t at, Word word) {
-        const std::uint64_t precise = word.precise.load();
-        if (word.durable.load() == precise)
-            return;
-        word.durable.fetch_and(precise);
-        image.sectors |= sector_of(at);
+    for_each_sector(*page, [&](std::uint64_t i, DirtySector &sector) {
+        if (sector.settle())
+            image.sectors |= of(i);
     });
     page->armings = 0;
     extra_bits_ -= std::exchange(page->extra, 0);
@@ -224,21 +226,31 @@ std::optional<PageImage> DirtyBits::settle(std::uint64_t number)
     return image;
 }
 
-void DirtyBits::forget_refused(std::uint64_t number)
+// What is durable and not known to be is in the file.
+Result<void> DirtyBits::forget_refused(std::uint64_t number)
 {
-    if (Page *page = loaded(number))
-        for_each_word_there(*page, {0, page_words}, [](std::uint64_t, Word word) {
-            word.precise.fetch_and(word.durable.load());
-        });
+    Page *page = loaded(number);
+    if (!page)
+        return {};
+    Buffer file(page_bytes);
+    TRY(load_(number, file));
+    for_each_sector(*page, [&](std::uint64_t i, DirtySector &sector) {
+        for (std::uint64_t word = 0; word < sector_words; ++word)
+            sector.forget(word, boost::endian::load_little_u64(
+                                    &file[i * PageImage::sector_bytes + word * 8]));
+    });
+    return {};
 }
 
 void DirtyBits::durable(const PageImage &image)
 {
     Page &page = *loaded(image.page);
     for (const Range &region : image.regions)
-        for_each_word(region, [&](std::uint64_t at, std::uint64_t mask) {
-            page.sector(at / sector_words)->word(at).durable.fetch_or(mask);
-        });
+        split(
+            region, [&](std::uint64_t i, DirtySector::Words words) { page.sector(i)->arm(words); },
+            [&](std::uint64_t at, std::uint64_t bits) {
+                page.sector(at / sector_words)->arm(at % sector_words, bits);
+            });
     written(image);
     count_extra(page);
 }
@@ -246,8 +258,8 @@ void DirtyBits::durable(const PageImage &image)
 void DirtyBits::settled()
 {
     for (std::uint64_t number = next_loaded(0); number < pages(); number = next_loaded(number + 1))
-        for_each_word_in_use(*loaded(number), [](std::uint64_t, Word word) {
-            word.durable.store(word.precise.load());
+        for_each_sector(*loaded(number), [this](std::uint64_t, DirtySector &sector) {
+            sector.settled(is_coarse());
         });
 }
 

@@ -66,13 +66,12 @@ MUTATIONS = [
        "    TRY(writes.write());\n")]},
      ["writes_that_fail_without_room", "bits_that_come_and_go", "bits_under_threads"]),
     ("B3: an arming forgets what is armed in the same sector",
-     {"core/bitmap/dirty_bits_turn.cpp": [("word.precise.load() | word.durable.load());", "word.precise.load());")]},
+     {"core/bitmap/dirty_bits_sector.cpp": [("&bytes[word * 8], ~std::uint64_t(0));", "&bytes[word * 8], precise(word));")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a region is cooled that a change has made precise",
-     {"core/bitmap/dirty_bits_turn.cpp": [("    const std::uint64_t extra = before & ~word.precise.load();\n"
-       "    if (extra == 0)\n        return false;\n",
-       "    const std::uint64_t extra = before & ~word.precise.load();\n"
-       "    if (before == 0)\n        return false;\n    word.precise.fetch_and(~(before >> 1));\n")]},
+     {"core/bitmap/dirty_bits_sector.cpp": [("    armed_.fetch_and(~cooled);\n",
+       "    armed_.fetch_and(~cooled);\n"
+       "    for_each_bit(cooled, [&](std::uint64_t word) { precise_[word].fetch_and(Words(1) << 63); });\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a clearing write that comes late",
      {"core/bitmap/arming_cooling.cpp": [("    for (const PlacedPart &part : parts)\n"

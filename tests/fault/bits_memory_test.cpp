@@ -57,8 +57,7 @@ BOOST_AUTO_TEST_CASE(to_arm_and_to_store_many_bitmaps_takes_little_memory)
 BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
 {
     constexpr std::int64_t pages = 1000;
-    constexpr std::int64_t sector_max =
-        1300;  // its page included: two words for each, and who used them
+    constexpr std::int64_t sector_max = 700;  // its page included
     for (const std::uint64_t seed : seeds(1)) {
         SEEDED(seed);
         Random random(seed);

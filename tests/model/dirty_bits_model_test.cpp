@@ -180,6 +180,40 @@ BOOST_AUTO_TEST_CASE(as_sets_of_bits, *one_thread())
     }
 }
 
+// Where a region is less than a word of bits, the others of the word are left alone: those that
+// came from the file, that were stored, and that were cooled.
+BOOST_AUTO_TEST_CASE(only_the_regions_of_new_bits_are_armed)
+{
+    for (const char *how : {"loaded", "stored", "cooled"}) {
+        BOOST_TEST_INFO_SCOPE(how);
+        File file(page_bits);
+        if (how == std::string("loaded"))
+            file.set(40);
+        DirtyBits bits(page_bits, 8, [&](std::uint64_t page, MutableBytes bytes) {
+            return file.load(page, bytes);
+        });
+        const auto arm = [&](std::uint64_t bit) {
+            BOOST_TEST(!must(bits.mark({bit, bit + 1})));
+            const auto image = bits.arm(0, false);
+            BOOST_REQUIRE(image);
+            bits.durable(*image);
+            return image->regions;
+        };
+        if (how != std::string("loaded"))
+            arm(40);
+        BOOST_TEST(must(bits.mark({40, 41})));
+        if (how == std::string("stored")) {
+            bits.settle(0);
+            bits.settled();
+        } else {
+            for (int i = 0; i < 9; ++i)
+                bits.cool(0, true);
+        }
+        BOOST_TEST((arm(3) == std::vector<Range>{{0, 8}}));
+        BOOST_TEST(must(bits.mark({40, 41})));
+    }
+}
+
 // Writers mark, and arm what is not durable; one cools all the time. At the
 // moment when a change may go down its bit is in the file, and it stays there.
 BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)
