@@ -8,7 +8,7 @@
 //     first waits for a barrier. That it may be seldom, the *region* around the
 //     granule (16 MiB of the disk) is armed: all its bits are set in the file. Changes
 //     that come while a barrier is under way share the next one (group commit).
-//     Armings near each other widen the region, to the double each time; where the
+//     Armings near each other widen the region, to four times as much each time; where the
 //     guest writes all over the disk it is a whole page of bits.
 // B3  Of one sector of a bitmap at most one write is in flight: every writer holds
 //     the turn (turn_), an arming until its barrier has succeeded. Only then are

@@ -144,7 +144,10 @@ private:
     static constexpr std::uint64_t sector_words = DirtySector::word_count;
     static_assert(sector_words * word_bits == sector_bits);
     static constexpr std::uint64_t page_sectors = page_bits / sector_bits;
-    static constexpr unsigned widest = 15;  // region_bits << widest is a page at least
+    // Each arming of a page lately widens the next one, to four times as much: so often at most,
+    // for then it is a page.
+    static constexpr unsigned widen_bits = 2;
+    static constexpr unsigned widest = 8;
 
     struct Page {
         Slots<DirtySector, page_sectors> sectors;

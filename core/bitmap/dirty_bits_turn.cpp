@@ -80,8 +80,8 @@ bool DirtyBits::end_is_extra(std::uint64_t number) const
 std::uint64_t DirtyBits::width(std::uint64_t number, Page &page) const
 {
     if (page.armings == 0 && number > 0 && end_is_extra(number - 1))
-        page.armings = 4;
-    return std::min(page_bits, region_bits_ << page.armings);
+        page.armings = 2;
+    return std::min(page_bits, region_bits_ << widen_bits * page.armings);
 }
 
 // What is to stand in the file: everything that is precise, and everything on

@@ -214,6 +214,31 @@ BOOST_AUTO_TEST_CASE(only_the_regions_of_new_bits_are_armed)
     }
 }
 
+// One arming after the other in a page is four times as wide; a stream that runs into the next page
+// goes on with sixteen times as much. Each cooling takes half of that back.
+BOOST_AUTO_TEST_CASE(regions_widen_by_evidence)
+{
+    DirtyBits bits(3 * page_bits, 256, [](std::uint64_t, MutableBytes) { return Result<void>(); });
+    const auto armed_by = [&](std::uint64_t page, std::uint64_t bit) {
+        must(bits.mark({page * page_bits + bit, page * page_bits + bit + 1}));
+        const auto image = bits.arm(page, false);
+        BOOST_REQUIRE((image && image->regions.size() == 1));
+        bits.durable(*image);
+        return image->regions[0];
+    };
+    BOOST_TEST((armed_by(0, 300) == Range{256, 512}));
+    BOOST_TEST((armed_by(0, 1030) == Range{1024, 2048}));
+    BOOST_TEST((armed_by(0, 5000) == Range{4096, 8192}));
+    BOOST_TEST((armed_by(0, 30000) == Range{16384, 32768}));
+    BOOST_TEST(bits.extra_bits() == 256u + 1024 + 4096 + 16384 - 4);
+    BOOST_TEST((armed_by(1, 0) == Range{0, 4096}));
+    BOOST_TEST((armed_by(0, 9000) == Range{0, page_bits}));
+    BOOST_TEST((armed_by(2, 700) == Range{512, 768}));
+    BOOST_TEST((armed_by(2, 1024) == Range{1024, 2048}));
+    bits.cool(2, true);
+    BOOST_TEST((armed_by(2, 4096) == Range{4096, 5120}));
+}
+
 // Writers mark, and arm what is not durable; one cools all the time. At the
 // moment when a change may go down its bit is in the file, and it stays there.
 BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)

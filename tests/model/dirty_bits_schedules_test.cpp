@@ -194,11 +194,7 @@ public:
     T fetch_sub(T less) { return step(), std::exchange(value_, value_ - less); }
 
 private:
-    static void step()
-    {
-        if (orders)
-            orders->step();
-    }
+    static void step() { orders ? orders->step() : void(); }
 
     T value_;
 };
@@ -291,6 +287,11 @@ private:
     bool wrong_ = false;
 };
 
+std::unique_ptr<Scene> loaded() { return std::make_unique<Scene>(1); }
+void change(Scene &scene) { scene.change(4); }
+void other(Scene &scene) { scene.change(12); }
+void cool(Scene &scene) { scene.cool(); }
+
 void explore(unsigned stops_max, const std::function<std::unique_ptr<Scene>()> &anew,
              const std::vector<std::function<void(Scene &)>> &bodies)
 {
@@ -315,55 +316,48 @@ void explore(unsigned stops_max, const std::function<std::unique_ptr<Scene>()> &
 BOOST_AUTO_TEST_CASE(B3_what_changes_rely_on_stays_while_a_word_is_cooled, *one_thread())
 {
     const auto armed = [] {
-        auto scene = std::make_unique<Scene>(1);
+        auto scene = loaded();
         scene->arm();
         return scene;
     };
-    const auto change = [](Scene &scene) { scene.change(4); };
-    explore(3, armed, {change, change, [](Scene &scene) { scene.cool(); }});
-    explore(3, armed,
-            {change, [](Scene &scene) { scene.change(6); }, [](Scene &scene) { scene.cool(); }});
+    explore(3, armed, {change, change, cool});
+    explore(3, armed, {change, other, cool});
 }
 
 // It is armed and cooled, and that again.
 BOOST_AUTO_TEST_CASE(B3_what_changes_rely_on_stays_when_a_word_comes_and_goes, *one_thread())
 {
-    const auto change = [](Scene &scene) { scene.change(4); };
     const auto turns = [](Scene &scene) {
         for (int i = 0; i < 2; ++i) {
             scene.arm();
             scene.cool();
         }
     };
-    explore(2, [] { return std::make_unique<Scene>(1); }, {change, change, turns});
-    explore(4, [] { return std::make_unique<Scene>(1); }, {change, turns});
+    explore(2, loaded, {change, change, turns});
+    explore(4, loaded, {change, turns});
 }
 
 // Less than the word is armed, and cooled.
 BOOST_AUTO_TEST_CASE(B3_what_changes_rely_on_stays_while_a_part_is_cooled, *one_thread())
 {
-    const auto change = [](Scene &scene) { scene.change(4); };
     const auto turns = [](Scene &scene) {
         scene.arm_part(0xf);
         scene.cool();
     };
-    explore(2, [] { return std::make_unique<Scene>(1); }, {change, turns});
-    explore(1, [] { return std::make_unique<Scene>(1); }, {change, change, turns});
+    explore(2, loaded, {change, turns});
+    explore(1, loaded, {change, change, turns});
 }
 
 // There is room to say which bits of the word are durable, and one of two changes takes note.
 BOOST_AUTO_TEST_CASE(B3_what_changes_rely_on_stays_where_there_is_room_for_the_rest, *one_thread())
 {
     const auto with_room = [](bool armed) {
-        auto scene = std::make_unique<Scene>(1);
+        auto scene = loaded();
         scene->arm_part(2);
         if (armed)
             scene->arm();
         return scene;
     };
-    const auto change = [](Scene &scene) { scene.change(4); };
-    const auto other = [](Scene &scene) { scene.change(12); };
-    const auto cool = [](Scene &scene) { scene.cool(); };
     explore(2, [&] { return with_room(true); }, {change, cool});
     explore(1, [&] { return with_room(true); }, {change, other, cool});
     explore(2, [&] { return with_room(false); }, {change, other});

@@ -4,6 +4,8 @@
 // How an arming goes page by page, where there are many bitmaps and many pages.
 
 #include "tests/order/durable.h"
+#include "tests/support/counting_store.h"
+#include "tests/support/random.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
@@ -86,6 +88,31 @@ BOOST_AUTO_TEST_CASE(B8_what_was_armed_before_there_was_no_room_goes_again)
         BOOST_TEST(order.bitmap(name).bits.count() - order.bitmap(name).bits.test(50) == 4u);
         BOOST_TEST(order.bitmap(name).bits.test(13000));
     }
+}
+
+// A guest that writes all over 64 GiB, each time elsewhere: 32 pages of bits, and no page waits
+// more than five times, for it is armed ever wider.
+BOOST_AUTO_TEST_CASE(B2_scattered_first_touches_wait_some_five_times_for_a_page)
+{
+    ImageSpec spec = durable_spec();
+    spec.cluster_bits = 16;
+    spec.size = std::uint64_t(64) << 30;
+    spec.clusters.clear();
+    spec.bitmaps = {{.name = "b", .granularity_bits = 16, .set = {{0, 1}}, .extra_data = {}}};
+    DiskOptions options;
+    options.bitmap_sync = BitmapSync::durable;
+    CountingStore store(build_image(spec).image);
+    const auto disk = must(Disk::open(store, options));
+    must(disk->begin_writing());
+    must(disk->trim(GuestOffset(spec.size / 2), 1 << 16, false));  // both clusters are there
+    Random random(7);
+    store.forget();
+    for (int i = 0; i < 1024; ++i)
+        must(disk->trim(GuestOffset(random.below(spec.size >> 16) << 16), 1 << 16, false));
+    BOOST_TEST_MESSAGE(store.flushes << " barriers");
+    BOOST_TEST(store.flushes <= 32 * 5 + 5u);
+    BOOST_TEST(store.flushes > 32u);
+    must(disk->close());
 }
 
 BOOST_AUTO_TEST_SUITE_END()
