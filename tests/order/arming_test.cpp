@@ -115,4 +115,53 @@ BOOST_AUTO_TEST_CASE(B2_scattered_first_touches_wait_some_five_times_for_a_page)
     must(disk->close());
 }
 
+// A guest has written all over a disk, so that the bound did not hold, and has ceased. Then each
+// arming takes out 64 pages at most: a change waits for it.
+BOOST_AUTO_TEST_CASE(B2_what_is_beyond_the_bound_goes_64_pages_at_a_time)
+{
+    constexpr std::uint64_t pages = 256, others = 4, used = pages - others;
+    constexpr std::uint64_t page_bytes = DirtyBits::page_bits * cs;
+    ImageSpec spec = durable_spec();
+    spec.size = pages * page_bytes;
+    spec.clusters.clear();
+    spec.bitmaps = {{.name = "b", .granularity_bits = 12, .set = {}, .extra_data = {}}};
+    DiskOptions options = Durable::options();
+    options.arming.region_bytes = page_bytes;
+    options.arming.extra_bytes_max = 8 * page_bytes;
+    options.arming.armings_all_over = 100;
+    Durable order(spec, {}, options);
+    // Trims of what is not allocated, each of another granule: all that is written is bits.
+    std::uint64_t changes = 0;
+    const auto change = [&](std::uint64_t page) {
+        const std::uint64_t granule = page * DirtyBits::page_bits + changes++ % 100;
+        must(order.disk().trim(GuestOffset(granule * cs), cs, false));
+    };
+    const auto change_used = [&] {
+        for (std::uint64_t page = 0; page < used; ++page)
+            change(page);
+    };
+    const auto extra_pages = [&] {
+        return order.bitmap("b").bits.count() / (DirtyBits::page_bits - 1);
+    };
+    for (int i = 0; i < 2; ++i)
+        change_used();
+    BOOST_TEST(extra_pages() == used);
+    // All of it is in use while half of the armings are forgotten, and half of these.
+    for (int i = 0; i < 2; ++i) {
+        change_used();
+        must(order.disk().cool());
+    }
+    BOOST_TEST(extra_pages() == used);
+
+    // The first of these armings take 64 each, and the last what is left beyond the bound.
+    std::uint64_t left = used;
+    for (std::uint64_t page = used; page < pages; ++page) {
+        change(page);
+        left = std::max<std::uint64_t>(left + 1 - 64, 8);
+        BOOST_TEST(extra_pages() >= left);
+        BOOST_TEST(extra_pages() <= left + 1);  // (one bit of each page is no extra)
+    }
+    BOOST_TEST(left == 8u);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
