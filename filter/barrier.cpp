@@ -36,10 +36,10 @@ bool Barrier::holds(std::uint64_t offset, Bytes bytes) const
 
 // The mapping is never touched: behind the end of a file that somebody has
 // shortened meanwhile that would be a SIGBUS.
-Result<bool> Barrier::make_durable(std::uint64_t offset, std::uint64_t length)
+Result<bool> Barrier::make_durable(Range bytes)
 {
-    const std::uint64_t begin = align_down(offset, page_bytes_);
-    const std::uint64_t size = align_up(offset + length, page_bytes_) - begin;
+    const std::uint64_t begin = align_down(bytes.begin, page_bytes_);
+    const std::uint64_t size = align_up(bytes.end, page_bytes_) - begin;
     void *const mapped =
         ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file_.descriptor(), static_cast<off_t>(begin));
     if (mapped == MAP_FAILED)
@@ -47,7 +47,7 @@ Result<bool> Barrier::make_durable(std::uint64_t offset, std::uint64_t length)
     const int failed = ::msync(mapped, size, MS_SYNC) == -1 ? errno : 0;
     ::munmap(mapped, size);
     if (failed != 0)
-        return Error(Errc::io, "making {} bytes at {:#x} durable: {}", length, offset,
+        return Error(Errc::io, "making {} bytes at {:#x} durable: {}", bytes.length(), bytes.begin,
                      std::strerror(failed));
     return true;
 }

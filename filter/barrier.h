@@ -3,7 +3,7 @@
 //
 // Barrier: makes a few bytes durable that went through the layer below, without
 // a flush of the whole file. A flush waits for everything
-// that anybody has written; msync of a page for that page alone.
+// that anybody has written; msync of some pages for what is dirty in these alone.
 //
 // It is right only if the layer's write has changed this very file, and has
 // done so now. Nothing but looking tells: before the write our own descriptor
@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "core/base/bytes.h"
+#include "core/base/range.h"
 #include "core/base/result.h"
 
 namespace qcow2 {
@@ -26,8 +27,10 @@ class LocalFile;
 
 class Barrier {
 public:
-    // More than this is a matter for a flush.
+    // More than this in one write is a matter for a flush, and so are writes farther apart than
+    // this: what others have written between them is waited for, too.
     static constexpr std::uint64_t bytes_max = 64 << 10;
+    static constexpr std::uint64_t range_max = 16 << 20;
 
     // The file must outlive this. It must be open for writing: from a
     // descriptor for reading msync succeeds and writes nothing.
@@ -39,7 +42,7 @@ public:
     bool holds(std::uint64_t offset, Bytes bytes) const;
     // Makes it durable. False: it cannot be done in this way, and nothing was.
     // An error is as final as that of a flush.
-    Result<bool> make_durable(std::uint64_t offset, std::uint64_t length);
+    Result<bool> make_durable(Range bytes);
 
 private:
     LocalFile &file_;

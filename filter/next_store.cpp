@@ -16,6 +16,17 @@ namespace qcow2 {
 
 namespace {
 
+// From the first byte of the first of them to the last of the last.
+Range around(std::span<const ByteStore::Part> parts)
+{
+    Range all{~std::uint64_t(0), 0};
+    for (const ByteStore::Part &part : parts) {
+        all.begin = std::min(all.begin, part.offset);
+        all.end = std::max(all.end, part.offset + part.bytes.size());
+    }
+    return all;
+}
+
 constexpr std::size_t retired_max = 16;
 
 Error earlier_failure() { return Error(Errc::io, "flushing: an earlier flush has failed"); }
@@ -259,25 +270,42 @@ Result<void> NextStore::flush_retired()
 
 Result<void> NextStore::write_durable(std::uint64_t offset, Bytes bytes)
 {
+    const Part part{offset, bytes};
+    return write_all_durable({&part, 1});
+}
+
+// Before they are written.
+bool NextStore::have_barrier(std::span<const Part> parts) const
+{
+    return barrier_ && around(parts).length() <= Barrier::range_max &&
+           around(parts).end <= flushed_size_.load() &&
+           std::ranges::all_of(parts, [this](const Part &part) {
+               return part.bytes.size() <= Barrier::bytes_max &&
+                      barrier_->differs(part.offset, part.bytes);
+           });
+}
+
+Result<void> NextStore::write_all_durable(std::span<const Part> parts)
+{
     const Passage passage(inside_);
     NextContext &context = current();
     if (flush_failed_.load())
         return flushed_or_lost(earlier_failure());
-    const bool alone = barrier_ && bytes.size() <= Barrier::bytes_max &&
-                       offset + bytes.size() <= flushed_size_.load() &&
-                       barrier_->differs(offset, bytes);
-    TRY(write_at_both(offset, bytes));
-    return flushed_or_lost(alone ? make_durable(context, offset, bytes) : flush(context));
+    const bool alone = have_barrier(parts);
+    for (const Part &part : parts)
+        TRY(write_at_both(part.offset, part.bytes));
+    return flushed_or_lost(alone ? make_durable(context, parts) : flush(context));
 }
 
-Result<void> NextStore::make_durable(NextContext &context, std::uint64_t offset, Bytes bytes)
+Result<void> NextStore::make_durable(NextContext &context, std::span<const Part> parts)
 {
-    if (!barrier_->holds(offset, bytes))
-        return flush(context);
+    for (const Part &part : parts)
+        if (!barrier_->holds(part.offset, part.bytes))
+            return flush(context);
     Result<bool> done = false;
     {
         Locked turn(barriers_);
-        done = barrier_->make_durable(offset, bytes.size());
+        done = barrier_->make_durable(around(parts));
         if (!done)
             flush_failed_ = true;
     }

@@ -60,6 +60,7 @@ public:
     Result<void> flush() override;
     bool can_flush() const override { return can_flush_; }
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
+    Result<void> write_all_durable(std::span<const Part> parts) override;
     bool durable_alone() const override { return barrier_ && can_flush_; }
     // For the log: of the calls of write_durable(), how many needed no flush.
     std::uint64_t durable_alone_count() const { return durable_alone_count_.load(); }
@@ -102,7 +103,8 @@ private:
     Result<void> write_at_both(std::uint64_t offset, Bytes bytes);
     Result<void> flush(NextContext &context);
     Result<void> flush_retired() EXCLUDES(mutex_);
-    Result<void> make_durable(NextContext &context, std::uint64_t offset, Bytes bytes);
+    bool have_barrier(std::span<const Part> parts) const;
+    Result<void> make_durable(NextContext &context, std::span<const Part> parts);
     // Only inside: else it may be closed at any moment.
     NextContext &current() const { return *current_.load(std::memory_order_acquire); }
 

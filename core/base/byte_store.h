@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/base/bytes.h"
 #include "core/base/result.h"
@@ -69,6 +70,17 @@ public:
         if (!flushed)
             flushed.error().code = Errc::lost;
         return flushed;
+    }
+    // The same for some, which are durable when it returns, and may become so in any order.
+    struct Part {
+        std::uint64_t offset;
+        Bytes bytes;
+    };
+    virtual Result<void> write_all_durable(std::span<const Part> parts)
+    {
+        for (const Part &part : parts)
+            TRY(write_durable(part.offset, part.bytes));
+        return {};
     }
     virtual bool durable_alone() const { return false; }
 

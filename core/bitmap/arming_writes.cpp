@@ -7,15 +7,14 @@ namespace qcow2 {
 
 namespace {
 
-// More writes than this share a flush of the whole store: each barrier of its
-// own costs a turn of the device.
-constexpr std::size_t barriers_max = 2;
+// As many, of 4 KiB at most each, share a barrier of their own; more a flush of the whole store.
+constexpr std::size_t held_max = 64;
 
 }  // namespace
 
 Result<void> ArmingWrites::add(std::uint64_t offset, Bytes bytes)
 {
-    if (!need_flush_ && held_.size() < barriers_max) {
+    if (!need_flush_ && held_.size() < held_max) {
         held_.push_back({offset, {bytes.begin(), bytes.end()}});
         return {};
     }
@@ -38,9 +37,13 @@ Result<std::uint64_t> ArmingWrites::make_durable()
         TRY(store_.flush());
         return std::uint64_t(1);
     }
+    if (held_.empty())
+        return std::uint64_t(0);
+    std::vector<ByteStore::Part> parts;
     for (const SmallWrite &write : held_)
-        TRY(store_.write_durable(write.offset, write.bytes));
-    return std::uint64_t(held_.size());
+        parts.push_back({write.offset, write.bytes});
+    TRY(store_.write_all_durable(parts));
+    return std::uint64_t(1);
 }
 
 }  // namespace qcow2

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Copyright (C) 2026 The qcow2bitmap authors.
 //
-// ArmingWrites: small writes that are to be durable together, in the fewest barriers. Up to
-// two have a barrier each, which costs less than a flush of the whole store; more share such a
-// flush. Who writes does not know how many there will be: so the first ones wait in memory, and
-// when there are more they go down, and all that come then at once. A thousand bitmaps may have
-// ten thousand pages: no more than two are ever held.
+// ArmingWrites: small writes that are to be durable together, by one barrier. Some share one of
+// their own (ByteStore::write_all_durable), which costs less than a flush of the whole store;
+// where there are many it is such a flush. Who writes does not know how many there will be: so
+// the first ones wait in memory, and when there are more they go down, and all that come then at
+// once. A thousand bitmaps may have ten thousand pages: no more than 256 KiB are ever held.
 //
 // One thread.
 

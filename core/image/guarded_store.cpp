@@ -141,14 +141,24 @@ Result<void> GuardedStore::flush()
 
 Result<void> GuardedStore::write_durable(std::uint64_t offset, Bytes bytes)
 {
+    const Part part{offset, bytes};
+    return write_all_durable({&part, 1});
+}
+
+Result<void> GuardedStore::write_all_durable(std::span<const Part> parts)
+{
     if (!below_.durable_alone()) {
-        TRY(write(offset, bytes));
+        for (const Part &part : parts)
+            TRY(write(part.offset, part.bytes));
         return flush();
     }
     TRY(before_change());
-    TRY(pad_last_cluster(offset, bytes.size()));
-    TRY(before_crossing(offset, bytes.size()));
-    TRY(unless_lost(below_.write_durable(offset, bytes)));
+    for (const Part &part : parts) {
+        TRY(pad_last_cluster(part.offset, part.bytes.size()));
+        TRY(before_crossing(part.offset, part.bytes.size()));
+    }
+    TRY(unless_lost(parts.size() == 1 ? below_.write_durable(parts[0].offset, parts[0].bytes)
+                                      : below_.write_all_durable(parts)));
     return state();  // a flush may have failed meanwhile
 }
 

@@ -58,6 +58,7 @@ public:
     Result<void> discard(std::uint64_t offset, std::uint64_t length) override;
     Result<void> flush() override;
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
+    Result<void> write_all_durable(std::span<const Part> parts) override;
     Result<void> grow(std::uint64_t size_min) override;
     Result<void> cut(std::uint64_t size) override;
     Result<void> shorten(std::uint64_t size) override;

@@ -49,8 +49,9 @@ MUTATIONS = [
      {"core/disk_ajar.cpp": [("    if (!TRY(tracker_->before_overwrite(range)))\n        return false;\n", "")]},
      ["snapshots_while_threads_write"]),
     ("B2: arming without a barrier",
-     {"core/bitmap/arming_writes.cpp": [("        TRY(store_.write_durable(write.offset, write.bytes));",
-       "        TRY(store_.write(write.offset, write.bytes));"),
+     {"core/bitmap/arming_writes.cpp": [("    TRY(store_.write_all_durable(parts));\n",
+       "    for (const SmallWrite &write : held_)\n"
+       "        TRY(store_.write(write.offset, write.bytes));\n"),
       ("        TRY(store_.flush());\n", "")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B2: armed is believed before the barrier",

@@ -15,10 +15,12 @@ BOOST_AUTO_TEST_SUITE(order_durable)
 namespace {
 
 constexpr std::uint64_t small = 512;  // bytes of a cluster, and of a granule
-const std::vector<std::string> fine = {"x", "y", "z"};
+// So many that their writes do not all wait in memory (ArmingWrites).
+const std::vector<std::string> fine = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
+                                       "j", "k", "l", "m", "n", "o", "p", "q"};
 
-// Not a free cluster. There is room for the bits of three bitmaps, four clusters each, and not
-// for those of "coarse", which comes after them.
+// Not a free cluster. There is room for the bits of the fine bitmaps, four clusters each, and
+// not for those of "coarse", which comes after them.
 ImageSpec full_spec()
 {
     ImageSpec spec = durable_spec();
@@ -40,7 +42,7 @@ DiskOptions armed_whole()
     return options;
 }
 
-// A write has been refused there; by then bits of the three were in the file.
+// A write has been refused there; by then bits of the fine ones were in the file.
 class Refused : public Durable {
 public:
     Refused()

@@ -3,6 +3,7 @@
 
 #include "tests/support/recording_store.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -30,11 +31,16 @@ bool Recording::is_durable(const Operation &operation, std::uint64_t until) cons
         return false;
     if (operation.kind == Operation::Kind::write_durable)
         return true;
-    for (const Operation &other : operations)
-        if (other.kind == Operation::Kind::flush && other.begun > operation.returned &&
-            other.returned < until && other.succeeded)
-            return true;
-    return false;
+    // By a flush, or as one of several that became so together (write_all_durable).
+    const auto makes_durable = [&](const Operation &other) {
+        return other.kind == Operation::Kind::flush ||
+               (other.kind == Operation::Kind::write_durable && other.offset == operation.offset &&
+                other.data == operation.data);
+    };
+    return std::ranges::any_of(operations, [&](const Operation &other) {
+        return makes_durable(other) && other.begun > operation.returned && other.returned < until &&
+               other.succeeded;
+    });
 }
 
 std::string Recording::text() const
@@ -96,6 +102,14 @@ Result<void> RecordingStore::write_durable(std::uint64_t offset, Bytes bytes)
                    .length = bytes.size(),
                    .data = Buffer(bytes.begin(), bytes.end())},
                   [&] { return base_.write_durable(offset, bytes); });
+}
+
+// In any order: a crash in between may find any of them, so all are there first, and not durable.
+Result<void> RecordingStore::write_all_durable(std::span<const Part> parts)
+{
+    for (const Part &part : parts)
+        TRY(write(part.offset, part.bytes));
+    return ByteStore::write_all_durable(parts);
 }
 
 Result<void> RecordingStore::zero(std::uint64_t offset, std::uint64_t length, bool may_unmap)

@@ -85,6 +85,7 @@ public:
     bool can_flush() const override { return base_.can_flush(); }
     bool durable_alone() const override { return base_.durable_alone(); }
     Result<void> write_durable(std::uint64_t offset, Bytes bytes) override;
+    Result<void> write_all_durable(std::span<const Part> parts) override;
     Result<void> grow(std::uint64_t size_min) override;
     bool can_grow() const override { return base_.can_grow(); }
     Result<void> cut(std::uint64_t size) override;

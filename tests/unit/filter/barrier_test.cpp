@@ -92,6 +92,30 @@ BOOST_AUTO_TEST_CASE(a_small_write_needs_no_flush)
     BOOST_TEST((found == new_bytes));
 }
 
+// One of them that does not reach this file, and all are flushed.
+BOOST_AUTO_TEST_CASE(small_writes_share_a_barrier)
+{
+    Served served;
+    const Buffer other_bytes(4096, 0x44);
+    const auto flushed = [&](std::vector<ByteStore::Part> parts) {
+        const unsigned flushes = served.layer.flushes_done;
+        const std::uint64_t alone = served.store->durable_alone_count();
+        must(served.store->write_all_durable(parts));
+        BOOST_TEST(served.store->durable_alone_count() - alone <= 1u);
+        for (const ByteStore::Part &part : parts) {
+            Buffer found(part.bytes.size());
+            must(served.local->read(part.offset, found));
+            BOOST_TEST((served.way.lost || std::ranges::equal(found, part.bytes)));
+        }
+        return served.layer.flushes_done != flushes;
+    };
+    BOOST_TEST(!flushed({{512 * K, other_bytes}, {4 * K, new_bytes}, {8 * K, new_bytes}}));
+    BOOST_TEST(flushed({{100 * K, other_bytes}, {4 * K, new_bytes}}));  // is there already
+    BOOST_TEST(flushed({{0, Buffer(Barrier::bytes_max + 512, 0x33)}, {200 * K, new_bytes}}));
+    served.way.lost = true;
+    BOOST_TEST(flushed({{300 * K, other_bytes}, {400 * K, new_bytes}}));
+}
+
 BOOST_AUTO_TEST_CASE(the_very_bytes_that_are_there_prove_nothing)
 {
     Served served;
@@ -125,7 +149,7 @@ BOOST_AUTO_TEST_CASE(a_file_that_somebody_shortens)
     // left that could be durable.
     Barrier barrier(*served.local);
     shorten();
-    must(barrier.make_durable(4 * K, 512));
+    must(barrier.make_durable(Range::of(4 * K, 512)));
 }
 
 BOOST_AUTO_TEST_CASE(a_descriptor_for_reading_is_not_used)
