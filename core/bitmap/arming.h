@@ -105,6 +105,8 @@ private:
     std::uint64_t extra_bytes() const REQUIRES(turn_);
     // Whether the guest writes all over the disk, and the bitmap may be armed by pages.
     bool is_all_over(const EnabledBitmap &bitmap) const REQUIRES(turn_);
+    std::vector<std::uint64_t> pages_to_arm(const EnabledBitmap &bitmap, const Batch &batch) const
+        REQUIRES(turn_);
     void log_armed(const std::vector<Write> &images, std::size_t waits, std::uint64_t barriers,
                    std::chrono::microseconds took) const REQUIRES(turn_);
     void log_figures() REQUIRES(turn_);

@@ -109,8 +109,11 @@ public:
     static Range pages_of(Range bits) { return bits.touched(page_bits); }
 
     // What has to be written so that all precise bits of this page are durable,
-    // with the regions around them, or `whole`, with all of it; nullopt if they are.
-    std::optional<PageImage> arm(std::uint64_t page, bool whole);
+    // with the regions around them; nullopt if they are.
+    std::optional<PageImage> arm(std::uint64_t page);
+    // And so that all of it is; nullopt if it is, or cannot be read, which a page that has precise
+    // bits was.
+    std::optional<PageImage> arm_whole(std::uint64_t page);
     // The regions of this page that were not touched since the last time lose
     // their extra bits; `all`: all regions. nullopt if there are none.
     std::optional<PageImage> cool(std::uint64_t page, bool all);
@@ -199,6 +202,8 @@ private:
     bool is_coarse() const { return region_bits_ < word_bits; }
     bool end_is_extra(std::uint64_t page) const;
     std::uint64_t width(std::uint64_t number, Page &page) const;
+    std::optional<PageImage> arm_regions(std::uint64_t number, Page &page,
+                                         std::vector<Range> regions);
     std::vector<Range> regions_around_missing(std::uint64_t number, const Page &page,
                                               std::uint64_t width) const;
     static void fill(std::uint64_t number, const Page &page, PageImage &image);

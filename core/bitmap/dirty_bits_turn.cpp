@@ -144,32 +144,46 @@ std::vector<Range> DirtyBits::regions_around_missing(std::uint64_t number, const
     return regions;
 }
 
-std::optional<PageImage> DirtyBits::arm(std::uint64_t number, bool whole)
+std::optional<PageImage> DirtyBits::arm(std::uint64_t number)
 {
     Page *page = loaded(number);
-    if (!page)
-        return std::nullopt;
+    return page ? arm_regions(number, *page,
+                              regions_around_missing(number, *page, width(number, *page)))
+                : std::nullopt;
+}
+
+std::optional<PageImage> DirtyBits::arm_whole(std::uint64_t number)
+{
+    const Result<Page *> page = load(number);
+    return page
+               ? arm_regions(number, **page, {{0, std::min(page_bits, bits_ - number * page_bits)}})
+               : std::nullopt;
+}
+
+std::optional<PageImage> DirtyBits::arm_regions(std::uint64_t number, Page &page,
+                                                std::vector<Range> regions)
+{
     PageImage image;
-    image.regions = regions_around_missing(number, *page, whole ? page_bits : width(number, *page));
-    if (image.regions.empty())
-        return std::nullopt;
+    image.regions = std::move(regions);
     // All that durable() needs is made here: then it is too late to fail.
     const auto make_words = [&](std::uint64_t i, DirtySector::Words words) {
-        if (!page->made(i).are_armed(words))
+        if (!page.made(i).are_armed(words))
             image.sectors |= of(i);
     };
     const auto make_part = [&](std::uint64_t at, std::uint64_t bits) {
-        DirtySector &sector = page->made(at / sector_words);
+        DirtySector &sector = page.made(at / sector_words);
         sector.make_room_for_rest();
         if (!sector.are_armed(at % sector_words, bits))
             image.sectors |= of(at / sector_words);
     };
     for (const Range &region : image.regions)
         split(region, make_words, make_part);
-    fill(number, *page, image);
+    if (image.sectors == 0)
+        return std::nullopt;
+    fill(number, page, image);
     fill_regions(image);
-    page->armings = std::min(page->armings + 1, widest);
-    page->unsure |= image.sectors;
+    page.armings = std::min(page.armings + 1, widest);
+    page.unsure |= image.sectors;
     return image;
 }
 

@@ -150,6 +150,16 @@ Result<void> StoredBitmap::load(std::uint64_t page, MutableBytes bytes)
     return {};
 }
 
+bool StoredBitmap::has_clusters(std::uint64_t page) const
+{
+    const Range bytes = Range::of(page * DirtyBits::page_bytes, DirtyBits::page_bytes);
+    const Range entries = bytes.touched(geometry_.cluster_size());
+    for (std::uint64_t entry = entries.begin; entry < std::min(entries.end, table_size_); ++entry)
+        if (!entry_of(entry).has_cluster())
+            return false;
+    return true;
+}
+
 std::uint64_t StoredBitmap::next_stored(std::uint64_t page) const
 {
     const std::uint64_t cluster_size = geometry_.cluster_size();

@@ -64,6 +64,9 @@ public:
     // have it, and what is read here is called durable (B2).
     Result<void> load(std::uint64_t page, MutableBytes bytes) EXCLUDES(table_mutex_);
 
+    // Whether the bits of this page have clusters.
+    bool has_clusters(std::uint64_t page) const EXCLUDES(table_mutex_);
+
     // The first page, from this one on, that may have a bit in the file; past the last one
     // if there is none.
     std::uint64_t next_stored(std::uint64_t page) const EXCLUDES(table_mutex_);

@@ -78,7 +78,7 @@ BOOST_AUTO_TEST_CASE(bits_take_memory_for_their_sectors)
         }
         expect_sectors(pages + pages / 2, "marked");
         for (std::uint64_t page = 0; page < pages; ++page)
-            if (const auto image = bits.arm(page, false))
+            if (const auto image = bits.arm(page))
                 bits.durable(*image);
         expect_sectors(pages + pages / 2, "armed");
         for (const bool all : {false, true})
@@ -126,7 +126,7 @@ BOOST_AUTO_TEST_CASE(bits_that_were_written_need_no_memory)
     DirtyBits bits(DirtyBits::page_bits, DirtyBits::page_bits,
                    [](std::uint64_t, MutableBytes) { return Result<void>(); });
     must(bits.mark({5, 6}));
-    const auto armed = bits.arm(0, false);
+    const auto armed = bits.arm(0);
     BOOST_REQUIRE((armed && armed->sectors == 0xff));
     memory_left = 1;
     bits.durable(*armed);

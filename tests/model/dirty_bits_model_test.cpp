@@ -87,7 +87,7 @@ public:
     {
         const Range pages = DirtyBits::pages_of(range);
         for (std::uint64_t page = pages.begin; page < pages.end; ++page) {
-            const auto image = bits_.arm(page, random_.one_in(4));
+            const auto image = random_.one_in(4) ? bits_.arm_whole(page) : bits_.arm(page);
             if (!image)
                 continue;
             expect_in_bounds(*image);
@@ -194,7 +194,7 @@ BOOST_AUTO_TEST_CASE(only_the_regions_of_new_bits_are_armed)
         });
         const auto arm = [&](std::uint64_t bit) {
             BOOST_TEST(!must(bits.mark({bit, bit + 1})));
-            const auto image = bits.arm(0, false);
+            const auto image = bits.arm(0);
             BOOST_REQUIRE(image);
             bits.durable(*image);
             return image->regions;
@@ -221,7 +221,7 @@ BOOST_AUTO_TEST_CASE(regions_widen_by_evidence)
     DirtyBits bits(3 * page_bits, 256, [](std::uint64_t, MutableBytes) { return Result<void>(); });
     const auto armed_by = [&](std::uint64_t page, std::uint64_t bit) {
         must(bits.mark({page * page_bits + bit, page * page_bits + bit + 1}));
-        const auto image = bits.arm(page, false);
+        const auto image = bits.arm(page);
         BOOST_REQUIRE((image && image->regions.size() == 1));
         bits.durable(*image);
         return image->regions[0];
@@ -261,7 +261,8 @@ BOOST_AUTO_TEST_CASE(threads_that_mark_while_regions_cool)
                 ++lies;
             else if (!*durable) {
                 const std::lock_guard<std::mutex> lock(turn);
-                if (const auto image = bits.arm(bit / page_bits, random.one_in(4))) {
+                if (const auto image = random.one_in(4) ? bits.arm_whole(bit / page_bits)
+                                                        : bits.arm(bit / page_bits)) {
                     file.write(*image);
                     bits.durable(*image);
                 }
