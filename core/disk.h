@@ -229,8 +229,8 @@ public:
     Result<std::vector<BitmapState>> bitmap_states(bool how_much = true);
 
     // Internal snapshots, as the file has them. The operations are structural
-    // changes (structure/snapshot_change.h tells what they refuse). While they are prepared requests
-    // pass that leave the mapping as it is (disk_ajar.cpp). not_found.
+    // changes (structure/snapshot_change.h tells what they refuse). While they are prepared
+    // requests pass that leave the mapping as it is (disk_ajar.cpp). not_found.
     Result<std::vector<Snapshot>> snapshots();
     Result<void> create_snapshot(const NewSnapshot &snapshot);
     // To be read beside the disk. As long as somebody has it the snapshot can neither be

@@ -19,8 +19,8 @@
 // clusters nobody counts (as QEMU).
 //
 // The image is settled, nobody else is inside, and it is opened anew after
-// that. With `become_alone` (core/structure/aside.h) requests may pass until that is called; what
-// it writes then (bits of bitmaps) has its clusters. Bitmaps tell of the active state, and stay what they are when
+// that. With `become_alone` (core/structure/aside.h) requests may pass until that is called, which
+// change neither tables nor counts. Bitmaps tell of the active state, and stay what they are when
 // snapshots come and go; when one is applied their part comes from the caller.
 
 #pragma once
