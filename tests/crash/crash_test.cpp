@@ -116,11 +116,11 @@ BOOST_AUTO_TEST_CASE(a_flush_that_fails) { run_all(6, {.failing_flush = true}); 
 BOOST_AUTO_TEST_CASE(writes_that_fail)
 {
     run_all(4, {.failing_writes = true});
-    run_all(4, {.cluster_bits = 12,
-                .failing_writes = true,
-                .length_max = 700,
-                .on_close = true,
-                .small_regions = true});
+    run_all(10, {.cluster_bits = 12,
+                 .failing_writes = true,
+                 .length_max = 700,
+                 .on_close = true,
+                 .small_regions = true});
 }
 
 // B7, where the table of a bitmap cannot be written at once.
