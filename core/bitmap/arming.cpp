@@ -68,6 +68,20 @@ std::uint64_t region_bits(std::uint64_t granularity, std::uint64_t region_bytes)
     return std::min(bits, DirtyBits::page_bits);
 }
 
+// The pages of this bitmap in which some of these bytes of the disk are.
+std::vector<std::uint64_t> pages_of(const EnabledBitmap &bitmap, const std::vector<Range> &bytes)
+{
+    std::vector<std::uint64_t> pages;
+    for (const Range &range : bytes) {
+        const Range touched = DirtyBits::pages_of(range.touched(bitmap.granularity));
+        for (std::uint64_t page = touched.begin; page < touched.end; ++page)
+            pages.push_back(page);
+    }
+    std::ranges::sort(pages);
+    pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
+    return pages;
+}
+
 }  // namespace
 
 EnabledBitmap::EnabledBitmap(Image &image, std::size_t index, const BitmapDirectoryEntry &entry,
@@ -167,24 +181,6 @@ bool Arming::is_all_over(const EnabledBitmap &bitmap) const
            bitmap.bits.pages() <= whole_pages_max;
 }
 
-namespace {
-
-// The pages of this bitmap in which some of these bytes of the disk are.
-std::vector<std::uint64_t> pages_of(const EnabledBitmap &bitmap, const std::vector<Range> &bytes)
-{
-    std::vector<std::uint64_t> pages;
-    for (const Range &range : bytes) {
-        const Range touched = DirtyBits::pages_of(range.touched(bitmap.granularity));
-        for (std::uint64_t page = touched.begin; page < touched.end; ++page)
-            pages.push_back(page);
-    }
-    std::ranges::sort(pages);
-    pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
-    return pages;
-}
-
-}  // namespace
-
 // Where the guest writes all over the disk, with their neighbours: one barrier does for all. Only
 // those that need no room.
 std::vector<std::uint64_t> Arming::pages_to_arm(const EnabledBitmap &bitmap,
@@ -212,14 +208,15 @@ Result<bool> Arming::write_durably(const Batch &batch, std::vector<Write> &armed
 {
     ArmingWrites writes(image_.store());
     for (const auto &bitmap : bitmaps_)
-        for (const std::uint64_t page : pages_to_arm(*bitmap, batch))
-            if (!bitmap->lost)
-                if (auto image = arm_page(*bitmap, page)) {
-                    if (!TRY(write_page(*bitmap, *image, writes, batch.may_give_up)))
-                        return false;
-                    image->content = Buffer();
-                    armed.push_back({bitmap.get(), std::move(*image)});
-                }
+        for (const std::uint64_t page : pages_to_arm(*bitmap, batch)) {
+            auto image = arm_page(*bitmap, page);
+            if (!image)
+                continue;
+            if (!TRY(write_page(*bitmap, *image, writes, batch.may_give_up)))
+                return false;
+            image->content = Buffer();
+            armed.push_back({bitmap.get(), std::move(*image)});
+        }
     if (!tables_changed()) {
         barriers_ += TRY(writes.make_durable().in("bitmap data"));
         return true;
@@ -234,6 +231,8 @@ Result<bool> Arming::write_durably(const Batch &batch, std::vector<Write> &armed
 
 std::optional<PageImage> Arming::arm_page(EnabledBitmap &bitmap, std::uint64_t page)
 {
+    if (bitmap.lost)
+        return std::nullopt;
     std::optional<PageImage> image =
         is_all_over(bitmap) ? bitmap.bits.arm_whole(page) : bitmap.bits.arm(page);
     if (image)
@@ -254,8 +253,8 @@ Result<bool> Arming::write_page(EnabledBitmap &bitmap, const PageImage &image, A
         RARE("data are placed before a bitmap is given up (B7)");
         return false;
     }
-    const std::vector<PlacedPart> parts = TRY(std::move(placed));
-    for (const PlacedPart &part : parts)
+    const std::vector<ByteStore::Part> parts = TRY(std::move(placed));
+    for (const ByteStore::Part &part : parts)
         TRY(writes.add(part.offset, part.bytes).in("bitmap data"));
     return true;
 }
@@ -313,7 +312,7 @@ Result<void> Arming::write_tables()
 
 // B7: no room for bits on which no change relies, because each of those that set
 // them was refused, is no reason to give the bitmap up: they are forgotten.
-Result<std::vector<PlacedPart>> Arming::place_exact(Write &write, bool in_use)
+Result<std::vector<ByteStore::Part>> Arming::place_exact(Write &write, bool in_use)
 {
     EnabledBitmap &bitmap = *write.bitmap;
     auto placed = bitmap.stored.place(write.image);
@@ -321,12 +320,12 @@ Result<std::vector<PlacedPart>> Arming::place_exact(Write &write, bool in_use)
         return placed;
     if (in_use) {
         TRY(give_up(bitmap));
-        return std::vector<PlacedPart>();
+        return std::vector<ByteStore::Part>();
     }
     TRY(bitmap.bits.forget_refused(write.image.page));
     auto image = bitmap.bits.settle(write.image.page);
     if (!image)
-        return std::vector<PlacedPart>();
+        return std::vector<ByteStore::Part>();
     write.image = std::move(*image);
     return bitmap.stored.place(write.image);
 }
@@ -335,8 +334,8 @@ Result<std::vector<PlacedPart>> Arming::place_exact(Write &write, bool in_use)
 // many pages.
 Result<bool> Arming::write_exact(Write &write, bool in_use)
 {
-    const std::vector<PlacedPart> parts = TRY(place_exact(write, in_use));
-    for (const PlacedPart &part : parts)
+    const std::vector<ByteStore::Part> parts = TRY(place_exact(write, in_use));
+    for (const ByteStore::Part &part : parts)
         TRY(image_.store().write(part.offset, part.bytes).in("bitmap data"));
     write.image.content = Buffer();
     return !parts.empty();

@@ -9,7 +9,7 @@
 //     granule (16 MiB of the disk) is armed: all its bits are set in the file. Changes
 //     that come while a barrier is under way share the next one (group commit).
 //     Armings near each other widen the region, to four times as much each time; where the
-//     guest writes all over the disk it is a whole page of bits.
+//     guest writes all over the disk it is whole pages of bits, 64 together.
 // B3  Of one sector of a bitmap at most one write is in flight: every writer holds
 //     the turn (turn_), an arming until its barrier has succeeded. Only then are
 //     the bits called durable.
@@ -115,7 +115,7 @@ private:
     Result<bool> write_page(EnabledBitmap &bitmap, const PageImage &image, ArmingWrites &writes,
                             bool may_give_up) REQUIRES(turn_);
     Result<void> give_up(EnabledBitmap &bitmap) REQUIRES(turn_);
-    Result<std::vector<PlacedPart>> place_exact(Write &write, bool in_use) REQUIRES(turn_);
+    Result<std::vector<ByteStore::Part>> place_exact(Write &write, bool in_use) REQUIRES(turn_);
     Result<bool> write_exact(Write &write, bool in_use) REQUIRES(turn_);
     bool tables_changed() const REQUIRES(turn_);
     Result<void> write_tables() REQUIRES(turn_);

@@ -30,8 +30,8 @@ Result<bool> Arming::cool_page(EnabledBitmap &bitmap, std::uint64_t page, bool a
     const auto image = bitmap.bits.cool(page, all);
     if (!image)
         return false;
-    const std::vector<PlacedPart> parts = TRY(bitmap.stored.place(*image));
-    for (const PlacedPart &part : parts)
+    const std::vector<ByteStore::Part> parts = TRY(bitmap.stored.place(*image));
+    for (const ByteStore::Part &part : parts)
         TRY(image_.store().write(part.offset, part.bytes).in("bitmap data"));
     bitmap.bits.written(*image);
     return true;

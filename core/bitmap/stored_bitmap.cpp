@@ -170,9 +170,9 @@ std::uint64_t StoredBitmap::next_stored(std::uint64_t page) const
                                  : std::max(page, next * cluster_size / DirtyBits::page_bytes);
 }
 
-Result<std::vector<PlacedPart>> StoredBitmap::place(const PageImage &image)
+Result<std::vector<ByteStore::Part>> StoredBitmap::place(const PageImage &image)
 {
-    std::vector<PlacedPart> parts;
+    std::vector<ByteStore::Part> parts;
     const std::uint64_t cluster_size = geometry_.cluster_size();
     const std::uint64_t step = std::min<std::uint64_t>(cluster_size, image.content.size());
     const std::uint64_t first = image.page * DirtyBits::page_bytes;

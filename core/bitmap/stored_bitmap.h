@@ -27,15 +27,9 @@
 
 namespace qcow2 {
 
-// A part of a PageImage, which it needs, and where it goes.
-struct PlacedPart {
-    std::uint64_t offset;  // in the store
-    Bytes bytes;
-};
-
-// As it goes into the store.
+// A ByteStore::Part that has its bytes itself.
 struct SmallWrite {
-    std::uint64_t offset;
+    std::uint64_t offset;  // in the store
     Buffer bytes;
 };
 
@@ -73,9 +67,9 @@ public:
 
     // What brings the sectors of the page into the file. Clusters that are not
     // there yet are made, and named by the table in memory: these parts
-    // must be durable before the table is. Where there is no room the
-    // table entry becomes all ones: a superset (B7). no_space: not even that.
-    Result<std::vector<PlacedPart>> place(const PageImage &image) EXCLUDES(table_mutex_);
+    // must be durable before the table is; their bytes are the image's. Where there is no
+    // room the table entry becomes all ones: a superset (B7). no_space: not even that.
+    Result<std::vector<ByteStore::Part>> place(const PageImage &image) EXCLUDES(table_mutex_);
 
     // The sectors of the table that name new clusters: not known to be durable
     // until table_written().

@@ -52,8 +52,8 @@ MUTATIONS = [
       ("        TRY(store_.flush());\n", "")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B2: armed is believed before the barrier",
-     {"core/bitmap/arming.cpp": [("                    image->content = Buffer();\n",
-       "                    image->content = Buffer();\n                    bitmap->bits.durable(*image);\n")]},
+     {"core/bitmap/arming.cpp": [("            image->content = Buffer();\n",
+       "            image->content = Buffer();\n            bitmap->bits.durable(*image);\n")]},
      ["bits_under_threads", "bits_that_come_and_go"]),
     ("B2: a cluster of a bitmap has a name before it is durable",
      {"core/bitmap/arming.cpp": [("    TRY(image_.store().flush());\n    ++barriers_;\n    TRY(write_tables());",
@@ -72,7 +72,7 @@ MUTATIONS = [
        "    for_each_bit(cooled, [&](std::uint64_t word) { precise_[word].fetch_and(Words(1) << 63); });\n")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
     ("B3: a clearing write that comes late",
-     {"core/bitmap/arming_cooling.cpp": [("    for (const PlacedPart &part : parts)\n"
+     {"core/bitmap/arming_cooling.cpp": [("    for (const ByteStore::Part &part : parts)\n"
        "        TRY(image_.store().write(part.offset, part.bytes).in(\"bitmap data\"));\n"
        "    bitmap.bits.written(*image);",
        "    static thread_local std::pair<Arming *, std::vector<SmallWrite>> late;\n"
@@ -80,7 +80,7 @@ MUTATIONS = [
        "        for (const SmallWrite &write : late.second)\n"
        "            TRY(image_.store().write(write.offset, write.bytes));\n"
        "    late = {this, {}};\n"
-       "    for (const PlacedPart &part : parts)\n"
+       "    for (const ByteStore::Part &part : parts)\n"
        "        late.second.push_back({part.offset, {part.bytes.begin(), part.bytes.end()}});\n"
        "    bitmap.bits.written(*image);")]},
      ["bits_that_come_and_go", "bits_under_threads"]),
