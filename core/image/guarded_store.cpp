@@ -157,8 +157,7 @@ Result<void> GuardedStore::write_all_durable(std::span<const Part> parts)
         TRY(pad_last_cluster(part.offset, part.bytes.size()));
         TRY(before_crossing(part.offset, part.bytes.size()));
     }
-    TRY(unless_lost(parts.size() == 1 ? below_.write_durable(parts[0].offset, parts[0].bytes)
-                                      : below_.write_all_durable(parts)));
+    TRY(unless_lost(below_.write_all_durable(parts)));
     return state();  // a flush may have failed meanwhile
 }
 

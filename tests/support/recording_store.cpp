@@ -107,8 +107,9 @@ Result<void> RecordingStore::write_durable(std::uint64_t offset, Bytes bytes)
 // In any order: a crash in between may find any of them, so all are there first, and not durable.
 Result<void> RecordingStore::write_all_durable(std::span<const Part> parts)
 {
-    for (const Part &part : parts)
-        TRY(write(part.offset, part.bytes));
+    if (parts.size() > 1)
+        for (const Part &part : parts)
+            TRY(write(part.offset, part.bytes));
     return ByteStore::write_all_durable(parts);
 }
 
