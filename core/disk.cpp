@@ -279,14 +279,14 @@ void Disk::cool_beforehand(Cooling cooling)
         log_debug("bitmaps: {}", cooled.error().what);
 }
 
-Result<void> Disk::settle_alone()
+Result<void> Disk::settle_alone(Bits bits)
 {
     if (settled_ && !image_->growth_is_held())
         return {};
     TRY(image_->flush());
-    TRY(tracker_->store());
+    TRY(bits == Bits::kept ? tracker_->store({}) : tracker_->store());  // on-close: no in_use
     TRY(image_->settle());
-    settled_ = true;
+    settled_ = bits == Bits::read;
     return {};
 }
 

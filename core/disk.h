@@ -289,7 +289,8 @@ private:
     enum class Bits { read, kept };
     Result<void> restructure_beforehand(Bits bits = Bits::read);
     void look_for_free();
-    Result<void> settle_alone();
+    // kept: bits that are in memory stay there, and the file covers more than it has to.
+    Result<void> settle_alone(Bits bits = Bits::read);
     Result<void> take_back_alone();
     Result<void> restructure_alone(const Restructuring &operation);
     Result<void> change_structure(const Restructuring &operation, Bits bits = Bits::read);
@@ -300,12 +301,16 @@ private:
     {
         return who == Meanwhile::overwrites ? Bits::kept : Bits::read;
     }
+    // A snapshot alone reads no bits.
+    static Bits bits_after(const std::vector<DiskStep> &steps)
+    {
+        return steps.size() == 1 ? Bits::kept : Bits::read;
+    }
     class Passing;
     Result<void> restructure_ajar(Meanwhile who, const Preparation &operation);
     Result<void> change_structure_ajar(Meanwhile who, const Preparation &operation);
-    Result<void> before_preparing(Meanwhile who);
     Result<void> writable_alone();
-    Result<void> settle_before_restructuring();
+    Result<void> settle_before_restructuring(Bits bits = Bits::read);
     Result<void> give_back_after(Result<void> done);
     struct NewBackup {
         const BackupRequest *request = nullptr;

@@ -79,21 +79,8 @@ Result<void> Disk::restructure_ajar(Meanwhile who, const Preparation &operation)
 {
     TRY(restructure_beforehand(bits_after(who)));
     Exclusive alone(gate_);
-    TRY(before_preparing(who));
+    TRY(settle_before_restructuring(bits_after(who)));
     return change_structure_ajar(who, operation);
-}
-
-// What is prepared is made from the file. Where bits are kept they need not be there.
-Result<void> Disk::before_preparing(Meanwhile who)
-{
-    if (who == Meanwhile::reads)
-        return settle_before_restructuring();
-    TRY(writable_alone());
-    TRY(image_->flush());
-    TRY(tracker_->store({}));  // with on-close: in_use goes
-    TRY(image_->settle());
-    TRY(take_back_alone());
-    return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
 }
 
 // The gate is closed when it is called, and when it returns.
@@ -137,7 +124,8 @@ Result<bool> Disk::overwrite(GuestOffset offset, Bytes bytes, bool fua)
     if (ajar_ != Meanwhile::overwrites)
         return false;
     const Activity::Scope under_way(changes_);
-    settled_ = false;
+    if (settled_.load())
+        settled_ = false;
     if (!TRY(tracker_->before_overwrite(range)))
         return false;
     if (backups_.frozen().any())

@@ -100,7 +100,7 @@ Result<std::shared_ptr<const Backup>> Disk::change_together(const std::vector<Di
 Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
 {
     if (makes_snapshot(steps))
-        return restructure_beforehand();
+        return restructure_beforehand(bits_after(steps));
     {
         Passage passage(gate_);
         TRY(readable());
@@ -122,7 +122,7 @@ Result<void> Disk::store_beforehand(const std::vector<DiskStep> &steps)
 Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
 {
     if (makes_snapshot(steps)) {
-        TRY(settle_before_restructuring());
+        TRY(settle_before_restructuring(bits_after(steps)));
     } else {
         TRY(writable_alone());
         TRY(tracker_->store(read_by(steps)));
@@ -137,17 +137,15 @@ Result<void> Disk::change_together_alone(const std::vector<DiskStep> &steps)
         TRY(plan(bitmaps, step, taken, snapshot));
     if (!snapshot)
         return change_bitmaps_alone(bitmaps);
+    SwitchCompanion change_bitmaps;
+    if (!bitmaps.empty())
+        change_bitmaps = [&](Aside &aside, std::uint64_t) { return bitmaps.prepare(aside); };
     // What changes bitmaps has read them: no bit may come.
-    if (bitmaps.empty())
-        return change_structure_ajar(
-            Meanwhile::overwrites, [&](Image &image, const BecomeAlone &become_alone) {
-                return qcow2::create_snapshot(image, snapshot->snapshot, nullptr, become_alone);
-            });
-    const auto change_bitmaps = [&](Aside &aside, std::uint64_t) { return bitmaps.prepare(aside); };
-    return change_structure_ajar(
-        Meanwhile::reads, [&](Image &image, const BecomeAlone &become_alone) {
-            return qcow2::create_snapshot(image, snapshot->snapshot, change_bitmaps, become_alone);
-        });
+    return change_structure_ajar(change_bitmaps ? Meanwhile::reads : Meanwhile::overwrites,
+                                 [&](Image &image, const BecomeAlone &become_alone) {
+                                     return qcow2::create_snapshot(image, snapshot->snapshot,
+                                                                   change_bitmaps, become_alone);
+                                 });
 }
 
 Result<void> Disk::plan(BitmapChanges &bitmaps, const DiskStep &step,

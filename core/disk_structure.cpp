@@ -74,10 +74,10 @@ Result<void> Disk::writable_alone()
     return begin_alone();
 }
 
-Result<void> Disk::settle_before_restructuring()
+Result<void> Disk::settle_before_restructuring(Bits bits)
 {
     TRY(writable_alone());
-    TRY(settle_alone());
+    TRY(settle_alone(bits));
     TRY(take_back_alone());
     return why_read_only_ ? Result<void>(*why_read_only_) : Result<void>();
 }

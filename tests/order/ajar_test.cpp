@@ -5,166 +5,10 @@
 // it, and is held where it first writes aside; what others do then they do during the
 // preparation.
 
-#include <boost/test/unit_test.hpp>
-
-#include "core/base/log.h"
-#include "core/bitmap/dirty_bits.h"
-#include "core/disk.h"
-#include "tests/order/order.h"
-#include "tests/support/held_store.h"
-#include "tests/support/patient.h"
-#include "tests/support/verdict.h"
-#include "tests/support/waiting_thread.h"
+#include "tests/order/prepared.h"
 
 using namespace qcow2;
 using namespace qcow2::test;
-
-namespace {
-
-constexpr std::uint64_t cluster_bytes = 4096;
-// The guest has these clusters; the others have never been written to.
-constexpr std::uint64_t mapped = 64;
-
-ImageSpec mostly_empty()
-{
-    ImageSpec spec;
-    spec.cluster_bits = 12;
-    spec.size = 3 * DirtyBits::page_bits * cluster_bytes;  // a cluster of bits is a page here
-    for (std::uint64_t cluster = 0; cluster < mapped; ++cluster)
-        spec.clusters[cluster] = Preset::data;
-    spec.bitmaps = {{.name = "b0",
-                     .granularity_bits = 12,
-                     .set = {{DirtyBits::page_bits - 1, DirtyBits::page_bits}},
-                     .extra_data = {}}};
-    return spec;
-}
-
-// The disk, and what it should be.
-class Prepared {
-public:
-    explicit Prepared(const DiskOptions &options = {})
-        : Prepared(build_image(mostly_empty()), options)
-    {
-    }
-    Prepared(const BuiltImage &built, const DiskOptions &options)
-        : expected(built.reference),
-          store(built.image),
-          disk(must(Disk::open(store, options))),
-          end_(store.size())
-    {
-        set_log_sink([](LogLevel, const std::string &line) {
-            prepared_again += line.find("it is prepared again") != std::string::npos;
-        });
-        must(disk->begin_writing());
-        must(disk->settle());
-        end_ = store.size();
-    }
-    ~Prepared() { set_log_sink(nullptr); }
-    // After a clean stop, by us and by QEMU.
-    void judge()
-    {
-        must(disk->close());
-        BOOST_TEST(clean_stop_verdict(store.image(), expected) == "");
-        BOOST_TEST(qemu_verdict(store.image(), false) == "");
-    }
-
-    // Does `change` in a thread, and `meanwhile` while it prepares; then what it returns. When it
-    // commits nobody passes. again: how often it was disturbed.
-    Result<void> during(const std::function<Result<void>()> &change,
-                        const std::function<void()> &meanwhile, unsigned again = 0)
-    {
-        may_go = has_flushed = false;
-        prepares = false;
-        prepared_again = 0;
-        store.before_write = [this](std::uint64_t offset, bool) {
-            if (std::this_thread::get_id() != who.load())
-                return;
-            if (offset == 0 && prepares) {
-                flusher = std::thread([this] {
-                    must(disk->flush());
-                    has_flushed = true;
-                });
-                std::this_thread::sleep_for(std::chrono::milliseconds(20));
-                BOOST_TEST(!has_flushed);
-            }
-            if (offset >= end_ && !prepares.exchange(true))
-                wait_for(may_go);
-        };
-        Result<void> done;
-        std::thread thread([&] {
-            who = std::this_thread::get_id();
-            done = change();
-            who = std::thread::id();
-        });
-        BOOST_TEST_REQUIRE(comes_true([&] { return prepares.load(); }));
-        meanwhile();
-        may_go = true;
-        thread.join();
-        if (flusher.joinable())
-            flusher.join();
-        BOOST_TEST(prepared_again == again);
-        return done;
-    }
-
-    void write(std::uint64_t cluster, std::uint32_t generation)
-    {
-        const GuestOffset offset(cluster * cluster_bytes);
-        const Buffer bytes = payload(offset, cluster_bytes, generation);
-        must(disk->write(offset, bytes, false));
-        expected.write(offset, bytes);
-    }
-    std::string differs(std::uint64_t cluster)
-    {
-        Buffer found(cluster_bytes);
-        must(disk->read(GuestOffset(cluster * cluster_bytes), found));
-        return expected.difference(GuestOffset(cluster * cluster_bytes), found);
-    }
-    Buffer in_snapshot(const std::string &name, std::uint64_t cluster)
-    {
-        Buffer found(cluster_bytes);
-        must(must(disk->open_snapshot(name))->read(GuestOffset(cluster * cluster_bytes), found));
-        return found;
-    }
-    Result<void> make(const std::string &name) { return disk->create_snapshot({name, 0, 0}); }
-
-    ReferenceDisk expected;
-    HeldStore store;
-    std::unique_ptr<Disk> disk;
-
-private:
-    std::uint64_t end_;
-    // Of during(), for the store: others may write when it has ended.
-    std::atomic<bool> prepares = false, may_go = false, has_flushed = false;
-    inline static std::atomic<unsigned> prepared_again = 0;
-    std::atomic<std::thread::id> who = {};
-    std::thread flusher = {};
-};
-
-// Each waits as long as the preparation lasts, and is done then.
-class Waiters {
-public:
-    template <class Work>
-    void add(Work work)
-    {
-        threads_.push_back(std::make_unique<WaitingThread>([this, work = std::move(work)] {
-            work();
-            ++done_;
-        }));
-        threads_.back()->wait_until_asleep();
-    }
-    bool all_wait() const { return done_ == 0; }
-    void join()
-    {
-        for (const auto &thread : threads_)
-            thread->join();
-    }
-
-private:
-    std::vector<std::unique_ptr<WaitingThread>> threads_;
-    std::atomic<unsigned> done_ = 0;
-};
-
-}  // namespace
 
 BOOST_AUTO_TEST_SUITE(order_ajar)
 
@@ -197,6 +41,23 @@ BOOST_AUTO_TEST_CASE(H1_what_leaves_the_mapping_as_it_is_passes_while_a_snapshot
     BOOST_TEST(prepared.in_snapshot("s", 5) ==
                payload(GuestOffset(5 * cluster_bytes), cluster_bytes, 2));
     BOOST_TEST(prepared.differs(5) == "");
+    prepared.judge();
+}
+
+// The same as the command does it: no bit is stored for it, neither before nor after.
+BOOST_AUTO_TEST_CASE(B8_bits_in_memory_are_kept_when_a_snapshot_is_made)
+{
+    Prepared prepared;
+    prepared.write(10000, 2);  // another region
+    const auto make = [&]() -> Result<void> {
+        TRY(prepared.disk->change_together({MakeSnapshot{{"s", 0, 0}}}));
+        return {};
+    };
+    must(prepared.during(make, [&] { prepared.write(7, 2); }));
+    const auto states = must(prepared.disk->bitmap_states());
+    BOOST_TEST(states.at(0).extra_bytes > ArmingLimits().region_bytes);
+    BOOST_TEST(states.at(0).dirty_bytes == 3 * cluster_bytes);
+    BOOST_TEST(!prepared.disk->settled());
     prepared.judge();
 }
 
@@ -280,9 +141,7 @@ BOOST_AUTO_TEST_CASE(B1_a_change_that_would_mark_bitmaps_waits)
 BOOST_AUTO_TEST_CASE(H1_writes_pass_while_a_snapshot_is_deleted)
 {
     Prepared prepared;
-    must(prepared.make("s"));
-    prepared.write(5, 2);
-    must(prepared.disk->settle());
+    prepared.make_and_write("s", 5);
     Waiters waiters;
     must(prepared.during([&] { return prepared.disk->delete_snapshot("s"); },
                          [&] {
@@ -299,9 +158,7 @@ BOOST_AUTO_TEST_CASE(H1_writes_pass_while_a_snapshot_is_deleted)
 BOOST_AUTO_TEST_CASE(W3_a_snapshot_that_is_opened_while_it_is_deleted_stays)
 {
     Prepared prepared;
-    must(prepared.make("s"));
-    prepared.write(5, 2);
-    must(prepared.disk->settle());
+    prepared.make_and_write("s", 5);
     for (const bool reverts : {false, true}) {
         std::shared_ptr<SnapshotReader> reader;
         const Result<void> done = prepared.during(
